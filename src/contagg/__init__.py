@@ -1,0 +1,10 @@
+"""Context aggregation networks. Importing this package registers its models with timm."""
+
+import sys
+
+# The command line checks a recipe before it pays for torch and timm, and imports the models itself afterwards.
+if "contagg_cli" not in sys.modules:
+    from contagg.fusion import fuse
+    from contagg.models import create
+
+    __all__ = ["create", "fuse"]

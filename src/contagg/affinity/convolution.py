@@ -1,0 +1,68 @@
+"""The static, local, shared affinity: depthwise convolution (Eq. 5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contagg.affinity.base import Affinity, Grid, as_map, as_tokens
+from contagg.errors import UserError
+
+
+class Convolution(Affinity):
+    """A_m[i, j] = w_m[j - i] inside the window, 0 outside, with zeros around the grid; serves any grid.
+
+    One kernel for each head of `head_width` channels: 1 is depthwise convolution, more is the paper's MH-DW.
+    The bias is a constant beside A, see `shift`.
+    """
+
+    dynamic = False
+
+    def __init__(self, channels: int, kernel_size: int = 3, head_width: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise UserError(f"conv{kernel_size}: the kernel size must be odd, so that a position has a centre")
+        if channels % head_width:
+            raise UserError(
+                f"conv{kernel_size}/{head_width}: head width {head_width} does not divide {channels} channels"
+            )
+        self.heads = channels // head_width
+        self.head_width = head_width
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(self.heads, 1, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+        # The uniform bound 1 / sqrt(fan in) of torch's convolutions, which the released network starts from.
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / kernel_size, 1 / kernel_size)
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
+        self._check(tokens, grid)
+        height, width = grid
+        reach = self.kernel_size // 2
+        offsets = torch.arange(-reach, reach + 1, device=tokens.device)
+        row = (positions // width)[:, None, None] + offsets[:, None]
+        column = (positions % width)[:, None, None] + offsets
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        # Neighbours outside the grid are written to one spare column, which is cut off.
+        target = torch.where(inside, row * width + column, height * width).flatten(1)
+        shape = (self.heads, *target.shape)
+        empty = self.weight.new_zeros(self.heads, len(positions), height * width + 1)
+        kernel = self.weight.flatten(1)[:, None].expand(shape)
+        return empty.scatter(2, target.expand(shape), kernel)[None, :, :, :-1]
+
+    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        self._check(values, grid)
+        weight = self.weight.repeat_interleave(self.head_width, 0) if self.head_width > 1 else self.weight
+        channels = values.shape[2]
+        return as_tokens(
+            F.conv2d(as_map(values, grid), weight, self.bias, padding=self.kernel_size // 2, groups=channels)
+        )
+
+    def shift(self) -> Tensor | None:
+        return self.bias
+
+    def _check(self, tokens: Tensor, grid: Grid) -> None:
+        if tokens.shape[1] != grid[0] * grid[1]:
+            raise UserError(
+                f"conv{self.kernel_size}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}; "
+                "a convolution serves no class tokens"
+            )

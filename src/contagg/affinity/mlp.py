@@ -1,0 +1,83 @@
+"""The static, dense affinity that is shared between images: a transposed MLP (Eq. 6)."""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contagg.affinity.base import Affinity, Grid
+from contagg.errors import UserError
+
+
+class MLP(Affinity):
+    """A_m is a learnt N x N, or a product of N x rank and rank x N.
+
+    It serves the one grid that it was made for; `resize` makes it serve another. `head_width` None means one head.
+    `prefix` counts the tokens before the grid, such as a class token.
+    """
+
+    dynamic = False
+
+    def __init__(
+        self, channels: int, grid: Grid, head_width: int | None = None, rank: int | None = None, prefix: int = 0
+    ) -> None:
+        super().__init__()
+        head_width = head_width or channels
+        if channels % head_width:
+            raise UserError(f"mlp/{head_width}: head width {head_width} does not divide {channels} channels")
+        self.heads = channels // head_width
+        self.grid = grid
+        self.prefix = prefix
+        count = prefix + math.prod(grid)
+        inner = [rank] if rank else []
+        sizes = [count, *inner, count]
+        self.factors = nn.ParameterList(torch.empty(self.heads, *pair) for pair in pairwise(sizes))
+        # The entries of A start with a deviation of 0.02, whatever the rank.
+        nn.init.trunc_normal_(self.factors[0], std=0.02)
+        for factor in list(self.factors)[1:]:
+            nn.init.trunc_normal_(factor, std=sizes[1] ** -0.5)
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
+        self._check(tokens, grid)
+        rows = self.factors[0][:, positions]
+        for factor in list(self.factors)[1:]:
+            rows = rows @ factor
+        return rows[None]
+
+    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        self._check(values, grid)
+        result = values.unflatten(2, (self.heads, -1))
+        for factor in reversed(list(self.factors)):
+            # One matrix product a head over all images: the factor is never copied an image.
+            result = torch.einsum("mij,bjmd->bimd", factor, result)
+        return result.flatten(2)
+
+    @torch.no_grad()
+    def resize(self, grid: Grid) -> None:
+        """Serve another grid: targets and sources are interpolated bilinearly, prefix tokens are kept.
+
+        Weights are divided by the growth in the number of sources, so that a sum over an area keeps its value.
+        """
+        growth = math.prod(grid) / math.prod(self.grid)
+        factors = list(self.factors)
+        factors[0] = self._resample(factors[0], grid, gain=1.0)
+        factors[-1] = self._resample(factors[-1].mT, grid, gain=1 / growth).mT.contiguous()
+        self.factors = nn.ParameterList(factors)
+        self.grid = grid
+
+    def _resample(self, factor: Tensor, grid: Grid, gain: float) -> Tensor:
+        """(M, N, K) -> (M, N', K) along the grid's tokens."""
+        prefix, spatial = factor.split([self.prefix, math.prod(self.grid)], dim=1)
+        maps = spatial.transpose(1, 2).unflatten(2, self.grid)
+        maps = gain * F.interpolate(maps, grid, mode="bilinear", antialias=True)
+        return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
+
+    def _check(self, tokens: Tensor, grid: Grid) -> None:
+        if grid != self.grid or tokens.shape[1] != self.prefix + math.prod(grid):
+            raise UserError(
+                f"mlp: this static affinity was learnt on a grid of {self.grid[0]} x {self.grid[1]} and {self.prefix} "
+                f"prefix tokens; it cannot serve {grid[0]} x {grid[1]} with {tokens.shape[1]} tokens; "
+                "resize it first (`model.set_input_size(...)`) or create the model with that `img_size`"
+            )

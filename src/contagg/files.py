@@ -1,0 +1,55 @@
+"""Files written whole or not at all. Needs no torch."""
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contagg.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to the disk, then rename: a kill leaves the old file or the new one.
+
+    Raises:
+        OSError: naming `path`; the old file is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a person asked for, and its folder. UserError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format that its ending names. UserError for another ending or an unusable folder."""
+    if path.suffix not in FIGURE_ENDINGS:
+        raise UserError(f"{path} must end in one of {', '.join(FIGURE_ENDINGS)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=130)
+    write_output(path, content.getvalue())

@@ -1,0 +1,79 @@
+"""The named networks, registered with timm. Table 2 is a table of words here."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from contagg import vit as vit  # registers DeiT with PAM
+from contagg.defaults import untrained
+from contagg.errors import UserError, nearest
+from contagg.network import Container
+from contagg.stages import NetworkConfig
+
+_TABLE2 = NetworkConfig()
+_LIGHT = replace(_TABLE2, affinity=("conv5", "conv5", "conv5", "attention + conv5"), position="convolution")
+
+CONFIGS: dict[str, NetworkConfig] = {
+    # The paper's two networks; the form of the second that its authors released; the first as Sec. 3.4 words it.
+    "container": _TABLE2,
+    "container_light": _LIGHT,
+    "container_v1_light": replace(_LIGHT, mlp_ratios=(8, 8, 4, 4), gate="sigmoid"),
+    "container_text": replace(_TABLE2, widths=(128, 256, 320, 512), depths=(2, 3, 8, 3)),
+    "container_pam": replace(_TABLE2, affinity="attention + mlp"),
+    # The other rows of Table 2.
+    "container_attention": replace(_TABLE2, affinity="attention"),
+    "container_full_conv3": replace(_TABLE2, affinity="full-conv3"),
+    "container_group_conv3": replace(_TABLE2, affinity="group-conv3/8"),
+    "container_dw3": replace(_TABLE2, affinity="conv3"),
+    "container_mh_dw3": replace(_TABLE2, affinity="conv3/32"),
+    "container_mlp": replace(_TABLE2, affinity="mlp"),
+    # The paper gives no ranks; these meet its parameter counts with one fraction of N in every stage.
+    "container_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp rank {rank}" for rank in (868, 217, 54, 14))),
+    "container_mh_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp/32 rank {rank}" for rank in (500, 125, 31, 8))),
+    # For CPUs.
+    "container_tiny": replace(_TABLE2, widths=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
+    "container_light_tiny": replace(_LIGHT, widths=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
+}
+
+
+default_cfgs = generate_default_cfgs(
+    {f"{name}.untrained": untrained("stages.0.embedding.projection", "head.fc") for name in CONFIGS}
+)
+
+
+def _register(name: str, config: NetworkConfig) -> None:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        """Any field of NetworkConfig, such as `affinity`, may be given beside timm's own arguments."""
+        changed = {field.name: kwargs.pop(field.name) for field in fields(NetworkConfig) if field.name in kwargs}
+        return build_model_with_cfg(
+            Container,
+            name,
+            pretrained,
+            model_cfg=replace(config, **changed),
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            **kwargs,
+        )
+
+    entrypoint.__name__ = name
+    register_model(entrypoint)
+
+
+for _name, _config in CONFIGS.items():
+    _register(_name, _config)
+
+
+def create(name: str, **arguments: Any) -> nn.Module:
+    """`timm.create_model` with an answer for an unknown name: any of our networks or timm's.
+
+    Args:
+        arguments: those of timm's `create_model`, and for ours any field of `NetworkConfig`.
+
+    Raises:
+        UserError: the name is unknown (with the nearest match), or an argument is.
+    """
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
+        raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")
+    return timm.create_model(name, **arguments)
