@@ -1,0 +1,111 @@
+"""From a recipe to its network and to how images are prepared for it; and back from what a weights file says."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from contagg.classification.config import AugmentationConfig
+from contagg.classification.recipe import ModelConfig
+from contagg.classification.transforms import evaluation_transform, train_transform
+from contagg.errors import UserError
+from contagg.models import create
+from contagg.weights import load_into, read_weights
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and the options with which `contagg.models.create` makes it again.
+
+    Raises:
+        UserError: an unknown model or option, or weights that do not fit.
+    """
+    options = {"num_classes": num_classes, "in_chans": config.channels, **config.options}
+    sized = options | {"img_size": config.image_size}
+    rates = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    try:
+        try:
+            model, options = create(config.name, **sized, **rates), sized
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            model = create(config.name, **options, **rates)  # it serves any size
+    except TypeError as error:
+        raise UserError(f"model.options do not fit {config.name}: {error}") from error
+    if config.init_from:
+        begin_from(model, config.init_from)
+    if config.probe:
+        model.requires_grad_(False).eval()  # Lightning leaves modes alone: BatchNorm's statistics stay, no drop path
+        model.get_classifier().requires_grad_(True)  # type: ignore[operator]
+    return model, options
+
+
+def begin_from(model: nn.Module, path: str) -> None:
+    """Load weights; a classifier for another number of classes stays as it is. UserError if anything else differs."""
+    state, _ = read_weights(path)
+    fresh = model.state_dict()
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    for name in fresh:
+        if name.startswith(prefixes) and (name not in state or state[name].shape != fresh[name].shape):
+            state[name] = fresh[name]
+    load_into(model, state, repr(path))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images are made into what a network takes. Part of a weights file's metadata.
+
+    Attributes:
+        input_size: (C, H, W).
+        mean, std: A channel's, of pixels in [0, 1].
+        crop, crop_fraction, interpolation: As in AugmentationConfig.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: Literal["resized", "padded"]
+    crop_fraction: float
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+
+    @classmethod
+    def of(cls, model: nn.Module, config: ModelConfig, augmentation: AugmentationConfig) -> "Preprocessing":
+        """For a recipe: normalized as the network's own configuration says."""
+        data = resolve_model_data_config(model)
+        return cls(
+            input_size=(config.channels, config.image_size, config.image_size),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            crop=augmentation.crop,
+            crop_fraction=augmentation.crop_fraction,
+            interpolation=augmentation.interpolation,
+        )
+
+    @classmethod
+    def read(cls, metadata: dict[str, Any], source: str) -> "Preprocessing":
+        """From a weights file's metadata. UserError if it is not there."""
+        try:
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in metadata["preprocessing"].items()
+            }
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{source} does not say how images are prepared: give a file that contagg fit wrote"
+            ) from error
+
+    def training(self, augmentation: AugmentationConfig) -> Transform:
+        """PIL image -> (C, H, W), varied at random."""
+        return train_transform(augmentation, self.input_size, self.mean, self.std)
+
+    def evaluation(self) -> Transform:
+        """PIL image -> (C, H, W)."""
+        cut = AugmentationConfig(crop=self.crop, crop_fraction=self.crop_fraction, interpolation=self.interpolation)
+        return evaluation_transform(cut, self.input_size, self.mean, self.std)

@@ -1,0 +1,135 @@
+"""Trains what a classification recipe describes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contagg.classification.building import Preprocessing, build_model
+from contagg.classification.config import DataConfig
+from contagg.classification.confusion import write_confusion
+from contagg.classification.evaluation import choose_device, evaluate_file
+from contagg.classification.loaders import evaluation_loader, train_loader
+from contagg.classification.recipe import ClassificationRecipe
+from contagg.classification.sources import ImageData, open_data
+from contagg.classification.task import Classification
+from contagg.classification.transforms import mixup
+from contagg.errors import UserError
+from contagg.inspect.figures import draw_affinity
+from contagg.training.config import RunConfig
+from contagg.training.curves import draw_run
+from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
+from contagg.training.run_folder import RunFolder, is_first_process
+from contagg.training.sampling import UnreadableSampleError
+from contagg.training.schedule import cosine_schedule
+from contagg.weights import load_model
+
+
+def fit(recipe: ClassificationRecipe) -> None:
+    """`contagg fit` for classification: trains, draws, reads the best weights back, says where all is."""
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    data = open_data(recipe.data)
+    job = make_job(recipe, data)
+    folder = claim_folder(recipe.run, recipe)
+    train(job, recipe.run, folder)
+    if is_first_process():
+        report(folder, data, recipe.data, recipe.run, recipe.optimization.batch_size)
+
+
+def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
+    """What the engine trains."""
+    classes = len(data.class_names)
+    model, options = build_model(recipe.model, classes)
+    preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation)
+    task = Classification(
+        model,
+        recipe.optimization,
+        num_classes=classes,
+        world_size=recipe.run.world_size,
+        label_smoothing=recipe.label_smoothing,
+        mix=mixup(recipe.augmentation, classes, recipe.label_smoothing),
+        channels_last=recipe.run.channels_last,
+    )
+    train_batches, validation_batches = _batches(recipe, data, preprocessing)
+    return Job(
+        task=task,
+        networks=[model],
+        train_batches=train_batches,
+        validation_batches=validation_batches,
+        schedules=lambda optimizer: [cosine_schedule(optimizer, recipe.optimization)],
+        epochs=recipe.optimization.epochs,
+        accumulate=recipe.optimization.accumulate,
+        clip_gradient_norm=recipe.optimization.clip_gradient_norm,
+        average_decay=recipe.optimization.average_decay,
+        monitor="accuracy",
+        metadata={
+            "task": recipe.task,
+            "model": {"name": recipe.model.name, "options": options},
+            "class_names": list(data.class_names),
+            "preprocessing": vars(preprocessing),
+        },
+        identity={"training images": len(data.train), "classes": classes},
+    )
+
+
+def _batches(recipe: ClassificationRecipe, data: ImageData, preprocessing: Preprocessing) -> tuple[Batches, Batches]:
+    run, size = recipe.run, recipe.optimization.batch_size
+    common: dict[str, Any] = {
+        "max_corrupt_fraction": recipe.data.max_corrupt_fraction,
+        "pin_memory": run.accelerator != "cpu" and torch.cuda.is_available(),
+    }
+    varied, plain = preprocessing.training(recipe.augmentation), preprocessing.evaluation()
+    return (
+        lambda rank, world_size: train_loader(
+            data.train,
+            varied,
+            size,
+            run.workers,
+            run.seed,
+            rank,
+            world_size,
+            repeats=recipe.augmentation.repeats,
+            **common,
+        ),
+        lambda rank, world_size: evaluation_loader(
+            data.validation, plain, size, run.workers, rank, world_size, **common
+        ),
+    )
+
+
+def report(folder: RunFolder, data: ImageData, config: DataConfig, run: RunConfig, batch_size: int) -> None:
+    """Draw the figures of a finished run and say where everything is."""
+    best = folder.checkpoints / "best.safetensors"
+    curves = draw_run(folder.folder)
+    device = choose_device("cpu" if run.accelerator == "cpu" else "auto")
+    found = evaluate_file(best, data, config, batch_size=batch_size, workers=run.workers, device=device)
+    confusion = write_confusion(folder.figures, found.confusion, data.class_names)
+    print(
+        f"""
+best weights   {best}
+               read back: {found}
+last weights   {folder.checkpoints / "last.safetensors"}
+metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+curves         {curves}
+confusion      {confusion}
+affinities     {_draw_affinities(folder, best, data)}
+
+next           contagg predict {best} IMAGE_OR_FOLDER
+               contagg affinity {folder.folder} IMAGE --at ROW,COL
+               contagg validate {best}
+               contagg curves {folder.folder} ANOTHER_RUN""",
+        flush=True,
+    )
+
+
+def _draw_affinities(folder: RunFolder, weights: Path, data: ImageData) -> str:
+    """Where the figure is of what a held-out image's centre gathers from, or why there is none."""
+    model, metadata = load_model(weights)
+    path = folder.figures / "affinity.png"
+    try:
+        image, _ = next(iter(data.validation))
+        draw_affinity(model, image, metadata["preprocessing"], path)
+    except (UserError, UnreadableSampleError) as error:
+        return f"no figure: {error}"
+    return str(path)

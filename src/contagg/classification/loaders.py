@@ -1,0 +1,193 @@
+"""Batches of labelled images: keyed, so that training resumes exactly; in evaluation each image once, no more."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from contagg.classification.datasets import ImageStream
+from contagg.errors import UserError
+from contagg.training.sampling import EvaluationSampler, KeyedDataset, KeyedSampler
+
+Batch = tuple[Any, torch.Tensor]
+
+
+class ImageLoader(DataLoader[Any]):
+    """torch's DataLoader of a KeyedDataset or a stream, which stops with one line once too many images are unreadable.
+
+    Batches are (images (B, C, H, W), targets (B,) int64). In evaluation a target may be `sampling.IGNORED`: padding or
+    an unreadable image, to be counted nowhere.
+    """
+
+    def __init__(self, dataset: Any, *, workers: int, **options: Any) -> None:
+        # A generator of its own: otherwise starting workers would draw from the one that training draws from.
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Nothing runs before the first batch is asked for: Lightning makes the iterator before it sets the epoch.
+        try:
+            for images, targets in super().__iter__():
+                if isinstance(self.dataset, KeyedDataset):
+                    self.dataset.check()
+                yield images, targets
+        except UserError as error:
+            self._stop_workers()
+            raise UserError(_without_traceback(str(error))) from error
+
+    def _stop_workers(self) -> None:
+        # Left to the garbage collector, which closes their queues first, each worker would take five seconds to go.
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
+
+    @property
+    def unreadable(self) -> list[int]:
+        """Indices of the images found unreadable so far; of a stream, none is counted."""
+        return self.dataset.unreadable if isinstance(self.dataset, KeyedDataset) else []
+
+
+class TrainLoader(ImageLoader):
+    """An ImageLoader over a KeyedSampler, whose whole state is {epoch, batch, total_batch}: the next batch to come.
+
+    `len` is that of a whole epoch, also when the next one begins in its midst. Lightning sets the epoch through
+    `sampler`, and saves and loads the state with its checkpoints.
+    """
+
+    sampler: KeyedSampler
+    _handed_out = (-1, 0)  # the epoch last read, and how many of its batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        epoch, first = self.sampler.epoch, self.sampler.first_batch
+        for number, batch in enumerate(super().__iter__(), start=first + 1):
+            self._handed_out = (epoch, number)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Of the batches handed out, not of those that workers have prepared."""
+        epoch, batch = self._handed_out
+        if epoch != self.sampler.epoch:
+            batch = self.sampler.first_batch
+        return {"epoch": self.sampler.epoch, "batch": batch, "total_batch": self._total_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken, at any number of workers or processes; UserError for another total batch."""
+        if state["total_batch"] != self._total_batch:
+            raise UserError(
+                f"the run had batches of {state['total_batch']} images over all processes, now of {self._total_batch}: "
+                "set optimization.batch_size so that they agree"
+            )
+        self._handed_out = (state["epoch"], state["batch"])
+        self.sampler.start_at(state["epoch"], state["batch"])
+
+    @property
+    def _total_batch(self) -> int:
+        return self.sampler.batch_size * self.sampler.world_size
+
+
+def train_loader(
+    data: Any,
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    shuffle: bool = True,
+    repeats: int = 1,
+    max_corrupt_fraction: float = 0.001,
+    pin_memory: bool = False,
+) -> ImageLoader:
+    """Whole batches of training images for one of `world_size` processes; see KeyedSampler and KeyedDataset.
+
+    Args:
+        data: Map-style, or an ImageStream, which is read in timm's order and cannot resume in an epoch's midst.
+        batch_size: Images a process takes at once.
+
+    Raises:
+        UserError: for fewer images than a batch of all processes.
+    """
+    if isinstance(data, ImageStream):
+        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, drop_last=True)
+    total_batch = batch_size * world_size
+    if len(data) < total_batch:
+        raise UserError(
+            f"{len(data)} training images are fewer than a batch of {total_batch} "
+            f"({batch_size} x {world_size} processes): lower optimization.batch_size"
+        )
+    sampler = KeyedSampler(
+        len(data), seed, batch_size=batch_size, shuffle=shuffle, rank=rank, world_size=world_size, repeats=repeats
+    )
+    dataset = KeyedDataset(data, transform, max_corrupt_fraction)
+    options = {"batch_size": batch_size, "drop_last": True, "pin_memory": pin_memory}
+    return TrainLoader(dataset, workers=workers, sampler=sampler, collate_fn=_as_it_is, **options)
+
+
+def evaluation_loader(
+    data: Any,
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    max_corrupt_fraction: float = 0.001,
+    pin_memory: bool = False,
+) -> ImageLoader:
+    """Every image once over all processes, in order, in equally many batches; leave out targets that are IGNORED."""
+    if isinstance(data, ImageStream):
+        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, drop_last=False)
+    dataset = KeyedDataset(data, transform, max_corrupt_fraction)
+    sampler = EvaluationSampler(len(data), rank, world_size)
+    options = {"batch_size": batch_size, "pin_memory": pin_memory}
+    return ImageLoader(dataset, workers=workers, sampler=sampler, collate_fn=_as_it_is, **options)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """KeyedDataset gives whole batches. A function with a name, for workers that are not forked."""
+    return batch
+
+
+class _TransformedStream(IterableDataset[Any]):
+    def __init__(self, stream: ImageStream, transform: Callable[[Any], Any]) -> None:
+        self.stream, self.transform = stream, transform
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return ((self.transform(image), label) for image, label in self.stream)
+
+
+def _stream_loader(
+    stream: ImageStream,
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+    drop_last: bool,
+) -> ImageLoader:
+    # timm's readers round each worker's share up to whole batches, and deal shards out by process and worker.
+    reader = stream.source.reader
+    reader.batch_size, reader.dist_rank, reader.dist_num_replicas = batch_size, rank, world_size
+    stream.source.set_loader_cfg(num_workers=workers)
+    options = {"batch_size": batch_size, "drop_last": drop_last, "pin_memory": pin_memory}
+    loader = ImageLoader(_TransformedStream(stream, transform), workers=workers, **options)
+    # Lightning tells the epoch to a loader's sampler only; here the reader needs it, to shuffle anew.
+    loader.sampler.set_epoch = stream.source.set_epoch  # type: ignore[attr-defined]
+    return loader
+
+
+def _without_traceback(message: str) -> str:
+    """An error in a worker arrives with the worker's traceback as its message; its last line is the error."""
+    last = message.strip().splitlines()[-1]
+    return last.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")

@@ -1,0 +1,127 @@
+"""The likeliest classes of image files."""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+from contagg.classification.building import Preprocessing, Transform
+from contagg.classification.datasets import printable
+from contagg.classification.evaluation import choose_device
+from contagg.classification.images import read_image
+from contagg.errors import UserError
+from contagg.training.run_folder import weights_in
+from contagg.training.sampling import UnreadableSampleError
+from contagg.weights import load_model
+
+logger = logging.getLogger(__name__)
+
+Guess = tuple[str, float]
+"""A class and its probability."""
+
+
+class ImageFiles(Dataset[tuple[int, torch.Tensor | None]]):
+    """(number, prepared image (C, H, W)) of each file; None for one that cannot be read, with a warning."""
+
+    def __init__(self, paths: list[Path], transform: Transform) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
+        try:
+            return index, self.transform(read_image(self.paths[index], printable(str(self.paths[index]))))
+        except UnreadableSampleError as error:
+            logger.warning("left out, cannot be read: %s", error)
+            return index, None
+
+
+def find_images(named: Iterable[str]) -> list[Path]:
+    """Files as named, and the images in folders, however deep, sorted. UserError for what is not there or empty."""
+    paths: list[Path] = []
+    for name in named:
+        path = Path(name)
+        if path.is_dir():
+            found = [Path(folder, file) for folder, _, files in os.walk(path, followlinks=True) for file in files]
+            inside = sorted(file for file in found if has_file_allowed_extension(file.name, (*IMG_EXTENSIONS, ".gif")))
+            if not inside:
+                raise UserError(f"the folder {name} has no images")
+            paths += inside
+        elif path.is_file():
+            paths.append(path)
+        else:
+            raise UserError(f"there is no image or folder {name}")
+    return paths
+
+
+@torch.inference_mode()
+def guesses(
+    model: nn.Module, batches: Iterable[tuple[list[int], torch.Tensor]], classes: list[str], top: int
+) -> Iterator[tuple[int, list[Guess]]]:
+    """(number of the image, its `top` likeliest classes) for batches of (numbers, images (B, C, H, W))."""
+    for numbers, images in batches:
+        if not numbers:
+            continue
+        probabilities = model(images).float().softmax(1)
+        values, indices = probabilities.topk(min(top, len(classes)), dim=1)
+        for number, row, which in zip(numbers, values.tolist(), indices.tolist(), strict=True):
+            yield number, [(classes[index], value) for index, value in zip(which, row, strict=True)]
+
+
+def predict(options: argparse.Namespace) -> None:
+    """`contagg predict`. UserError if no image could be read."""
+    paths = find_images(options.images)
+    device = choose_device(options.device)
+    model, metadata = load_model(weights_in(options.checkpoint))
+    transform = Preprocessing.read(metadata, options.checkpoint).evaluation()
+    loader = DataLoader(
+        ImageFiles(paths, transform),
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        collate_fn=_readable,
+    )
+    on_device = ((numbers, images.to(device)) for numbers, images in loader)
+    found = {
+        printable(str(paths[number])): row
+        for number, row in guesses(model.to(device), on_device, metadata["class_names"], options.top_k)
+    }
+    if not found:
+        raise UserError(f"none of the {len(paths)} images can be read")
+    {"table": _print_table, "csv": _print_csv, "json": _print_json}[options.output](found)
+
+
+def _readable(samples: list[tuple[int, torch.Tensor | None]]) -> tuple[list[int], torch.Tensor]:
+    kept = [(number, image) for number, image in samples if image is not None]
+    return [number for number, _ in kept], torch.stack([image for _, image in kept]) if kept else torch.empty(0)
+
+
+def _print_table(found: dict[str, list[Guess]]) -> None:
+    width = max(map(len, found))
+    for path, row in found.items():
+        print(f"{path:{width}}  " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in row))
+
+
+def _print_csv(found: dict[str, list[Guess]]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "rank", "class", "probability"])
+    for path, row in found.items():
+        writer.writerows([path, rank, name, f"{value:.6g}"] for rank, (name, value) in enumerate(row, start=1))
+
+
+def _print_json(found: dict[str, list[Guess]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"image": path, "classes": [{"class": name, "probability": value} for name, value in row]}
+        for path, row in found.items()
+    ]
+    print(json.dumps(rows, indent=2, ensure_ascii=False))

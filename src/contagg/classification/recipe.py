@@ -1,0 +1,67 @@
+"""The recipe of a classification run. Needs no torch: a recipe is checked first."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contagg.classification.config import AugmentationConfig, DataConfig
+from contagg.training.config import OptimizationConfig, RunConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network.
+
+    Attributes:
+        name: Of ours or timm's.
+        image_size: Height and width in pixels that images are given to it in.
+        channels: Of the images: 3, or 1 for grey.
+        drop_path: Rate of stochastic depth in the last block.
+        init_from: A weights file to begin from; a classifier for other classes is left out.
+        probe: Train the classifier alone, on features that stay as they are (a linear probe).
+        options: What else the network's constructor takes, such as `affinity` for ours.
+    """
+
+    name: str
+    image_size: int = 224
+    channels: int = 3
+    drop_path: float = 0.1
+    init_from: str | None = None
+    probe: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 1, f"model.image_size must be at least 1, not {self.image_size}")
+        require(self.channels in (1, 3), f"model.channels must be 1 or 3, not {self.channels}")
+        require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
+        require(not self.probe or self.init_from is not None, "model.probe needs model.init_from: features to probe")
+        taken = {"img_size": "image_size", "in_chans": "channels", "drop_path_rate": "drop_path"}
+        for option, name in taken.items():
+            require(option not in self.options, f"model.options.{option}: use model.{name}")
+        require("num_classes" not in self.options, "model.options.num_classes: the data say how many classes there are")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationRecipe:
+    """Learn to tell classes of images apart (Sec. 4.1, appendix A.1).
+
+    Attributes:
+        task: classification.
+        model: Which network.
+        data: Which images.
+        augmentation: How they are varied.
+        optimization: How long, how fast.
+        label_smoothing: Probability spread over all classes.
+        run: Where and how.
+    """
+
+    task: Literal["classification"]
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    label_smoothing: float = 0.1
+    run: RunConfig
+
+    def __post_init__(self) -> None:
+        require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), not {self.label_smoothing}")
+        self.augmentation.check_batch(self.optimization.batch_size)

@@ -1,0 +1,264 @@
+"""Trains any task: what a task hands over (`Job`), and Lightning's Trainer set up so that nothing is lost."""
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pytorch_lightning
+import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from contagg.errors import UserError
+from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint
+from contagg.training.config import RunConfig
+from contagg.training.guards import SeedSteps, StepGuard
+from contagg.training.metrics import EpochMetrics, Row
+from contagg.training.progress import Progress
+from contagg.training.run_folder import RunFolder, is_first_process
+from contagg.training.saving import SaveState
+from contagg.training.signals import StoppedError, StopSignals, leave_to_parent
+
+_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+Batches = Callable[[int, int], Iterable[Any]]
+
+
+class Schedule(Protocol):
+    """A scheduler of timm's, or what looks like one: sets values of the optimizer's groups, and keeps no state."""
+
+    def step(self, epoch: int) -> None:
+        """Set what depends on the epoch, 0 first."""
+
+    def step_update(self, num_updates: int) -> None:
+        """Set what depends on the number of steps taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a task hands to the engine.
+
+    Attributes:
+        task: `training_step` returns a dict of scalars with `loss`; `validation_step` logs what the metrics file is to
+            hold; `configure_optimizers` gives one optimizer.
+        networks: The parts of it that `run.compile` compiles.
+        train_batches: Of (rank, world size): equally many each epoch and in each process; has `state_dict` and
+            `load_state_dict` to go on within an epoch, and a `sampler` with `set_epoch`.
+        validation_batches: Of (rank, world size): what validation runs over.
+        schedules: Makes the schedules of the optimizer.
+        epochs, accumulate, clip_gradient_norm, average_decay: As in OptimizationConfig.
+        validate_every: Epochs between validations.
+        monitor: The metric to be best in; the larger, the better.
+        export: The attribute of `task` whose weights are written for use.
+        metadata: What weights files say of themselves.
+        identity: What must not change when a run goes on, by name, such as the number of images.
+    """
+
+    task: LightningModule
+    networks: Sequence[nn.Module]
+    train_batches: Batches
+    validation_batches: Batches
+    schedules: Callable[[Optimizer], Sequence[Schedule]]
+    epochs: int
+    accumulate: int = 1
+    clip_gradient_norm: float | None = None
+    average_decay: float | None = None
+    validate_every: int = 1
+    monitor: str
+    export: str = "model"
+    metadata: Mapping[str, Any]
+    identity: Mapping[str, Any]
+
+
+class JobData(LightningDataModule):
+    """A job's batches, made once Lightning knows which process this is."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job = job
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """What this process trains on."""
+        return self._made(self.job.train_batches)
+
+    def val_dataloader(self) -> Iterable[Any]:
+        """This process's part of what is validated on."""
+        return self._made(self.job.validation_batches)
+
+    def _made(self, batches: Batches) -> Iterable[Any]:
+        assert self.trainer is not None
+        loader = batches(self.trainer.global_rank, self.trainer.world_size)
+        if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
+            loader.worker_init_fn = leave_to_parent
+        return loader
+
+
+class Schedules(Callback):
+    """Sets what is scheduled from the epoch and the step alone: there is no state to lose."""
+
+    def __init__(self, build: Callable[[Optimizer], Sequence[Schedule]]) -> None:
+        self.build = build
+        self.schedules: Sequence[Schedule] = ()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build them once the optimizer's state is restored, which makes it new groups."""
+        self.schedules = self.build(trainer.optimizers[0])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the values of this step."""
+        for schedule in self.schedules:
+            schedule.step(trainer.current_epoch)
+            schedule.step_update(trainer.global_step)
+
+
+def check_machine(run: RunConfig) -> None:
+    """UserError for devices that are not there, fp16 without a GPU, or a number of processes not the recipe's."""
+    on_gpu = run.accelerator == "cuda" or (run.accelerator == "auto" and torch.cuda.is_available())
+    present = torch.cuda.device_count()
+    if on_gpu and run.devices > present:
+        raise UserError(f"run.devices is {run.devices}, but this machine has {present} GPUs")
+    if not on_gpu and run.precision == "fp16":
+        raise UserError("run.precision fp16 needs a GPU: take bf16 or fp32 on the CPU")
+    if not on_gpu and run.synchronize_batchnorm:
+        raise UserError("run.synchronize_batchnorm needs GPUs: turn it off on the CPU")
+    started = os.environ.get("WORLD_SIZE")
+    if started is not None and int(started) != run.world_size:
+        raise UserError(
+            f"{started} processes were started, but run.devices x run.nodes is {run.world_size}: make them agree"
+        )
+
+
+def claim_folder(run: RunConfig, recipe: Any) -> RunFolder:
+    """Take the run folder. UserError if it is in use or holds a run of another recipe."""
+    folder = RunFolder(run.folder)
+    if is_first_process():
+        folder.claim(recipe)
+    else:
+        folder.check(recipe)
+    return folder
+
+
+def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
+    """Train, or go on from the newest sound state in `folder`; returns the rows of all epochs.
+
+    Raises:
+        UserError: a loss that is not finite, a disk that stays full, other data than before, nothing to resume.
+        StoppedError: Ctrl-C or SIGTERM; the state is saved.
+    """
+    start = _where_to_start(run, folder)
+    _quiet_lightning()
+    if run.channels_last:
+        job.task.to(memory_format=torch.channels_last)
+    if run.compile:
+        for network in job.networks:
+            network.compile()
+    with StopSignals() as signals:
+        writer = AtomicCheckpointIO()
+        guard = StepGuard(signals, run.checkpoint_minutes * 60)
+        metrics = EpochMetrics(folder.folder, guard, run.log_every)
+        saving = SaveState(
+            folder.checkpoints,
+            writer,
+            guard,
+            metrics,
+            monitor=job.monitor,
+            export=job.export,
+            metadata=job.metadata,
+            keep_last=run.keep_last,
+            keep_best=run.keep_best,
+            identity=job.identity,
+        )
+        callbacks: list[Callback] = [SeedSteps(run.seed), Schedules(job.schedules), guard, metrics, Progress(metrics)]
+        if job.average_decay is not None:
+            average = get_ema_multi_avg_fn(job.average_decay)
+            callbacks.insert(0, WeightAveraging(multi_avg_fn=average))
+        trainer = _trainer(job, run, folder, [*callbacks, saving], writer)
+        _fit(trainer, job, start)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the first process goes on alone
+    return metrics.rows
+
+
+def _fit(trainer: Trainer, job: Job, start: Path | None) -> None:
+    try:
+        trainer.fit(job.task, datamodule=JobData(job), ckpt_path=start, weights_only=True)
+    except StoppedError:
+        raise  # all processes leave together
+    except BaseException as error:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)  # the other processes would wait for this one
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise UserError(
+                f"a process that reads data died: {error} The same command goes on from the last saved state; "
+                "if memory ran out, lower run.workers"
+            ) from error
+        raise
+
+
+def _trainer(
+    job: Job,
+    run: RunConfig,
+    folder: RunFolder,
+    callbacks: list[Callback],
+    writer: AtomicCheckpointIO,
+) -> Trainer:
+    plugins: list[Any] = [writer]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # its own requeueing saves between steps
+    return Trainer(
+        default_root_dir=folder.folder,
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        strategy=run.strategy,
+        precision=_PRECISION[run.precision],
+        sync_batchnorm=run.synchronize_batchnorm,
+        max_epochs=job.epochs,
+        accumulate_grad_batches=job.accumulate,
+        gradient_clip_val=job.clip_gradient_norm,
+        check_val_every_n_epoch=job.validate_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        logger=False,
+        callbacks=callbacks,
+        plugins=plugins,
+    )
+
+
+def _where_to_start(run: RunConfig, folder: RunFolder) -> Path | None:
+    path, passed_over = newest_sound_checkpoint(folder.checkpoints)
+    if path is None and run.resume == "must":
+        raise UserError(f"run.resume is must, but {folder.checkpoints} holds no training state to go on from")
+    if not is_first_process():
+        return path
+    for damaged, reason in passed_over:
+        damaged.rename(damaged.with_name(damaged.name + ".damaged"))
+        print(f"warning: {damaged} is damaged ({reason}); it was renamed to {damaged.name}.damaged", flush=True)
+    if path is not None:
+        print(f"going on from {path}", flush=True)
+    return path
+
+
+def _quiet_lightning() -> None:
+    """Its hints are about choices made here on purpose, and one is an advertisement."""
+    logging.getLogger(f"{pytorch_lightning.__name__}.utilities.rank_zero").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")

@@ -1,0 +1,162 @@
+"""From a YAML file and command-line options to a checked recipe, or one line on what is wrong. Needs no torch."""
+
+import argparse
+import importlib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import yaml
+
+from contagg.errors import UserError, nearest
+from contagg.training.config import as_dict, require
+
+Tasks = Mapping[str, str]
+"""A task's name -> "module:class" of its recipe, a frozen dataclass of dataclasses."""
+
+
+def read_recipe(arguments: Sequence[str], tasks: Tasks) -> Any:
+    """The recipe that `-c FILE --key value ...` asks for.
+
+    `--print_config` prints it whole and `--help` its keys; both leave with SystemExit(0).
+
+    Raises:
+        UserError: no such file, broken YAML, an unknown task, key or option, a wrong type, a value out of range.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("-c", "--config")
+    first.add_argument("--task")
+    first.add_argument("--print_config", action="store_true")
+    first.add_argument("-h", "--help", action="store_true")
+    try:
+        options, rest = first.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    content = _read_yaml(options.config) if options.config else {}
+    recipe_class = _recipe_class(options.task or content.get("task"), options, tasks)
+    parser = _parser(recipe_class)
+    if options.help:
+        parser.print_help()
+        raise SystemExit(0)
+    if options.task:
+        content["task"] = options.task
+    _check_keys(recipe_class, content, options.config)
+    recipe = _parse(parser, recipe_class, content, rest)
+    if options.print_config:
+        print(yaml.safe_dump(as_dict(recipe), sort_keys=False), end="")
+        raise SystemExit(0)
+    return recipe
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    path = Path(name)
+    near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+    require(path.is_file(), f"there is no recipe {name}.{near}" if near else f"there is no recipe {name}")
+    try:
+        content = yaml.load(path.read_text(), Loader=_NumberLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{name} is not readable YAML: {' '.join(str(error).split())}") from error
+    require(isinstance(content, dict), f"{name} holds no recipe: keys and values are expected")
+    return content
+
+
+class _NumberLoader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for text; a recipe means a number."""
+
+
+_NumberLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def _recipe_class(task: Any, options: argparse.Namespace, tasks: Tasks) -> type:
+    if task is None and options.help:
+        task = next(iter(tasks))
+    known = f"known: {', '.join(tasks)}"
+    require(task is not None, f"{options.config or 'the command'} names no task ({known}); give a recipe with -c FILE")
+    require(task in tasks, f"unknown task {task!r}.{nearest(str(task), tasks)} ({known})")
+    module, _, name = tasks[task].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _parser(recipe_class: type) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        prog="contagg fit", usage="contagg fit -c FILE [--key value ...]", exit_on_error=False
+    )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help="A recipe; what follows on the command line overrides it."
+    )
+    parser.add_class_arguments(recipe_class, as_group=False)
+    return parser
+
+
+def _check_keys(owner: type, content: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    hints = typing.get_type_hints(owner)
+    for key, value in content.items():
+        require(key in hints, f"{source}: unknown key {prefix}{key}.{nearest(str(key), hints)}")
+        if is_dataclass(hints[key]):
+            require(isinstance(value, dict), f"{source}: {prefix}{key} must hold keys and values, not {value!r}")
+            _check_keys(typing.cast(type, hints[key]), value, source, f"{prefix}{key}.")
+
+
+def _parse(
+    parser: jsonargparse.ArgumentParser, recipe_class: type, content: dict[str, Any], rest: Sequence[str]
+) -> Any:
+    kinds = dict(_kinds(recipe_class))
+    for argument in rest:
+        key = argument.removeprefix("--").split("=")[0]
+        free = any(key.startswith(f"{name}.") for name, kind in kinds.items() if typing.get_origin(kind) is dict)
+        if argument.startswith("--") and key not in kinds and not free:
+            raise UserError(f"unknown option --{key}.{nearest(key, kinds)}")
+    try:
+        values = parser.instantiate(parser.parse_args([*_as_options(content, kinds), *rest]))
+        return recipe_class(**{entry.name: values[entry.name] for entry in fields(recipe_class)})
+    except argparse.ArgumentError as error:
+        raise UserError(_one_line(str(error), kinds)) from error
+
+
+def _kinds(owner: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of each value in a recipe."""
+    for name, kind in typing.get_type_hints(owner).items():
+        if is_dataclass(kind):
+            yield from _kinds(typing.cast(type, kind), f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+def _as_options(content: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A file's values as options that precede the command line's, so that both are checked alike."""
+    for key, value in content.items():
+        if prefix + key in kinds:
+            yield f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
+        else:
+            yield from _as_options(value, kinds, f"{prefix}{key}.")
+
+
+def _one_line(message: str, kinds: Mapping[str, Any]) -> str:
+    """jsonargparse's several lines as `key must be ..., not ...`."""
+    key = re.search(r'key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if key and value and key[1] in kinds:
+        return f"{key[1]} must be {_described(kinds[key[1]])}, not {value[1].strip()!r}"
+    return " ".join(message.split())
+
+
+def _described(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_described(part) for part in parts)
+    if origin is tuple:
+        return f"[{', '.join(_described(part) for part in parts)}]"
+    return "keys and values" if origin is dict else str(kind)

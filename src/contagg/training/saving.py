@@ -1,0 +1,155 @@
+"""When the training state and the weights to use are saved, how many are kept, and what a failed save does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from contagg.errors import UserError
+from contagg.training.checkpoint import AtomicCheckpointIO, checkpoint_name, checkpoints
+from contagg.training.guards import StepGuard, at_step_end
+from contagg.training.metrics import EpochMetrics
+from contagg.training.signals import StoppedError
+from contagg.weights import save_weights
+
+FAILURES_ALLOWED = 3
+"""Saves that may fail one after the other before training stops."""
+
+
+class SaveState(Checkpoint):
+    """Saves the training state in time and after each epoch, and then also the weights to use.
+
+    `last.safetensors` and `best.safetensors` hold what validation saw: the moving average where there is one. They are
+    written before the training state of their epoch, so that a kill between the two repeats the epoch.
+
+    Args:
+        folder: Of the checkpoints.
+        monitor: The column of the metrics to be best in; the larger, the better.
+        export: The attribute of the task whose weights are written for use.
+        metadata: What the weights files say of themselves, beside epoch and metrics.
+        keep_last, keep_best: Training states and best weights kept.
+        identity: What must be the same when the run goes on, by name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        reader: AtomicCheckpointIO,
+        guard: StepGuard,
+        metrics: EpochMetrics,
+        *,
+        monitor: str,
+        export: str,
+        metadata: Mapping[str, Any],
+        keep_last: int,
+        keep_best: int,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.io, self.guard, self.metrics = folder, reader, guard, metrics
+        self.monitor, self.prefix, self.metadata = monitor, f"{export}.", dict(metadata)
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.identity = dict(identity)
+        self._failures = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be the same when the run goes on."""
+        return {"identity": self.identity}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """UserError if the data are not the same."""
+        for name, before in state_dict["identity"].items():
+            if self.identity.get(name) != before:
+                raise UserError(
+                    f"the run in {self.folder.parent} was made with {name} {before}, now it is "
+                    f"{self.identity.get(name)}: give run.folder another folder, or go on as before"
+                )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, or if training was asked to stop, in which case StoppedError follows."""
+        if not at_step_end(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
+            return  # the end of an epoch is saved after its validation
+        if self.guard.save_due or self.guard.stop:
+            self._save(trainer, trainer.current_epoch)
+        self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state and the weights to use."""
+        self.io.alongside = self._write_alongside
+        self._save(trainer, trainer.current_epoch + 1)
+        self.io.alongside = None
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self._stop_if_asked(trainer)
+
+    def _write_alongside(self, checkpoint: Mapping[str, Any]) -> None:
+        """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
+        self.metrics.write()
+        state = {  # Lightning's averaging has put the average under the names of the weights
+            name.removeprefix(self.prefix): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(self.prefix)
+        }
+        row = self.metrics.rows[-1]
+        metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
+        validated = [row for row in self.metrics.rows if self.monitor in row]
+        ranked = sorted(validated, key=lambda row: (-row[self.monitor], row["epoch"]))
+        save_weights(self.folder / "last.safetensors", state, metadata)
+        if ranked and ranked[0] is row:
+            save_weights(self.folder / "best.safetensors", state, metadata)
+        if self.keep_best > 1:
+            kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in ranked[: self.keep_best]]
+            if row in ranked[: self.keep_best]:
+                save_weights(self.folder / kept[ranked.index(row)], state, metadata)
+            for path in self.folder.glob("best_epoch_*.safetensors"):
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+
+    def _save(self, trainer: Trainer, next_epoch: int) -> None:
+        _refuse_unsound(trainer)
+        path = self.folder / checkpoint_name(next_epoch, trainer.global_step)
+        trainer.save_checkpoint(path, weights_only=False)
+        failure = self.io.failure
+        message = f"could not save {failure.filename or path}: {failure.strerror}" if failure else ""
+        message = trainer.strategy.broadcast(message)
+        self.guard.saved()
+        self._failures = self._failures + 1 if message else 0
+        if message:
+            self._report_failure(trainer, message, next_epoch)
+        elif trainer.is_global_zero:
+            for old in checkpoints(self.folder)[: -self.keep_last]:
+                old.unlink(missing_ok=True)
+
+    def _report_failure(self, trainer: Trainer, message: str, next_epoch: int) -> None:
+        good = checkpoints(self.folder)
+        message += f"; the last good one is {good[-1]}" if good else "; there is none before it"
+        if self._failures >= FAILURES_ALLOWED or next_epoch == trainer.max_epochs or self.guard.stop:
+            raise UserError(f"{message}. Make room and give the same command to go on from there")
+        if trainer.is_global_zero:
+            print(f"warning: {message}; training goes on", flush=True)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self.guard.stop:
+            raise StoppedError(
+                self.guard.stop,
+                f"stopped after step {trainer.global_step} (epoch {trainer.current_epoch + 1}) and saved in "
+                f"{self.folder}; give the same command to go on",
+            )
+
+
+def _refuse_unsound(trainer: Trainer) -> None:
+    """UserError if a weight or a moment of the optimizer is not finite: such a state must not replace a good one."""
+    tensors = dict(trainer.lightning_module.named_parameters())
+    for optimizer in trainer.optimizers:
+        for number, moments in enumerate(optimizer.state.values()):
+            tensors |= {f"the optimizer's {name} of tensor {number}": value for name, value in moments.items()}
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value.detach()).all():
+            raise UserError(
+                f"{name} is not finite after step {trainer.global_step}; nothing was saved since; lower "
+                "the learning rate or set optimization.clip_gradient_norm in a new run.folder"
+            )

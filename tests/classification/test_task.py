@@ -1,0 +1,76 @@
+"""The loss of a step and the metrics of a validation, against the same by hand."""
+
+import pytest
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from contagg.classification.config import AugmentationConfig
+from contagg.classification.task import Classification, accuracies
+from contagg.classification.transforms import mixup
+from contagg.training.config import OptimizationConfig
+from contagg.training.sampling import IGNORED, seed_step
+
+CLASSES = 5
+
+
+def task(mix: object = None, **options: object) -> Classification:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 7, CLASSES))
+    return Classification(
+        model,
+        OptimizationConfig(epochs=9),
+        num_classes=CLASSES,
+        world_size=1,
+        label_smoothing=0.1,
+        mix=mix,
+        channels_last=False,
+        **options,
+    )
+
+
+def batch(size: int = 6) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(size, 3, 4, 7), torch.arange(size) % CLASSES
+
+
+def test_loss_without_mixing_is_timms_smoothed_cross_entropy() -> None:
+    learner, (images, labels) = task(), batch()
+    loss = learner.training_step((images, labels), 0)["loss"]
+    assert loss.item() == pytest.approx(LabelSmoothingCrossEntropy(0.1)(learner.model(images), labels).item())
+
+
+def test_loss_with_mixing_is_timms_against_mixed_targets() -> None:
+    mix = mixup(AugmentationConfig(), CLASSES, 0.1)
+    learner, (images, labels) = task(mix), batch()
+    seed_step(0, 0, 0, 0)
+    loss = learner.training_step((images.clone(), labels), 0)["loss"]
+    seed_step(0, 0, 0, 0)
+    mixed, targets = mix(images.clone(), labels)
+    assert loss.item() == pytest.approx(SoftTargetCrossEntropy()(learner.model(mixed), targets).item())
+    assert not torch.equal(mixed, images)
+
+
+def test_metrics_count_each_image_once_and_ignored_ones_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = task()
+    monkeypatch.setattr(learner, "log", lambda *_, **__: None)
+    images, labels = batch(7)
+    labels[2] = IGNORED
+    with torch.no_grad():
+        learner.validation_step((images[:5], labels[:5]), 0)
+        learner.validation_step((images[5:], labels[5:]), 1)
+        learner.validation_step((images[:2], torch.full((2,), IGNORED)), 2)
+        logits = learner.model(images)
+    counted = labels != IGNORED
+    right = (logits.argmax(1) == labels)[counted].float().mean()
+    losses = nn.functional.cross_entropy(logits[counted], labels[counted])
+    assert learner.metrics["accuracy"].compute().item() == pytest.approx(right.item())
+    assert learner.metrics["validation_loss"].compute().item() == pytest.approx(losses.item())
+
+
+def test_top5_of_many_classes_only() -> None:
+    assert list(accuracies(10)) == ["accuracy"]
+    many = accuracies(100)["accuracy_top5"]
+    logits = torch.arange(100.0).repeat(2, 1)
+    many.update(logits, torch.tensor([95, 94]))
+    assert many.compute().item() == 0.5

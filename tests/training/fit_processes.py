@@ -1,0 +1,101 @@
+"""Runs of `contagg fit` in processes that may be killed."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from contagg.classification import fit
+from contagg.classification.config import DataConfig
+from contagg.classification.sources import ImageData, open_data
+from contagg.cli import main
+
+TINY = {
+    "task": "classification",
+    "model": {
+        "name": "container_light_tiny",
+        "image_size": 16,
+        "channels": 1,
+        "options": {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 2], "depths": [1, 1, 1, 1]},
+    },
+    "data": {"name": "digits", "fraction": 0.07},
+    "augmentation": {"crop": "resized", "auto_augment": "rand-m9-mstd0.5-inc1"},
+    "optimization": {"epochs": 3, "warmup_epochs": 1, "batch_size": 14, "learning_rate": 0.003},
+    "run": {"workers": 0, "accelerator": "cpu", "checkpoint_minutes": 0, "keep_last": 3},
+}
+"""Seven batches an epoch of 100 images, everything random turned on; a state is saved after every step."""
+
+
+PATIENCE = 180
+"""Seconds."""
+
+
+class Runs:
+    """Calls `contagg fit` in a forked process; `meddle` runs in it first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = folder / "recipe.yaml"
+        self.recipe.write_text(yaml.safe_dump(TINY))
+        self.output = ""
+
+    def fit(
+        self, name: str, *options: str, meddle: Callable[[], None] = lambda: None, kill_after: float | None = None
+    ) -> int:
+        """The exit code; negative is the signal that killed it. What it printed is in `output`."""
+        arguments = ["fit", "-c", str(self.recipe), "--run.folder", str(self.folder / name), *options]
+        printed = self.folder / "printed.txt"
+        process = multiprocessing.get_context("fork").Process(target=_child, args=(arguments, printed, meddle))
+        process.start()
+        process.join(kill_after or PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            if kill_after is None:
+                pytest.fail(f"no end after {PATIENCE} s: {printed.read_text()}")
+        self.output = printed.read_text()
+        assert process.exitcode is not None
+        return process.exitcode
+
+    def state(self, name: str) -> dict:
+        """The newest training state."""
+        return torch.load(max((self.folder / name / "checkpoints").glob("*.ckpt")), weights_only=True)
+
+
+def _child(arguments: list[str], printed: Path, meddle: Callable[[], None]) -> None:
+    with printed.open("w", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = file, file
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        fit.open_data = _few_held_out
+        meddle()
+        main(arguments)
+
+
+def _few_held_out(config: DataConfig) -> ImageData:
+    """The run's images, with 23 to validate on: enough here."""
+    data = open_data(config)
+    return replace(data, validation=data.validation.take(np.arange(23)))
+
+
+def differences(one: object, other: object, path: str = "") -> list[str]:
+    """Where two nested states differ in a bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [f"{path}.{key}: only in one" for key in one.keys() ^ other.keys()]
+        return keys + [
+            d for key in one.keys() & other.keys() for d in differences(one[key], other[key], f"{path}.{key}")
+        ]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        return [d for i, (a, b) in enumerate(zip(one, other, strict=True)) for d in differences(a, b, f"{path}[{i}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [f"{path}: tensors differ"]
+    return [] if one == other else [f"{path}: {one} and {other}"]

@@ -1,0 +1,86 @@
+"""Curves of one run and of several, from their metrics."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from contagg.cli import main
+from contagg.errors import UserError
+from contagg.training.curves import compare_figure, draw_run, read_metrics, run_figure
+
+METRICS = """epoch,step,learning_rate,train_loss,validation_loss,accuracy
+1,7,1e-06,2.5,2.25,0.125
+2,14,0.001,1.5,,
+3,21,0.0005,1.25,1.75,0.875
+"""
+
+
+def a_run(folder: Path, metrics: str = METRICS) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(metrics)
+    return folder
+
+
+def test_columns_and_gaps(tmp_path: Path) -> None:
+    columns = read_metrics(a_run(tmp_path / "run"))
+    assert columns["accuracy"] == [(1, 0.125), (3, 0.875)]
+    assert columns["train_loss"] == [(1, 2.5), (2, 1.5), (3, 1.25)]
+    assert "step" not in columns
+
+
+def test_a_panel_a_kind(tmp_path: Path) -> None:
+    figure = run_figure(read_metrics(a_run(tmp_path / "run")), "run")
+    panels = {axes.get_ylabel(): axes for axes in figure.axes}
+    assert list(panels) == ["accuracy (%)", "loss", "learning rate"]
+    assert [line.get_label() for line in panels["loss"].lines] == ["train loss", "validation loss"]
+    assert panels["accuracy (%)"].lines[0].get_ydata().tolist() == [12.5, 87.5]
+    assert panels["accuracy (%)"].get_title() == "best 87.50 % at epoch 3"
+    assert Image.open(draw_run(tmp_path / "run")).size[0] > 1000
+
+
+def test_runs_compared_best_first() -> None:
+    figure = compare_figure({"one": [(1, 0.25), (2, 0.5)], "two": [(1, 0.125), (2, 0.625)]}, "accuracy")
+    lines = figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["two: 62.5 %", "one: 50.0 %"]
+    assert lines[1].get_ydata().tolist() == [25, 50]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(a_run(tmp_path / name / "run")) for name in ("a", "b")]
+    picture = tmp_path / "out" / "both.png"
+    main(["curves", *runs, "--output", str(picture)])
+    assert capsys.readouterr().out.strip() == str(picture)
+    assert min(Image.open(picture).size) > 300
+
+
+BAD = [
+    (["nowhere"], "nowhere is no run folder"),
+    (["run", "--metric", "acuracy"], "has no metric 'acuracy'. Did you mean 'accuracy'?"),
+    (["run", "--output", "curves.txt"], "must end in one of .png"),
+    (["empty"], "holds no epoch yet"),
+    (["text"], "is no table of metrics"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a_run(tmp_path / "run")
+    a_run(tmp_path / "empty", "epoch,accuracy\n")
+    a_run(tmp_path / "text", "epoch,accuracy\n1,good\n")
+    with pytest.raises(SystemExit) as leave:
+        main(["curves", *arguments])
+    assert leave.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_error_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        draw_run(tmp_path)

@@ -1,0 +1,208 @@
+"""What goes wrong in a run is named in one line, and what was saved before stays good."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from fit_processes import TINY, Runs, differences
+
+from contagg import files
+from contagg.classification.task import Classification
+from contagg.training import checkpoint
+from contagg.training.saving import SaveState
+
+
+def states(runs: Runs, name: str) -> list[Path]:
+    return checkpoint.checkpoints(runs.folder / name / "checkpoints")
+
+
+def signalled_after_step(step: int, number: int) -> Callable[[], None]:
+    def meddle() -> None:
+        before = SaveState.on_train_batch_end
+
+        def signalled(self: SaveState, trainer: object, pl_module: object, *rest: object) -> None:
+            if trainer.global_step == step - 1:
+                os.kill(os.getpid(), number)  # during the step before: it is answered after the next
+            before(self, trainer, pl_module, *rest)
+
+        SaveState.on_train_batch_end = signalled
+
+    return meddle
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(runs: Runs, whole: dict, number: int) -> None:
+    rare = ("--run.checkpoint_minutes", "60")
+    meddle = signalled_after_step(3, number)
+    assert runs.fit("cut", *rare, "--run.workers", "2", meddle=meddle) == 128 + number, runs.output
+    assert "stopped after step 3 (epoch 1) and saved in" in runs.output
+    assert "give the same command to go on" in runs.output
+    assert "Traceback" not in runs.output
+    assert [path.name for path in states(runs, "cut")] == ["epoch_00000_step_000000003.ckpt"]
+    assert runs.fit("cut", *rare) == 0, runs.output
+    assert differences(whole, runs.state("cut")) == []
+
+
+def poison(step: int, what: str) -> Callable[[], None]:
+    def meddle() -> None:
+        sound = Classification.training_step
+
+        def poisoned(self: Classification, batch: object, batch_idx: int) -> dict[str, torch.Tensor]:
+            out = sound(self, batch, batch_idx)
+            if self.global_step == step and what == "loss":
+                out["loss"] = out["loss"] * float("nan")
+            if self.global_step == step and what == "weight":
+                next(self.model.parameters()).data.fill_(float("inf"))
+                out["loss"] = torch.nan_to_num(out["loss"]) * 0 + 1
+            return out
+
+        Classification.training_step = poisoned
+
+    return meddle
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(runs: Runs) -> None:
+    assert runs.fit("run", meddle=poison(9, "loss")) == 2
+    assert "loss became nan at epoch 2, batch 3, step 10, learning rate 0.00225" in runs.output
+    assert "Traceback" not in runs.output
+    newest = states(runs, "run")[-1]
+    assert newest.name == "epoch_00001_step_000000009.ckpt"
+    state = torch.load(newest, weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(runs: Runs) -> None:
+    assert runs.fit("run", meddle=poison(4, "weight")) == 2
+    assert "is not finite after step 5; nothing was saved since" in runs.output
+    assert states(runs, "run")[-1].name == "epoch_00000_step_000000004.ckpt"
+
+
+def disk_full(first: int, last: int, suffix: str) -> Callable[[], None]:
+    """Writes number `first` to `last` of files that end in `suffix` meet a full disk."""
+
+    def meddle() -> None:
+        whole, calls = files.write_atomically, iter(range(1, 1000))
+
+        def full(path: Path, content: bytes) -> None:
+            if path.suffix == suffix and first <= next(calls) <= last:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            whole(path, content)
+
+        checkpoint.write_atomically = full
+
+    return meddle
+
+
+def test_a_disk_full_for_a_while_is_reported_and_training_goes_on(runs: Runs, whole: dict) -> None:
+    assert runs.fit("run", meddle=disk_full(3, 4, ".ckpt")) == 0, runs.output
+    folder = runs.folder / "run" / "checkpoints"
+    assert f"warning: could not save {folder}/epoch_00000_step_000000003.ckpt: No space left on device" in runs.output
+    assert f"the last good one is {folder}/epoch_00000_step_000000002.ckpt" in runs.output
+    assert runs.output.count("warning: could not save") == 2
+    assert differences(whole, runs.state("run")) == []
+
+
+def test_a_disk_that_stays_full_stops_the_run_and_the_last_good_state_resumes(runs: Runs, whole: dict) -> None:
+    assert runs.fit("run", meddle=disk_full(3, 99, ".ckpt")) == 2
+    folder = runs.folder / "run" / "checkpoints"
+    assert f"could not save {folder}/epoch_00000_step_000000005.ckpt: No space left on device" in runs.output
+    assert "Make room and give the same command" in runs.output
+    assert runs.fit("run") == 0
+    assert f"going on from {folder}/epoch_00000_step_000000002.ckpt" in runs.output
+    assert differences(whole, runs.state("run")) == []
+
+
+def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(runs: Runs, whole: dict) -> None:
+    assert runs.fit("run", meddle=signalled_after_step(9, signal.SIGTERM)) == 128 + signal.SIGTERM
+    newest = states(runs, "run")[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert runs.fit("run") == 0, runs.output
+    assert f"warning: {newest} is damaged (its checksum does not match); it was renamed" in runs.output
+    assert "going on from" in runs.output
+    assert newest.with_name(newest.name + ".damaged").exists()
+    assert differences(whole, runs.state("run")) == []
+
+
+def test_resume_must_find_something(runs: Runs) -> None:
+    assert runs.fit("run", "--run.resume", "must") == 2
+    assert "run.resume is must, but" in runs.output
+    assert "holds no training state to go on from" in runs.output
+
+
+def test_other_data_on_resume_are_refused(runs: Runs) -> None:
+    assert runs.fit("run", meddle=signalled_after_step(3, signal.SIGTERM)) == 128 + signal.SIGTERM
+    recipe = runs.folder / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("fraction: 0.07", "fraction: 0.08"))
+    assert runs.fit("run", "--data.fraction", "0.08") == 2
+    assert "was made with training images 100, now it is 116" in runs.output
+
+
+def test_a_killed_data_worker_is_named(runs: Runs) -> None:
+    def kill_a_worker() -> None:
+        step = Classification.training_step
+
+        def killing(self: Classification, batch: object, batch_idx: int) -> object:
+            if self.global_step == 1:
+                loader = self.trainer.train_dataloader
+                os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
+                signal.sigtimedwait([signal.SIGUSR2], 0.5)  # let the kernel tell
+            return step(self, batch, batch_idx)
+
+        Classification.training_step = killing
+
+    assert runs.fit("run", "--run.workers", "1", meddle=kill_a_worker) == 2
+    assert "a process that reads data died: DataLoader worker" in runs.output
+    assert "is killed by signal: Killed" in runs.output
+    assert runs.fit("run", "--run.workers", "1") == 0, runs.output
+
+
+BEFORE_WORK = [
+    ("--optimization.batch_size 102", "100 training images are fewer than a batch of 102"),
+    ("--run.accelerator cuda", "this machine has 0 GPUs"),
+    ("--run.accelerator auto --run.precision fp16", "run.precision fp16 needs a GPU"),
+    ("--model.name container_lite", "unknown model 'container_lite'. Did you mean 'container_light'?"),
+    ("--model.options.widht 3", "container_light_tiny"),
+    ("--model.init_from nothing.pth", "no weights at 'nothing.pth'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BEFORE_WORK, ids=[options for options, _ in BEFORE_WORK])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing on a machine without GPUs")
+def test_what_the_machine_or_the_model_cannot_do(runs: Runs, options: str, message: str) -> None:
+    assert runs.fit("run", *options.split()) == 2
+    assert message in runs.output
+    assert len([line for line in runs.output.splitlines() if line]) == 1, runs.output
+    assert states(runs, "run") == []
+
+
+def test_started_with_another_number_of_processes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert runs.fit("run") == 2
+    assert "4 processes were started, but run.devices x run.nodes is 1" in runs.output
+
+
+def test_limits_of_space(runs: Runs) -> None:
+    recipe = TINY | {"run": TINY["run"] | {"keep_last": 2, "keep_best": 2}}
+    runs.recipe.write_text(yaml.safe_dump(recipe))
+    assert runs.fit("run") == 0, runs.output
+    folder = runs.folder / "run" / "checkpoints"
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name for name in names if name.endswith(".ckpt")] == [
+        "epoch_00002_step_000000020.ckpt",
+        "epoch_00003_step_000000021.ckpt",
+    ]
+    rows = torch.load(folder / "epoch_00003_step_000000021.ckpt", weights_only=True)["callbacks"]["EpochMetrics"][
+        "rows"
+    ]
+    best = sorted(rows, key=lambda row: (-row["accuracy"], row["epoch"]))[:2]
+    assert [name for name in names if name.startswith("best_epoch")] == sorted(
+        f"best_epoch_{row['epoch']:05d}.safetensors" for row in best
+    )
+    assert (folder / f"best_epoch_{best[0]['epoch']:05d}.safetensors").read_bytes() == (
+        folder / "best.safetensors"
+    ).read_bytes()

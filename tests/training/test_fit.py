@@ -1,0 +1,58 @@
+"""What a finished run leaves behind."""
+
+import csv
+
+import torch
+from fit_processes import Runs, _few_held_out
+from PIL import Image
+
+from contagg.classification.evaluation import evaluate_file
+from contagg.classification.sources import DataConfig
+from contagg.weights import load_model
+
+
+def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
+    assert runs.fit("run", "--optimization.average_decay", "0.5", "--run.log_every", "2") == 0, runs.output
+    folder = runs.folder / "run"
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "step", "learning_rate", "train_loss", "validation_loss", "accuracy"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "7"), ("2", "14"), ("3", "21")]
+    assert [float(row["learning_rate"]) for row in rows] == [1e-6, 0.0022525, 0.0007575000000000004]
+    for picture in ("curves.png", "confusion.png"):
+        assert min(Image.open(folder / "figures" / picture).size) > 300
+    assert sum(path.stat().st_size for path in (folder / "tensorboard").iterdir()) > 500
+    for line in (
+        "3 epochs of 7 batches; AdamW: ",
+        "epoch 3/3  learning_rate 0.0007575",
+        "next           contagg predict",
+    ):
+        assert line in runs.output
+    assert "Traceback" not in runs.output
+    assert "weights_only" not in runs.output
+
+
+def test_weights_are_what_was_validated(runs: Runs) -> None:
+    """The average, not the weights under way; read back as a user reads them."""
+    assert runs.fit("run", "--optimization.average_decay", "0.5") == 0, runs.output
+    folder = runs.folder / "run" / "checkpoints"
+    rows = runs.state("run")["callbacks"]["EpochMetrics"]["rows"]
+    best = max(rows, key=lambda row: (row["accuracy"], -row["epoch"]))
+    config = DataConfig(name="digits", fraction=0.07)
+    data = _few_held_out(config)
+    for name, row in (("best", best), ("last", rows[-1])):
+        model, metadata = load_model(folder / f"{name}.safetensors")
+        assert metadata["task"] == "classification"
+        assert metadata["class_names"] == [str(digit) for digit in range(10)]
+        assert (metadata["epoch"], metadata["metrics"]) == (row["epoch"], row)
+        found = evaluate_file(
+            folder / f"{name}.safetensors", data, config, batch_size=7, workers=0, device=torch.device("cpu")
+        )
+        assert found.scores["accuracy"] == row["accuracy"]
+        assert found.images == 23
+    state = runs.state("run")
+    raw, average = state["current_model_state"], state["state_dict"]
+    exported = model.state_dict()
+    name = "stages.0.embedding.projection.weight"
+    assert torch.equal(exported[name], average[f"model.{name}"])
+    assert not torch.equal(exported[name], raw[f"model.{name}"])

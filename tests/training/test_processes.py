@@ -1,0 +1,120 @@
+"""Two processes over gloo: the same data as one, the same metrics, exact resume, and all stop together."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fit_processes import Runs, differences
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+CONTAGG = Path(sys.executable).parent / "contagg"
+TWO = ("--run.devices", "2", "--optimization.batch_size", "14")
+
+
+def contagg(runs: Runs, name: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CONTAGG), "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def wait_for_two_states(runs: Runs, name: str, process: subprocess.Popen[str]) -> None:
+    while len(list((runs.folder / name / "checkpoints").glob("*.ckpt"))) < 2:
+        assert process.poll() is None
+        signal.sigtimedwait([signal.SIGUSR2], 0.02)
+
+
+def test_killed_with_two_processes(runs: Runs) -> None:
+    contagg(runs, "whole", *TWO)
+    command = [str(CONTAGG), "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / "cut"), *TWO]
+    process = subprocess.Popen([sys.executable, *command], start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for_two_states(runs, "cut", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = contagg(runs, "cut", *TWO)
+    assert "going on from" in done.stdout
+    assert differences(runs.state("whole"), runs.state("cut")) == []
+    for name in ("metrics.csv", "checkpoints/best.safetensors"):
+        assert (runs.folder / "whole" / name).read_bytes() == (runs.folder / "cut" / name).read_bytes()
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(runs: Runs) -> None:
+    """Without BatchNorm, whose statistics are each rank's own, and without what a rank draws: to float32's rounding."""
+    plain = (
+        *("--augmentation.mixup", "0", "--augmentation.cutmix", "0", "--model.drop_path", "0"),
+        *("--model.name", "test_vit", "--model.options", "{}", "--model.image_size", "32"),
+        *("--optimization.learning_rate", "1e-3"),
+    )
+    contagg(runs, "one", *plain, "--optimization.batch_size", "28")
+    contagg(runs, "two", *plain, *TWO)
+    one, two = (load_file(runs.folder / name / "checkpoints" / "last.safetensors") for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
+    rows = [(runs.folder / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    for first, second in zip(*rows, strict=True):
+        if not first.startswith("epoch"):
+            values = [[float(value) for value in line.split(",")] for line in (first, second)]
+            assert values[0] == pytest.approx(values[1], abs=2e-3)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(runs: Runs) -> None:
+    code = f"""
+import sys, os
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import contagg_cli
+from test_faults import poison
+if os.environ.get("LOCAL_RANK") == "1":
+    poison(9, "loss")()
+sys.argv = ["contagg", "fit", "-c", {str(runs.recipe)!r}, "--run.folder", {str(runs.folder / "run")!r}, *{TWO!r},
+            "--optimization.epochs", "6"]
+contagg_cli.main()
+"""
+    script = runs.folder / "poisoned.py"
+    script.write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode != 0
+    found = re.findall(r"contagg( \[process 1\])?: error: loss became nan at epoch 4, batch 1, step 10", done.stderr)
+    assert sorted(found) == ["", " [process 1]"], done.stderr
+    state = runs.state("run")
+    assert state["global_step"] == 9
+    assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())
+
+
+def test_both_stop_when_one_is_asked_to(runs: Runs) -> None:
+    command = [str(CONTAGG), "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / "run"), *TWO]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--optimization.epochs", "60"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    wait_for_two_states(runs, "run", process)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "give the same command to go on" in printed
+    assert "Traceback" not in printed
+
+
+def test_another_number_of_processes_goes_on_with_the_same_samples(runs: Runs) -> None:
+    """As many batches and images as before; only what each process draws for itself differs."""
+    long = ("--optimization.epochs", "12")
+    command = [str(CONTAGG), "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / "run"), *TWO, *long]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_two_states(runs, "run", process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    refused = contagg(runs, "run", *long, "--optimization.batch_size", "14", check=False)
+    assert refused.returncode == 2
+    assert "batch_size over all processes is 28 there and 14 here" in refused.stderr
+    done = contagg(runs, "run", *long, "--optimization.batch_size", "28")
+    assert "going on from" in done.stdout
+    assert runs.state("run")["global_step"] == 12 * 3

@@ -1,0 +1,154 @@
+"""A run that was killed ends bit for bit as one that was not: weights, optimizer, average, metrics."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fit_processes import Runs, differences
+
+from contagg.training import checkpoint
+from contagg.training.checkpoint import AtomicCheckpointIO
+from contagg.training.saving import SaveState
+
+ALL = ("--optimization.average_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
+WRITTEN = ("metrics.csv", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_step(step: int) -> Callable[[], None]:
+    def meddle() -> None:
+        whole = SaveState.on_train_batch_end
+
+        def cut(self: SaveState, trainer: object, *rest: object) -> None:
+            whole(self, trainer, *rest)
+            if trainer.global_step == step:
+                die()
+
+        SaveState.on_train_batch_end = cut
+
+    return meddle
+
+
+def die_writing_state(number: int) -> Callable[[], None]:
+    """Die with half of the number-th training state on the disk."""
+
+    def meddle() -> None:
+        whole, calls = checkpoint.write_atomically, iter(range(1, 1000))
+
+        def cut(path: Path, content: bytes) -> None:
+            if next(calls) == number:
+                path.with_name(f".{path.name}.{os.getpid()}.tmp").write_bytes(content[: len(content) // 2])
+                die()
+            whole(path, content)
+
+        checkpoint.write_atomically = cut
+
+    return meddle
+
+
+def die_between_weights_and_state() -> None:
+    whole = SaveState._write_alongside
+
+    def cut(self: SaveState, state: dict) -> None:
+        whole(self, state)
+        die()
+
+    SaveState._write_alongside = cut
+
+
+def die_after_epoch() -> None:
+    whole = SaveState.on_train_epoch_end
+
+    def cut(self: SaveState, *rest: object) -> None:
+        whole(self, *rest)
+        die()
+
+    SaveState.on_train_epoch_end = cut
+
+
+def assert_equal(runs: Runs, one: str, other: str) -> None:
+    assert differences(runs.state(one), runs.state(other)) == []
+    for name in WRITTEN:
+        assert (runs.folder / one / name).read_bytes() == (runs.folder / other / name).read_bytes(), name
+
+
+def test_killed_again_and_again(runs: Runs) -> None:
+    assert runs.fit("whole", *ALL) == 0, runs.output
+    for meddle, workers in (
+        (die_after_step(3), 0),
+        (die_after_epoch, 2),
+        (die_writing_state(2), 0),
+        (die_between_weights_and_state, 1),
+        (die_after_step(10), 2),
+    ):
+        assert runs.fit("cut", *ALL, "--run.workers", str(workers), meddle=meddle) == -signal.SIGKILL, runs.output
+    assert runs.fit("cut", *ALL) == 0, runs.output
+    assert "going on from" in runs.output
+    assert_equal(runs, "whole", "cut")
+    assert list((runs.folder / "cut" / "checkpoints").glob(".*")) == []
+
+
+def test_same_command_after_the_end_changes_nothing(runs: Runs) -> None:
+    short = ("--optimization.epochs", "2")
+    assert runs.fit("whole", *short) == 0, runs.output
+    before = {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
+    assert runs.fit("whole", *short) == 0, runs.output
+    assert before == {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
+
+
+PIECES = {
+    "weights": lambda state: state["current_model_state"].update(state["state_dict"]),
+    "average": lambda state: state["state_dict"].update(state["current_model_state"]),
+    "optimizer": lambda state: state["optimizer_states"][0]["state"].clear(),
+    "sums of the epoch": lambda state: state["callbacks"]["EpochMetrics"]["sums"].clear(),
+    "rows": lambda state: state["callbacks"]["EpochMetrics"]["rows"].clear(),
+    "place in the data": lambda state: state["loops"]["fit_loop"]["state_dict"].pop("combined_loader"),
+    "steps taken": lambda state: state["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"].clear(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", PIECES)
+def test_each_saved_piece_is_needed(runs: Runs, piece: str) -> None:
+    options = ("--optimization.average_decay", "0.9")
+    assert runs.fit("whole", *options) == 0, runs.output
+    assert runs.fit("cut", *options, meddle=die_after_step(10)) == -signal.SIGKILL
+    path = max((runs.folder / "cut" / "checkpoints").glob("*.ckpt"))
+    state = torch.load(path, weights_only=True)
+    PIECES[piece](state)
+    AtomicCheckpointIO().save_checkpoint(state, path)
+    code = runs.fit("cut", *options)
+    assert code != 0 or differences(runs.state("whole"), runs.state("cut"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(runs: Runs) -> None:
+    """By the clock, from outside, whatever it is doing; with the temporary folder on another file system."""
+    generator = torch.Generator().manual_seed(0)
+    os.environ["TMPDIR"] = "/dev/shm"
+    try:
+        options = (*ALL, "--optimization.epochs", "8")
+        began = time.monotonic()
+        assert runs.fit("whole", *options) == 0, runs.output
+        whole = time.monotonic() - began
+        killed = 0
+        for attempt in range(40):
+            wait = whole * (0.2 + 0.5 * torch.rand(1, generator=generator).item())
+            workers = str(attempt % 3)
+            code = runs.fit("cut", *options, "--run.workers", workers, kill_after=wait)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, runs.output
+            killed += 1
+        assert code == 0
+        assert killed >= 2
+        assert_equal(runs, "whole", "cut")
+    finally:
+        del os.environ["TMPDIR"]

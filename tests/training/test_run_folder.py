@@ -1,0 +1,113 @@
+"""A run folder belongs to one recipe and to one process at a time."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contagg.classification.recipe import ClassificationRecipe, ModelConfig
+from contagg.errors import UserError
+from contagg.training.config import OptimizationConfig, RunConfig
+from contagg.training.run_folder import RunFolder, is_first_process, weights_in
+
+
+def recipe_in(folder: Path, **changes: object) -> ClassificationRecipe:
+    run = RunConfig(folder=str(folder), devices=2)
+    model = ModelConfig(name="container_light_tiny", options={"widths": [8, 8, 8, 8]})
+    recipe = ClassificationRecipe(task="classification", model=model, run=run)
+    return replace(recipe, **changes)
+
+
+def trained(folder: Path) -> ClassificationRecipe:
+    """The recipe of a folder in which an epoch was trained."""
+    recipe = recipe_in(folder)
+    RunFolder(folder).claim(recipe)
+    RunFolder(folder).metrics.write_text("epoch\n1\n")
+    return recipe
+
+
+def test_the_whole_recipe_is_written(tmp_path: Path) -> None:
+    recipe = trained(tmp_path / "run")
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["optimization"]["weight_decay"] == 0.05
+    assert written["model"]["options"] == {"widths": [8, 8, 8, 8]}
+    RunFolder(tmp_path / "run").claim(recipe)
+
+
+def test_another_recipe_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    other = replace(recipe, optimization=OptimizationConfig(epochs=50), model=ModelConfig(name="container_tiny"))
+    with pytest.raises(UserError) as error:
+        RunFolder(tmp_path).claim(other)
+    assert "optimization.epochs is 300 there and 50 here" in str(error.value)
+    assert "model.name is container_light_tiny there and container_tiny here" in str(error.value)
+    assert "model.options.widths is [8, 8, 8, 8] there and absent here" in str(error.value)
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["optimization"]["epochs"] == 300
+
+
+def test_before_anything_was_trained_the_recipe_may_change(tmp_path: Path) -> None:
+    RunFolder(tmp_path).claim(recipe_in(tmp_path))
+    RunFolder(tmp_path).claim(recipe_in(tmp_path, label_smoothing=0.2))
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["label_smoothing"] == 0.2
+
+
+def test_what_does_not_touch_the_numbers_may_change(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    RunFolder(tmp_path).claim(replace(recipe, run=replace(recipe.run, workers=9, keep_last=5, resume="must")))
+    with pytest.raises(UserError, match=r"run\.seed is 0 there and 1 here"):
+        RunFolder(tmp_path).claim(replace(recipe, run=replace(recipe.run, seed=1)))
+
+
+def test_a_batch_may_be_spread_over_processes_otherwise(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    four = replace(recipe.run, devices=4)
+    RunFolder(tmp_path).claim(replace(recipe, run=four, optimization=OptimizationConfig(batch_size=64)))
+    with pytest.raises(UserError, match="batch_size over all processes is 256 there and 512 here"):
+        RunFolder(tmp_path).claim(replace(recipe, run=four))
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim(recipe_in(tmp_path))
+    code = (
+        "import sys; sys.modules['contagg_cli'] = sys\n"
+        "from contagg.classification.recipe import ClassificationRecipe, ModelConfig\n"
+        "from contagg.training.config import RunConfig\n"
+        "from contagg.training.run_folder import RunFolder\n"
+        f"run = RunConfig(folder={str(tmp_path)!r})\n"
+        "recipe = ClassificationRecipe(task='classification', model=ModelConfig(name='a'), run=run)\n"
+        "RunFolder(run.folder).claim(recipe)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "another process is training in" in done.stderr
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run.folder .*file cannot be used"):
+        RunFolder(tmp_path / "file").claim(recipe_in(tmp_path / "file"))
+
+
+def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("- a\n")
+    with pytest.raises(UserError, match="is not a recipe"):
+        RunFolder(tmp_path).claim(recipe)
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_first_process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert is_first_process()
+    monkeypatch.setenv(name, "0")
+    assert is_first_process()
+    monkeypatch.setenv(name, "1")
+    assert not is_first_process()
+
+
+def test_a_run_folder_means_its_best_weights(tmp_path: Path) -> None:
+    assert weights_in(tmp_path) == tmp_path / "checkpoints" / "best.safetensors"
+    assert weights_in("some.safetensors") == Path("some.safetensors")
