@@ -1,0 +1,44 @@
+"""`contagg affinity` and `contagg static`."""
+
+import argparse
+from pathlib import Path
+
+from contagg.inspect.figures import draw_affinity
+from contagg.inspect.loading import open_image, open_model, weights_file
+from contagg.inspect.static import draw_static
+from contagg.inspect.tables import affinity_table, save_rows, static_table
+
+
+def affinity(arguments: argparse.Namespace) -> None:
+    """Draw what a position of an image gathers from, print statistics, save the numbers if asked to."""
+    image = open_image(arguments.image)
+    model, preprocessing = open_model(arguments.model, arguments.weights)
+    gatherings = draw_affinity(
+        model,
+        image,
+        preprocessing,
+        arguments.out,
+        at=arguments.at,
+        stages=arguments.stages,
+        blocks=arguments.blocks,
+        heads=arguments.heads,
+        size=arguments.size,
+    )
+    print(affinity_table(gatherings))
+    if arguments.save_rows:
+        save_rows(gatherings, arguments.save_rows)
+        print(f"the numbers are in {arguments.save_rows}")
+    _tell(arguments)
+
+
+def static(arguments: argparse.Namespace) -> None:
+    """Draw the learnt static affinities by layer, and print statistics."""
+    model, _ = open_model(arguments.model, arguments.weights)
+    print(static_table(draw_static(model, arguments.out, at=arguments.at, chosen=arguments.layers)))
+    _tell(arguments)
+
+
+def _tell(arguments: argparse.Namespace) -> None:
+    if arguments.weights is None and weights_file(Path(arguments.model)) is None:
+        print(f"note: {arguments.model} has random weights; give a run, or --weights FILE")
+    print(f"the figure is in {arguments.out}")

@@ -1,0 +1,167 @@
+"""The static affinities that a model has learnt, layer by layer, without an image (Figure 1 right)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from contagg.affinity import MLP, Affinity, Convolution, Grid
+from contagg.errors import UserError
+from contagg.files import save_figure
+from contagg.inspect.overlay import MARKER, SIGNED, bare
+from contagg.inspect.recording import Layer, Term, layers
+from contagg.inspect.statistics import Statistics, affinity_statistics, sample_positions
+from contagg.inspect.view import CENTRE, Position, pixel
+
+HEADS_SHOWN = 6
+_PANEL = 1.05
+"""Inches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticRow:
+    """A static affinity's row for one position.
+
+    Attributes:
+        layer: The aggregation.
+        number: Of the layer, from 1, through the whole model.
+        term: The static affinity and its weight in A.
+        values: (M, H, W), not weighted: over the learnt grid for a dense affinity, the kernel for a convolution.
+        row, column: The position; the centre of a kernel.
+        statistics: Of the affinity over the grid.
+    """
+
+    layer: Layer
+    number: int
+    term: Term
+    values: Tensor
+    row: int
+    column: int
+    statistics: Statistics
+
+
+def draw_static(
+    model: nn.Module, path: str | Path, *, at: Position = CENTRE, chosen: Sequence[int] | None = None
+) -> list[StaticRow]:
+    """Draw the learnt static affinities: a row a layer; its mean over heads, then some heads. Returns the numbers.
+
+    Args:
+        path: Of the figure; its ending says the format.
+        at: For dense affinities, row and column of the grid's tokens; fractions are parts of its height and width.
+        chosen: Numbers of layers, from 1 through the whole model; all by default.
+
+    Raises:
+        UserError: a layer or position that does not exist, or a model without static affinities.
+    """
+    rows = static_rows(model, at, chosen)
+    save_figure(static_figure(rows), Path(path))
+    return rows
+
+
+def static_rows(model: nn.Module, at: Position = CENTRE, chosen: Sequence[int] | None = None) -> list[StaticRow]:
+    """The rows of chosen layers' static affinities, as `draw_static` explains."""
+    found = layers(model)
+    numbered = {
+        number: (layer, terms)
+        for number, layer in enumerate(found, start=1)
+        if layer.has_affinity and (terms := [term for term in layer.terms() if not term.affinity.dynamic])
+    }
+    if not numbered:
+        raise UserError(f"{type(model).__name__} has no static affinity in any of its {len(found)} layers")
+    for number in chosen or ():
+        if number not in numbered:
+            problem = "has no static affinity" if 1 <= number <= len(found) else "does not exist"
+            raise UserError(f"layer {number} {problem}; the layers with one are {', '.join(map(str, numbered))}")
+    return [
+        _row(layer, number, term, at)
+        for number, (layer, terms) in numbered.items()
+        if chosen is None or number in chosen
+        for term in terms
+    ]
+
+
+def static_figure(rows: Sequence[StaticRow]) -> Figure:
+    """The figure of `draw_static`; many layers stand in two columns."""
+    heads = max(len(row.values) for row in rows)
+    wide = 2 + (min(heads, HEADS_SHOWN) if heads > 1 else 0)  # the label, the mean, some heads
+    columns = -(-len(rows) // (10 if heads > 1 else 6))
+    length = -(-len(rows) // columns)
+    size = (max(columns * wide * _PANEL * 1.1, 6), length * _PANEL * 1.25 + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle("Learnt static affinities: what a position gathers from in any image", fontsize=11)
+    grid = figure.subplots(length, columns * wide, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for index, row in enumerate(rows):
+        column, line = divmod(index, length)
+        _draw_row(list(grid[line, column * wide : (column + 1) * wide]), row)
+    scale = ScalarMappable(Normalize(-1, 1), SIGNED)
+    bar = figure.colorbar(scale, ax=list(grid.flat), location="bottom", fraction=0.03, aspect=60, pad=0.02, shrink=0.6)
+    bar.set_ticks([-1, 0, 1], labels=["- the number above a map", "0", "+ the number above a map"])
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _draw_row(line: Sequence[Axes], row: StaticRow) -> None:
+    label, mean, *others = line
+    text = f"layer {row.number}\n{row.layer.label}"
+    names = [term.name for term in row.layer.terms()]
+    if len(names) == 2:
+        text += f"\n{'αβ'[names.index(row.term.name)]} = {row.term.weight.mean().item():.3g}"
+    label.text(1, 0.5, text, ha="right", va="center", fontsize=8, transform=label.transAxes)
+    count = len(row.values)
+    if count == 1:
+        _draw_map(mean, row, "one head, ±", row.values[0])
+    else:
+        _draw_map(mean, row, "mean |A|, ", row.values.abs().mean(0))  # kernels of both signs would cancel
+        for axes, index in zip(others, np.linspace(0, count - 1, min(count, HEADS_SHOWN)).round(), strict=False):
+            _draw_map(axes, row, f"head {index + 1:.0f}, ±", row.values[int(index)])
+
+
+def _draw_map(axes: Axes, row: StaticRow, name: str, values: Tensor) -> None:
+    peak = values.abs().max().item()
+    axes.set_axis_on()
+    axes.imshow(values.numpy(), cmap=SIGNED, vmin=-peak or -1, vmax=peak or 1, interpolation="nearest")
+    bare(axes)
+    if not isinstance(row.term.affinity, Convolution):
+        # Arrows at the edges: a frame would hide the weight of the position itself.
+        style: dict[str, Any] = {"color": MARKER, "markersize": 4, "clip_on": False, "zorder": 5}
+        axes.plot(row.column, len(values) - 0.5, "^", **style)
+        axes.plot(-0.5, row.row, ">", **style)
+    axes.set_title(f"{name}{peak:.2g}", fontsize=7, pad=2)
+
+
+@torch.no_grad()
+def _row(layer: Layer, number: int, term: Term, at: Position) -> StaticRow:
+    affinity = term.affinity
+    grid, prefix = _grid(affinity)
+    if isinstance(affinity, Convolution):
+        row, column = grid[0] // 2, grid[1] // 2
+        places = [(row, column)]
+    else:
+        row, column = pixel(at, grid, f"the grid of {grid[0]} x {grid[1]} tokens of layer {number}")
+        places = sample_positions(grid)
+    # A static affinity looks at the number of its tokens only.
+    tokens = term.weight.new_empty(1, prefix + grid[0] * grid[1], 1)
+    index = torch.tensor([prefix + row * grid[1] + column], device=tokens.device)
+    values = affinity.rows(tokens, grid, index)[0, :, 0, prefix:].unflatten(1, grid).float().cpu()
+    statistics = affinity_statistics(affinity, tokens, grid, places)
+    return StaticRow(
+        layer=layer, number=number, term=term, values=values, row=row, column=column, statistics=statistics
+    )
+
+
+def _grid(affinity: Affinity) -> tuple[Grid, int]:
+    """The smallest grid that shows all of a static affinity, and the tokens before it."""
+    if isinstance(affinity, Convolution):
+        return (affinity.kernel_size, affinity.kernel_size), 0
+    assert isinstance(affinity, MLP)
+    return affinity.grid, affinity.prefix

@@ -1,0 +1,119 @@
+"""What the commands print and save beside their figures."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contagg.files import write_output
+from contagg.inspect.gathering import Gathering, Head
+from contagg.inspect.recording import Term
+from contagg.inspect.static import StaticRow
+from contagg.inspect.statistics import Statistics, sample_positions, statistics
+
+HEADER = ("layer", "part", "weight", "distance", "entropy", "in 3x3", "in 5x5")
+NOTE = "means over heads and positions: distance in tokens, entropy in nats, share of |A| within a window"
+
+
+def affinity_table(gatherings: Sequence[Gathering]) -> str:
+    """Statistics of each layer of a figure, over all heads and positions spread over the image."""
+    lines = []
+    for layer in {gathering.layer.name: gathering.layer for gathering in gatherings}.values():
+        weights = _weights(layer.terms())
+        for part, numbers in statistics(layer, sample_positions(layer.grid)).items():
+            if part in weights or len(weights) > 1:
+                lines.append(_line(layer.label, part, weights.get(part, ""), numbers))
+    return _table(lines)
+
+
+def static_table(rows: Sequence[StaticRow]) -> str:
+    """Statistics of static affinities, a line a row of the figure."""
+    return _table(
+        _line(
+            f"{row.number}: {row.layer.label}",
+            row.term.name,
+            ", ".join(_weights(row.layer.terms()).values()),
+            row.statistics,
+        )
+        for row in rows
+    )
+
+
+def save_rows(gatherings: Sequence[Gathering], path: str | Path) -> None:
+    """The numbers of a figure, as .csv (a line a token) or .npz (an array (H, W) a map).
+
+    Maps are not yet weighted, and means over kernels of both signs are of |A|. Class tokens are in the CSV with row -1,
+    and in the npz in arrays of their own.
+    """
+    path = Path(path)
+    write_output(path, _npz(gatherings) if path.suffix == ".npz" else _csv(gatherings).encode())
+
+
+def _csv(gatherings: Sequence[Gathering]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("layer", "stage", "block", "head", "part", "weight", "at_row", "at_column", "row", "column", "value")
+    )
+    for one in gatherings:
+        for part, shown in one.maps.items():
+            key = (one.layer.name, one.layer.stage, one.layer.block, one.head, part, shown.weight, one.row, one.column)
+            writer.writerows((*key, -1, index, value) for index, value in enumerate(shown.prefix.tolist()))
+            writer.writerows(
+                (*key, row, column, value)
+                for row, line in enumerate(shown.values.tolist())
+                for column, value in enumerate(line)
+            )
+    return text.getvalue()
+
+
+def _npz(gatherings: Sequence[Gathering]) -> bytes:
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {}
+    for one in gatherings:
+        for part, shown in one.maps.items():
+            name = f"stage{one.layer.stage}_block{one.layer.block}_{_head(one.head)}_{part.replace(' ', '')}"
+            arrays[name] = shown.values.numpy()
+            if len(shown.prefix):
+                arrays[f"{name}_prefix"] = shown.prefix.numpy()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _head(head: Head) -> str:
+    return "mean" if head == "mean" else f"head{head}"
+
+
+def _weights(terms: Sequence[Term]) -> Mapping[str, str]:
+    """A term's weight in words, by its name; a gate a head gives its range."""
+    names = ("alpha", "beta") if len(terms) == 2 else ("",)
+    return {term.name: _weight(name, term.weight.tolist()) for name, term in zip(names, terms, strict=True)}
+
+
+def _weight(name: str, values: Sequence[float]) -> str:
+    if not name:
+        return ""
+    low, high = min(values), max(values)
+    return f"{name} {low:.3f}" if len(values) == 1 else f"{name} {low:.3f} to {high:.3f}"
+
+
+def _line(label: str, part: str, weight: str, numbers: Statistics) -> tuple[str, ...]:
+    measures = (numbers.distance, numbers.entropy, numbers.within3, numbers.within5)
+    return (label, part, weight, *(f"{measure.mean().item():.3f}" for measure in measures))
+
+
+def _table(lines: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join([*_columns([HEADER, *lines]), NOTE])
+
+
+def _columns(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if index < 3 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

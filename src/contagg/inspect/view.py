@@ -1,0 +1,118 @@
+"""An image as a network is shown it for a figure: whole, resized, with a way from its pixels to a layer's tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize, to_dtype
+
+from contagg.affinity import MLP, Grid
+from contagg.errors import UserError
+
+Position = tuple[int | float, int | float]
+"""Row and column: whole numbers count pixels from 0, fractions with a decimal point are parts of height and width."""
+
+CENTRE: Position = (0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """`image` upright and as it was, `tensor` (1, C, H, W) as the network takes it: all of it, resized to H x W."""
+
+    image: Image.Image
+    tensor: Tensor
+
+    @property
+    def size(self) -> Grid:
+        """H and W of the tensor."""
+        height, width = self.tensor.shape[2:]
+        return height, width
+
+    def place(self, at: Position) -> tuple[float, float]:
+        """The centre of the pixel at `at`, in pixels of the tensor. UserError for one outside the image."""
+        width, height = self.image.size
+        row, column = pixel(at, (height, width), f"the image of {height} rows and {width} columns")
+        return (row + 0.5) * self.size[0] / height, (column + 0.5) * self.size[1] / width
+
+
+def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any], size: int | None = None) -> View:
+    """Prepare an image for a model.
+
+    Args:
+        image: In mode L or RGB.
+        preprocessing: Of a weights file's metadata: `input_size` (C, H, W), `mean`, `std` and `interpolation`; what is
+            missing is taken from the model's `pretrained_cfg`.
+        size: Pixels of the shorter side. A model that learnt for one grid is resized to fit. By default that of
+            `input_size`, where a model of one grid gets the image squeezed into its own size.
+    """
+    config = resolve_data_config({}, model=model) | preprocessing
+    channels, *own = config["input_size"]
+    width, height = image.size
+    scale = (size or min(own)) / min(width, height)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if serves_one_grid(model):
+        if size is None:
+            shape = tuple(own)
+        else:
+            model.set_input_size(shape)  # type: ignore[operator]
+    pixels = pil_to_tensor(image.convert(_mode(channels)))[None]
+    pixels = resize(pixels, list(shape), InterpolationMode(config["interpolation"]))
+    mean, std = (_per_channel(config[name], channels) for name in ("mean", "std"))
+    tensor = normalize(to_dtype(pixels, scale=True), mean, std)
+    return View(image=image, tensor=tensor.to(next(model.parameters())))
+
+
+def serves_one_grid(model: nn.Module) -> bool:
+    """Whether a model is bound to an image size by a static N x N or, as timm's transformers, by learnt positions."""
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
+    return fixed or any(isinstance(module, MLP) for module in model.modules())
+
+
+def pixel(at: Position, size: Grid, what: str) -> Grid:
+    """The row and column that `at` means on something of `size`. UserError for one outside of `what`."""
+    found = []
+    for value, length in zip(at, size, strict=True):
+        # 1.0 is the far edge.
+        index = min(int(value * length), length - 1) if isinstance(value, float) and 0 <= value <= 1 else value
+        if not isinstance(index, int) or not 0 <= index < length:
+            raise UserError(
+                f"position {at[0]},{at[1]} is outside {what}; whole numbers run from 0 to {size[0] - 1},{size[1] - 1}, "
+                "fractions from 0.0 to 1.0"
+            )
+        found.append(index)
+    return found[0], found[1]
+
+
+def _mode(channels: int) -> str:
+    if channels not in (1, 3):
+        raise UserError(f"an image has 1 or 3 channels, but the network takes {channels}")
+    return "L" if channels == 1 else "RGB"
+
+
+def _per_channel(values: Sequence[float], channels: int) -> list[float]:
+    """One value a channel: as given, or the mean of those of another number of channels."""
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+
+
+def stride_of(model: nn.Module, name: str, size: Grid, grid: Grid) -> float:
+    """Pixels of the image along a token's side, for the layer called `name`."""
+    for feature in getattr(model, "feature_info", []):
+        if isinstance(feature, dict) and name.startswith(feature["module"] + "."):
+            return feature["reduction"]
+    return max(pixels / count for pixels, count in zip(size, grid, strict=True))
+
+
+@torch.no_grad()
+def shown(model: nn.Module, view: View) -> None:
+    """Run a model on a view in eval mode, and leave the mode as it was."""
+    training = model.training
+    model.eval()
+    try:
+        model(view.tensor)
+    finally:
+        model.train(training)
