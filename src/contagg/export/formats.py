@@ -1,0 +1,65 @@
+"""Exported networks as the bytes of a file, with what a reader must know to feed them."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from contagg.errors import UserError
+
+METADATA_FILE = "contagg.json"
+"""The member of a .pt2 archive that holds the metadata; ONNX holds it under `metadata_props`, a value a key."""
+
+AXES = ("batch", "channels", "height", "width")
+
+Answer = Callable[[Tensor], Tensor]
+"""(batch, channels, height, width) -> logits (batch, classes)."""
+
+
+def to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
+    """torch.export's archive: `torch.export.load(path, extra_files={"contagg.json": ""})`."""
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata)})
+    return content.getvalue()
+
+
+def to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
+    """An ONNX model with input `images` and output `logits`; metadata values are JSON.
+
+    Raises:
+        UserError: the packages of the extra `export` are missing.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError("ONNX needs more packages: pip install 'contagg[export]'") from error
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"])
+    assert exported is not None
+    model = exported.model_proto
+    del model.graph.value_info[:]  # shapes of intermediate results in names that nobody reads
+    for value, axes in ((model.graph.input[0], AXES), (model.graph.output[0], ("batch", "classes"))):
+        for dimension, axis in zip(value.type.tensor_type.shape.dim, axes, strict=True):
+            if dimension.dim_param:
+                dimension.dim_param = axis
+    for key, entry in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(entry))
+    return model.SerializeToString()
+
+
+def open_pt2(content: bytes) -> Answer:
+    """A .pt2 file's program."""
+    return torch.export.load(io.BytesIO(content)).module()
+
+
+def open_onnx(content: bytes) -> Answer:
+    """An ONNX file in onnxruntime. UserError where that is missing."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("checking an ONNX file needs onnxruntime: pip install 'contagg[export]'") from error
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

@@ -1,0 +1,54 @@
+"""A network as one graph of tensor operations, for any batch and any image size."""
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from contagg.affinity.mlp import MLP
+from contagg.aggregation import Aggregation
+from contagg.errors import UserError
+from contagg.fusion import fuse
+
+
+def export_program(model: nn.Module, input_size: tuple[int, int, int], any_size: bool = True) -> ExportedProgram:
+    """`torch.export` of a network, of ours in its inference form (`fuse`), for any batch.
+
+    Args:
+        model: A network of ours or timm's, in fp32 on the CPU; it is not changed.
+        input_size: (channels, height, width).
+        any_size: Serve any height and width above the network's stride, not `input_size` alone.
+
+    Returns:
+        A program that takes images (batch, channels, height, width) and gives logits (batch, classes).
+
+    Raises:
+        UserError: the network cannot be exported for that.
+    """
+    if any(isinstance(module, Aggregation) for module in model.modules()):
+        model = fuse(model)
+    model.eval()
+    channels, height, width = input_size
+    dimensions = {0: Dim("batch")}
+    if any_size:
+        stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index, assignment]
+        # One position alone in the last grid would be a graph of its own: torch specialises on 1.
+        dimensions |= {2: Dim("height", min=stride + 1), 3: Dim("width", min=stride + 1)}
+        height, width = max(height, 2 * stride), max(width, 2 * stride) + stride
+    try:
+        # Truths that torch cannot prove for all sizes become assertions in the program.
+        return torch.export.export(
+            model,
+            (torch.randn(2, channels, height, width),),
+            dynamic_shapes=(dimensions,),
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    except torch._dynamo.exc.UserError as error:
+        reason = str(error).strip().splitlines()[0]
+        advice = "; give --size HEIGHT,WIDTH for a file that serves one size" if any_size else ""
+        raise UserError(f"{type(model).__name__} cannot be exported: {reason}{advice}") from error
+
+
+def serves_any_size(model: nn.Module) -> bool:
+    """Whether no parameter of a network belongs to one grid, positions that are interpolated aside."""
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
+    return not fixed and not any(isinstance(module, MLP) for module in model.modules())

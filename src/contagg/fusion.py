@@ -1,0 +1,195 @@
+"""The inference form of a network: the same answers from fewer passes over memory.
+
+In a block nothing but BatchNorm, projections and depthwise kernels lies between residuals, all of them linear, so
+neighbours fold into one another.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
+from contagg.affinity.convolution import Convolution
+from contagg.affinity.mixture import Mixture, spread
+from contagg.affinity.mlp import MLP
+from contagg.aggregation import Aggregation
+from contagg.block import Block, ConvolutionPosition, TokenBatchNorm
+from contagg.errors import UserError
+
+
+@torch.no_grad()
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of a network for inference, with the same interface; its answers differ by rounding only.
+
+    - a block's BatchNorms go into the projections that read them (query, key and value; the first of the MLP);
+    - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
+    - a mixture's gates go into its static kernels; a dynamic affinity's gate rides on the sum (Eq. 7);
+    - a kernel a head becomes a kernel a channel; stochastic depth goes;
+    - on a CPU, where nothing compiles it, the MLP runs some tokens at a time.
+
+    The last BatchNorm stays: it is what `forward_features` promises, and covers 1 / 32 of each side.
+
+    Args:
+        model: a network of this package, or any module that holds one, such as a detector. It is not changed.
+            Fuse in fp32 and lower the precision afterwards.
+
+    Raises:
+        UserError: there is nothing of ours in it.
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    aggregations = [module for module in fused.modules() if isinstance(module, Aggregation)]
+    if not aggregations:
+        raise UserError(f"fuse: {type(model).__name__} has none of this package's blocks; give one of its networks")
+    for module in list(fused.modules()):
+        if isinstance(module, Block):
+            _fuse_block(module)
+    for aggregation in aggregations:
+        aggregation.affinity = _folded(aggregation.affinity, aggregation.value.out_features)  # type: ignore[assignment]
+    return fused
+
+
+class FoldedPosition(nn.Conv2d):
+    """x + depthwise convolution of x as one depthwise convolution."""
+
+    def __init__(self, position: ConvolutionPosition) -> None:
+        channels, size = position.in_channels, position.kernel_size[0]
+        super().__init__(channels, channels, size, padding=size // 2, groups=channels)
+        weight = position.weight.detach().clone()
+        weight[:, :, size // 2, size // 2] += 1
+        self.weight, self.bias = _frozen(weight), position.bias
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        return as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a BatchNorm that has gone into the projections after it."""
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        return tokens
+
+
+class SlicedMlp(nn.Module):
+    """A block's MLP, on a CPU some tokens at a time: its hidden layer stays in the cache and is allocated once.
+
+    Whole, stage 1's takes 51 MB for 8 images of 224 px, which the system clears page by page for every block anew.
+    """
+
+    HIDDEN = 2**20
+    """Numbers of the hidden layer in a slice, 4 MB in fp32."""
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        self.mlp = mlp
+        self.rows: int = max(1, self.HIDDEN // mlp.fc1.weight.shape[0])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # A compiler plans memory itself, and a graph must not depend on how many tokens there are.
+        if torch.compiler.is_compiling() or not tokens.is_cpu or tokens.shape[:2].numel() <= self.rows:
+            return self.mlp(tokens)
+        slices = tokens.flatten(0, 1).split(self.rows)
+        return torch.cat([self.mlp(part) for part in slices]).view_as(tokens)
+
+
+class GatedSum(nn.Module):
+    """The sum of two aggregations; a gate of (1,) or (C,) where it could not go into the affinity's parameters."""
+
+    first_gate: Tensor | None
+    second_gate: Tensor | None
+
+    def __init__(self, first: nn.Module, second: nn.Module, gates: tuple[Tensor | None, Tensor | None]) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.register_buffer("first_gate", gates[0])
+        self.register_buffer("second_gate", gates[1])
+
+    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        first = self.first.aggregate(values, tokens, grid)  # type: ignore[operator]
+        second = self.second.aggregate(values, tokens, grid)  # type: ignore[operator]
+        if self.second_gate is not None:
+            second = second * self.second_gate
+        # One pass instead of a product and a sum.
+        return second + first if self.first_gate is None else torch.addcmul(second, first, self.first_gate)
+
+
+def _fuse_block(block: Block) -> None:
+    if isinstance(block.position, ConvolutionPosition):
+        block.position = FoldedPosition(block.position)  # type: ignore[assignment]
+    if isinstance(block.norm1, TokenBatchNorm):
+        _fold_norm(block.norm1, [block.aggregation.value, *_projections(block.aggregation.affinity)])
+        block.norm1 = FoldedNorm()  # type: ignore[assignment]
+    if isinstance(block.norm2, TokenBatchNorm):
+        _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
+        block.norm2 = FoldedNorm()  # type: ignore[assignment]
+    if isinstance(block.mlp, Mlp):
+        block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
+    for name in ("drop_path1", "drop_path2"):
+        if isinstance(getattr(block, name), DropPath):
+            setattr(block, name, nn.Identity())
+
+
+def _projections(affinity: nn.Module) -> list[nn.Linear]:
+    """The projections through which an affinity reads the tokens."""
+    return [module for module in affinity.modules() if isinstance(module, nn.Linear)]
+
+
+def _fold_norm(norm: nn.BatchNorm2d, projections: list[nn.Linear]) -> None:
+    """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    for projection in projections:
+        matrix = projection.weight.double()
+        projection.bias = _frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
+        projection.weight = _frozen((matrix * scale).to(projection.weight.dtype))
+
+
+def _folded(affinity: nn.Module, channels: int) -> nn.Module:
+    """An affinity's inference form."""
+    if isinstance(affinity, Convolution):
+        return _a_kernel_a_channel(affinity)
+    if not isinstance(affinity, Mixture):
+        return affinity
+    alpha, beta = affinity.gate()
+    first, first_gate = _absorb(_folded(affinity.first, channels), alpha, channels)
+    second, second_gate = _absorb(_folded(affinity.second, channels), beta, channels)
+    if isinstance(first, Convolution) and isinstance(second, Convolution):
+        return _sum_of_kernels(first, second)
+    return GatedSum(first, second, (first_gate, second_gate))
+
+
+def _a_kernel_a_channel(convolution: Convolution) -> Convolution:
+    convolution.weight = _frozen(convolution.weight.repeat_interleave(convolution.head_width, 0))
+    convolution.heads, convolution.head_width = len(convolution.weight), 1
+    return convolution
+
+
+def _absorb(affinity: nn.Module, gate: Tensor, channels: int) -> tuple[nn.Module, Tensor | None]:
+    """The affinity with a gate of (1,) or (heads,) in its parameters and None; or as it is, and the gate."""
+    if isinstance(affinity, Convolution):
+        weight = spread(gate, channels)
+        affinity.weight = _frozen(affinity.weight * weight.view(-1, 1, 1, 1))
+        affinity.bias = None if affinity.bias is None else _frozen(affinity.bias * weight)
+        return affinity, None
+    if isinstance(affinity, MLP) and affinity.heads % len(gate) == 0:
+        affinity.factors[0] = _frozen(affinity.factors[0] * spread(gate, affinity.heads).view(-1, 1, 1))
+        return affinity, None
+    return affinity, None if bool((gate == 1).all()) else spread(gate, channels)
+
+
+def _sum_of_kernels(first: Convolution, second: Convolution) -> Convolution:
+    """One convolution for two: the smaller kernels are put into the middle of the larger."""
+    small, large = sorted((first, second), key=lambda convolution: convolution.kernel_size)
+    margin = (large.kernel_size - small.kernel_size) // 2
+    large.weight = _frozen(large.weight + F.pad(small.weight, [margin] * 4))
+    if small.bias is not None:
+        large.bias = _frozen(small.bias if large.bias is None else large.bias + small.bias)
+    return large
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
