@@ -1,0 +1,242 @@
+"""What a COCO JSON says, checked once. Needs no torch.
+
+Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
+"""
+
+import json
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contagg.detection.regions import check
+from contagg.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1.0
+"""Pixels that a box may reach beyond its image, as rounding makes it; it is clipped."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: its id in the JSON, and its name."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """An image of the JSON; sizes in pixels."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """A checked COCO JSON.
+
+    Attributes:
+        path: Of the JSON.
+        folder: Of the images.
+        categories: Ascending by id; a category's place is its label.
+        images: As the JSON has them.
+        dropped: Annotations left out, by reason.
+    """
+
+    path: Path
+    folder: Path
+    categories: tuple[Category, ...]
+    images: tuple[ImageEntry, ...]
+    dropped: Mapping[str, int]
+    _stored: "_Stored"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By label."""
+        return tuple(category.name for category in self.categories)
+
+    def objects(self, index: int) -> list[dict[str, Any]]:
+        """An image's annotations, crowds included: category_id, bbox [x, y, w, h], iscrowd, segmentation, area, id."""
+        return self._stored[index]
+
+    def label(self, category_id: int) -> int:
+        """The label of a category id."""
+        return self._labels[category_id]
+
+    @cached_property
+    def _labels(self) -> dict[int, int]:
+        return {category.id: label for label, category in enumerate(self.categories)}
+
+    def ground_truth(self, indices: Iterable[int]) -> dict[str, Any]:
+        """These images as a COCO JSON again, for evaluation."""
+        chosen = list(indices)
+        return {
+            "images": [vars(self.images[index]) for index in chosen],
+            "annotations": [
+                {"image_id": self.images[index].id, **thing} for index in chosen for thing in self.objects(index)
+            ],
+            "categories": [vars(category) for category in self.categories],
+        }
+
+
+class _Stored:
+    """Lists of annotations as bytes: Python's objects would be copied into each worker as their references count."""
+
+    def __init__(self, lists: Iterable[list[dict[str, Any]]]) -> None:
+        parts = [json.dumps(objects).encode() for objects in lists]
+        self._ends = np.cumsum([0, *map(len, parts)])
+        self._bytes = np.frombuffer(b"".join(parts), np.uint8)
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        return json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def read_annotations(path: Path, folder: Path, needs_masks: bool = False) -> CocoAnnotations:
+    """Read and check a JSON of instances.
+
+    Boxes of no width or height are left out and counted in a warning; boxes a pixel beyond the image are clipped.
+
+    Raises:
+        UserError: no such file or folder; no JSON; no COCO; ids given twice or not declared; a box that is not four
+            finite numbers or lies outside its image; a broken segmentation, or none where masks are needed; a missing
+            image. Says where.
+    """
+    content = _content(path)
+    categories = _categories(content["categories"], path)
+    images = _images(content["images"], path, folder)
+    places = {image.id: place for place, image in enumerate(images)}
+    known = {category.id for category in categories}
+    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    dropped: Counter[str] = Counter()
+    seen: set[int] = set()
+    for entry in content["annotations"]:
+        where = f"{path}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
+        thing = _annotation(entry, where, places, known, images, needs_masks)
+        if thing["id"] in seen:
+            raise UserError(f"{where}: its id is given twice")
+        seen.add(thing["id"])
+        if min(thing["bbox"][2:]) <= 0:
+            dropped["boxes without width or height"] += 1
+        else:
+            objects[places[entry["image_id"]]].append(thing)
+    for reason, count in dropped.items():
+        logger.warning("%s: left out %d %s", path, count, reason)
+    stored = _Stored(objects.get(place, []) for place in range(len(images)))
+    return CocoAnnotations(path, folder, categories, images, dropped, stored)
+
+
+def _content(path: Path) -> dict[str, list[Any]]:
+    if not path.is_file():
+        raise UserError(f"no annotations at {path}: a COCO JSON of instances was expected there")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is no readable JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{path} is no COCO JSON of instances: it has no list {key!r}")
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise UserError(f"{path}: its list {key!r} is empty")
+    return content
+
+
+def _categories(entries: list[Any], path: Path) -> tuple[Category, ...]:
+    _check_entries(entries, {"id": int, "name": str}, f"{path}: category")
+    return tuple(sorted((Category(e["id"], e["name"]) for e in entries), key=lambda category: category.id))
+
+
+def _images(entries: list[Any], path: Path, folder: Path) -> tuple[ImageEntry, ...]:
+    kinds = {"id": int, "file_name": str, "height": int, "width": int}
+    _check_entries(entries, kinds, f"{path}: image")
+    images = tuple(ImageEntry(*(entry[key] for key in kinds)) for entry in entries)
+    if not folder.is_dir():
+        raise UserError(f"no folder of images at {folder}")
+    present: dict[Path, set[str]] = {}
+    for image in images:
+        if min(image.height, image.width) < 1:
+            raise UserError(f"{path}: image {image.id} is {image.height} x {image.width} pixels")
+        file = folder / image.file_name
+        if file.parent not in present:  # one listing a folder: asking for each file takes long on shared disks
+            present[file.parent] = _listing(file.parent)
+        if file.name not in present[file.parent]:
+            raise UserError(f"image {image.id} of {path} is missing: no {file}")
+    return images
+
+
+def _listing(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _check_entries(entries: list[Any], kinds: Mapping[str, type], where: str) -> None:
+    seen: set[int] = set()
+    for entry in entries:
+        for key, kind in kinds.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+                raise UserError(f"{where} {entry!r:.100}: a {kind.__name__} {key!r} was expected")
+        if entry["id"] in seen:
+            raise UserError(f"{where} {entry['id']}: its id is given twice")
+        seen.add(entry["id"])
+
+
+def _annotation(
+    entry: Any,
+    where: str,
+    places: Mapping[int, int],
+    categories: set[int],
+    images: Sequence[ImageEntry],
+    needs_masks: bool,
+) -> dict[str, Any]:
+    """A checked annotation with its box clipped to the image."""
+    for key in ("id", "image_id", "category_id", "bbox"):
+        if not isinstance(entry, dict) or key not in entry:
+            raise UserError(f"{where}: it has no {key!r}")
+    if entry["image_id"] not in places:
+        raise UserError(f"{where}: there is no image {entry['image_id']!r}")
+    if entry["category_id"] not in categories:
+        raise UserError(f"{where}: category {entry['category_id']!r} is not declared")
+    image = images[places[entry["image_id"]]]
+    box = _box(entry["bbox"], f"{where}, image {image.file_name}", image)
+    thing = {
+        "id": entry["id"],
+        "category_id": entry["category_id"],
+        "bbox": box,
+        "area": float(entry.get("area", box[2] * box[3])),
+        "iscrowd": int(bool(entry.get("iscrowd", 0))),
+    }
+    if needs_masks:
+        if not entry.get("segmentation"):
+            raise UserError(f"{where}: it has no segmentation, which Mask R-CNN learns from")
+        try:
+            check(entry["segmentation"], (image.height, image.width))
+        except UserError as error:
+            raise UserError(f"{where}, image {image.file_name}: {error}") from error
+        thing["segmentation"] = entry["segmentation"]
+    return thing
+
+
+def _box(box: Any, where: str, image: ImageEntry) -> list[float]:
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
+    if not numbers or not all(map(math.isfinite, box)):
+        raise UserError(f"{where}: its box must be four finite numbers x, y, width, height, not {box!r}")
+    x, y, width, height = map(float, box)
+    if width < 0 or height < 0:
+        raise UserError(f"{where}: its box {box} has a negative width or height")
+    right, bottom = x + width, y + height
+    beyond = max(-x, -y, right - image.width, bottom - image.height)
+    if beyond > _TOLERANCE:
+        raise UserError(f"{where}: its box {box} lies outside the {image.width} x {image.height} pixels")
+    if beyond > 0:
+        x, y, right, bottom = max(x, 0.0), max(y, 0.0), min(right, float(image.width)), min(bottom, float(image.height))
+    return [x, y, right - x if beyond > 0 else width, bottom - y if beyond > 0 else height]

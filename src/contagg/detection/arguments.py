@@ -1,0 +1,29 @@
+"""The arguments of the commands about detection. Needs no torch."""
+
+import argparse
+
+from contagg.classification.arguments import whole_above_zero
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a run folder, or a weights file of it")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+
+
+def validate(parser: argparse.ArgumentParser) -> None:
+    """For `contagg validate`."""
+    _common(parser)
+    parser.add_argument("--batch-size", type=whole_above_zero, default=2, help="images at once (default 2)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--data.root", dest="root", help="the data set's folder (default: where the run had it)")
+    parser.add_argument("--data.annotations", dest="annotations", help="JSON below it (default: the run's)")
+    parser.add_argument("--data.images", dest="images", help="folder of images below it (default: the run's)")
+    parser.add_argument("--output", help="folder for scores.json and COCO's result files (default: none)")
+
+
+def predict(parser: argparse.ArgumentParser) -> None:
+    """For `contagg predict`."""
+    _common(parser)
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--score", type=float, default=0.5, help="least score to tell and to draw (default 0.5)")
+    parser.add_argument("--output", default="predictions", help="folder (default predictions)")

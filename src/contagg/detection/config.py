@@ -1,0 +1,168 @@
+"""What a detection recipe says. Needs no torch: a recipe is checked first."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contagg.training.config import FREE, RunConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoDataConfig:
+    """Images and annotations in COCO's form; paths are below `root`.
+
+    Attributes:
+        root: The data set's folder.
+        train_images, validation_images: Folders of images.
+        train_annotations, validation_annotations: JSON files.
+    """
+
+    root: str = field(metadata=FREE)
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    validation_images: str = "val2017"
+    validation_annotations: str = "annotations/instances_val2017.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizingConfig:
+    """How large images are, and how training varies them (A.2, A.3).
+
+    Attributes:
+        short_sides: Of the shorter side in pixels; training draws one, evaluation takes the last.
+        long_side: What the longer side may have at most; the shorter is smaller then.
+        horizontal_flip: Probability.
+    """
+
+    short_sides: tuple[int, ...] = (800,)
+    long_side: int = 1333
+    horizontal_flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        sizes = self.short_sides
+        require(bool(sizes) and min(sizes) >= 32, f"augmentation.short_sides must be 32 or more, not {list(sizes)}")
+        require(
+            self.long_side >= max(sizes),
+            f"augmentation.long_side {self.long_side} must not be below short_sides {list(sizes)}",
+        )
+        flip = self.horizontal_flip
+        require(0 <= flip <= 1, f"augmentation.horizontal_flip must lie between 0 and 1, not {flip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """Which detector on which backbone.
+
+    Attributes:
+        detector: retinanet (boxes), or mask_rcnn (boxes and masks).
+        backbone: Of ours or timm's, with features at strides 4 to 32.
+        init_from: A weights file of the backbone: a run's, timm's, the released one.
+        pretrained: Let timm fetch its weights of the backbone.
+        norm: frozen keeps the backbone's BatchNorm as it was loaded, statistics and affine; train trains it.
+        checkpointing: Recompute the backbone's blocks in the backward pass, for less memory.
+        pyramid_channels: Width of the feature pyramid and the heads.
+        anchor_size: Of the smallest anchors, in pixels; each level doubles it.
+        proposals: Regions of an image that Mask R-CNN looks at; training chooses from twice as many.
+        sampled_proposals: Of these, those that a training step learns from.
+        drop_path: Rate of stochastic depth in the backbone's last block.
+        options: What else the backbone's constructor takes.
+    """
+
+    detector: Literal["retinanet", "mask_rcnn"]
+    backbone: str = "container_light"
+    init_from: str | None = None
+    pretrained: bool = False
+    norm: Literal["frozen", "train"] = "frozen"
+    checkpointing: bool = field(default=False, metadata=FREE)
+    pyramid_channels: int = 256
+    anchor_size: int = 32
+    proposals: int = 1000
+    sampled_proposals: int = 512
+    drop_path: float = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("pyramid_channels", "anchor_size", "proposals", "sampled_proposals"):
+            require(getattr(self, name) >= 4, f"model.{name} must be at least 4, not {getattr(self, name)}")
+        require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
+        for option, name in {"drop_path_rate": "drop_path", "pretrained": "pretrained"}.items():
+            require(option not in self.options, f"model.options.{option}: use model.{name}")
+        require(not (self.init_from and self.pretrained), "model.init_from and model.pretrained: give one of them")
+        require(
+            self.norm == "train" or bool(self.init_from) or self.pretrained,
+            "model.norm is frozen, but there is nothing to freeze: give model.init_from a file of the backbone's "
+            "weights (or model.pretrained true), or set model.norm to train",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptimizationConfig:
+    """AdamW whose rate warms up, then drops in steps (A.2, A.3).
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a device takes at once. The paper: 8 devices with 2 each.
+        accumulate: Batches whose gradients are added before a step.
+        learning_rate: After the warm-up, whatever the total batch.
+        drop_epochs: Where the rate is multiplied by drop_factor; fractions of epochs are allowed.
+        drop_factor: See drop_epochs.
+        warmup_steps: Steps of linear warm-up.
+        warmup_factor: Where the warm-up begins, by learning_rate.
+        weight_decay: For matrices and kernels; norms, biases and gates have none.
+        betas, epsilon: AdamW's.
+        clip_gradient_norm: Largest norm of the gradient; null does not clip.
+        average_decay: Decay of a moving average of the weights, which is then validated; null is none.
+    """
+
+    epochs: int = 12
+    batch_size: int = 2
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    drop_epochs: tuple[float, ...] = (8, 11)
+    drop_factor: float = 0.1
+    warmup_steps: int = 500
+    warmup_factor: float = 0.001
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    clip_gradient_norm: float | None = None
+    average_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            value = getattr(self, name)
+            require(value >= 1, f"optimization.{name} must be at least 1, not {value}")
+        for name in ("learning_rate", "epsilon", "clip_gradient_norm", "drop_factor", "warmup_factor"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"optimization.{name} must be above 0, not {value}")
+        for name in ("warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, f"optimization.{name} must not be negative, but is {value}")
+        drops = list(self.drop_epochs)
+        require(
+            drops == sorted(drops) and all(0 < drop < self.epochs for drop in drops),
+            f"optimization.drop_epochs {drops} must ascend and lie above 0 and below optimization.epochs {self.epochs}",
+        )
+        require(all(0 <= beta < 1 for beta in self.betas), f"optimization.betas must lie in [0, 1), not {self.betas}")
+        decay = self.average_decay
+        require(decay is None or 0 < decay < 1, f"optimization.average_decay must lie between 0 and 1, not {decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRecipe:
+    """Learn to find things and, with Mask R-CNN, to outline them (Sec. 4.2 and 4.3, appendix A.2 and A.3).
+
+    Attributes:
+        task: detection.
+        model: Which detector on which backbone.
+        data: Which images.
+        augmentation: How large they are, and how they are varied.
+        optimization: How long, how fast.
+        run: Where and how.
+    """
+
+    task: Literal["detection"]
+    model: DetectorConfig
+    data: CocoDataConfig
+    augmentation: ResizingConfig = ResizingConfig()
+    optimization: StepOptimizationConfig = StepOptimizationConfig()
+    run: RunConfig

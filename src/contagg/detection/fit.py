@@ -1,0 +1,145 @@
+"""Trains what a detection recipe describes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contagg.detection.annotations import CocoAnnotations, read_annotations
+from contagg.detection.backbone import Features
+from contagg.detection.config import CocoDataConfig, DetectionRecipe
+from contagg.detection.dataset import CocoImages, evaluation_transform, training_transform
+from contagg.detection.detectors import Detector, build_detector
+from contagg.detection.drawing import save_drawing
+from contagg.detection.evaluation import Kind, in_file_pixels
+from contagg.detection.initial import load_backbone
+from contagg.detection.loaders import evaluation_loader, train_loader
+from contagg.detection.saved import Saved, describe, load_detector
+from contagg.detection.scoring import evaluate
+from contagg.detection.task import Detection, StepSchedule
+from contagg.errors import UserError
+from contagg.files import save_figure, write_output
+from contagg.training.curves import read_metrics, run_figure
+from contagg.training.engine import Job, check_machine, claim_folder, train
+from contagg.training.run_folder import RunFolder, is_first_process
+
+_SHOWN = ("box_ap50", "mask_ap50", "box_ap", "mask_ap", "train_loss", "learning_rate")
+
+
+def fit(recipe: DetectionRecipe) -> None:
+    """`contagg fit` for detection: trains, draws, reads the best weights back, says where all is."""
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    masks = recipe.model.detector == "mask_rcnn"
+    training, validation = open_splits(recipe.data, masks)
+    job = make_job(recipe, training, validation)
+    folder = claim_folder(recipe.run, recipe)
+    train(job, recipe.run, folder)
+    if is_first_process():
+        report(folder, validation, recipe)
+
+
+def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, CocoAnnotations]:
+    """Training and validation annotations. UserError if their categories differ or there is nothing to find."""
+    root = Path(data.root)
+    training = read_annotations(root / data.train_annotations, root / data.train_images, masks)
+    validation = read_annotations(root / data.validation_annotations, root / data.validation_images, masks)
+    if training.categories != validation.categories:
+        raise UserError(f"the categories of {training.path} and {validation.path} differ")
+    for split in (training, validation):
+        if not any(split.objects(index) for index in range(len(split.images))):
+            raise UserError(f"{split.path} has no annotation that can be used")
+    return training, validation
+
+
+def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: CocoAnnotations) -> Job:
+    """What the engine trains. UserError for a backbone, weights or a warm-up that do not fit."""
+    optimization, run = recipe.optimization, recipe.run
+    model = build_detector(recipe.model, len(training.categories))
+    if recipe.model.init_from:
+        message = load_backbone(features_of(model), recipe.model.init_from)
+        if is_first_process():
+            print(message, flush=True)
+    steps = len(training.images) // (optimization.batch_size * run.world_size) // optimization.accumulate
+    if not steps:
+        raise UserError(
+            f"{len(training.images)} training images are fewer than a batch of "
+            f"{optimization.batch_size * run.world_size * optimization.accumulate} ({optimization.batch_size} x "
+            f"{run.world_size} processes x {optimization.accumulate} accumulated): lower optimization.batch_size"
+        )
+    if optimization.warmup_steps >= steps * optimization.epochs:
+        raise UserError(
+            f"optimization.warmup_steps {optimization.warmup_steps} must be below the {steps * optimization.epochs} "
+            "steps of the run"
+        )
+    kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
+    varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
+    size, workers = optimization.batch_size, run.workers
+    return Job(
+        task=Detection(model, optimization, validation, kinds),
+        networks=[features_of(model)],
+        train_batches=lambda rank, world_size: train_loader(
+            CocoImages(training, model.masks), varied, size, workers, run.seed, rank, world_size
+        ),
+        validation_batches=lambda rank, world_size: evaluation_loader(
+            CocoImages(validation, masks=False), plain, size, workers, rank, world_size
+        ),
+        schedules=lambda optimizer: [StepSchedule(optimizer, optimization, steps)],
+        epochs=optimization.epochs,
+        accumulate=optimization.accumulate,
+        clip_gradient_norm=optimization.clip_gradient_norm,
+        average_decay=optimization.average_decay,
+        monitor="box_ap",
+        metadata=describe(recipe.model, training.categories, recipe.augmentation),
+        identity={"training images": len(training.images), "classes": len(training.categories)},
+    )
+
+
+def features_of(model: Detector) -> Features:
+    """A detector's backbone without its pyramid."""
+    return model.network.backbone.features  # type: ignore[union-attr, return-value]
+
+
+def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionRecipe) -> None:
+    """Draw the figures of a finished run, score its best weights as read back, and say where everything is."""
+    best = folder.checkpoints / "best.safetensors"
+    columns = read_metrics(folder.folder)
+    curves = folder.figures / "curves.png"
+    save_figure(run_figure({name: columns[name] for name in _SHOWN if name in columns}, folder.folder.name), curves)
+    saved = load_detector(best)
+    device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.accelerator != "cpu" else "cpu")
+    scores = evaluate(saved, validation, recipe.optimization.batch_size, recipe.run.workers, device)
+    write_output(folder.figures / "scores.json", json.dumps(scores, indent=2).encode())
+    picture = folder.figures / "predictions.png"
+    show(saved, validation, picture, device)
+    read_back = ", ".join(
+        f"{name} {scores[name]:.3f}" for name in ("box_ap", "box_ap50", "mask_ap50") if name in scores
+    )
+    print(
+        f"""
+best weights   {best}
+               read back: {read_back}; all numbers in {folder.figures / "scores.json"}
+metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+curves         {curves}
+predictions    {picture}
+
+next           contagg predict {best} IMAGE_OR_FOLDER
+               contagg validate {best}""",
+        flush=True,
+    )
+
+
+@torch.inference_mode()
+def show(saved: Saved, validation: CocoAnnotations, path: Path, device: torch.device, count: int = 8) -> None:
+    """Draw what is found in the first images of the validation set."""
+    plain = evaluation_transform(saved.resizing)
+    images, found = [], []
+    model = saved.model.to(device)
+    for index in range(min(count, len(validation.images))):
+        image, target = CocoImages(validation, masks=False)[index]
+        prepared, _ = plain(image, target)
+        detections = model([torch.as_tensor(prepared).to(device)])[0]
+        images.append(np.asarray(image.permute(1, 2, 0)))
+        found.append(in_file_pixels(detections, prepared.shape[1:], image.shape[1:]))
+    save_drawing(path, images, found, [category.name for category in saved.categories], least_score=0.5)

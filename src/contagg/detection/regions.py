@@ -1,0 +1,121 @@
+"""Masks as COCO writes them: polygons, or run lengths (RLE) column by column. Needs no torch.
+
+A mask is uint8 or bool (H, W). Coordinates are pixels, (0, 0) being the corner of the first, not its centre.
+"""
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from contourpy import contour_generator
+
+from contagg.errors import UserError
+
+try:
+    from faster_coco_eval.core import mask as coco_mask
+except ImportError as error:
+    raise UserError("detection needs the package faster-coco-eval: pip install 'contagg[detection]'") from error
+
+Segmentation = Any
+"""As in COCO's JSON: [[x, y, x, y, ..], ..], or {"size": [H, W], "counts": [..] or a compressed text}."""
+
+
+def to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Compressed run lengths, `counts` as text, so that they can be written to JSON."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode()}
+
+
+def to_plain_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths as numbers, beginning with the zeros: the form of COCO's crowds."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F").tolist()
+    counts = [len(list(run)) for _, run in groupby(flat)]
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def to_polygons(mask: np.ndarray) -> list[list[float]] | None:
+    """The outlines, or None where polygons do not give back the same mask, as with holes."""
+    lines: Any = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+    # Of three points or fewer a reader could take a polygon for a box.
+    polygons = [(line[:-1] - 0.5).ravel().tolist() for line in lines if len(line) > 4]
+    if not polygons or not np.array_equal(to_mask(polygons, mask.shape), mask):
+        return None
+    return polygons
+
+
+def to_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
+    """A segmentation of an image of `size` (H, W) as uint8 (H, W).
+
+    Raises:
+        UserError: it is neither polygons nor run lengths, or its run lengths are broken or of another size.
+    """
+    check(segmentation, size)
+    try:
+        return coco_mask.decode(compressed(segmentation, size))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(f"the segmentation cannot be read: {error}") from error
+
+
+def compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
+    """A checked segmentation as one compressed RLE."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, *size)
+    return segmentation
+
+
+def check(segmentation: Segmentation, size: tuple[int, int]) -> None:
+    """UserError unless a segmentation is well formed and of an image of `size` (H, W)."""
+    if isinstance(segmentation, list):
+        _check_polygons(segmentation)
+    elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        _check_rle(segmentation, size)
+    else:
+        raise UserError("the segmentation is neither a list of polygons nor an RLE with `size` and `counts`")
+
+
+def _check_polygons(polygons: list[Any]) -> None:
+    if not polygons:
+        raise UserError("the segmentation has no polygon")
+    for polygon in polygons:
+        numbers = isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+            shown = f"{len(polygon)} values" if isinstance(polygon, list) else repr(polygon)
+            raise UserError(f"a polygon must be finite numbers x, y, x, y, .. of three points or more, not {shown}")
+
+
+def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
+    counts = segmentation["counts"]
+    if list(segmentation["size"]) != list(size):
+        raise UserError(f"the mask is {segmentation['size']} high and wide, its image {list(size)}")
+    if isinstance(counts, str | bytes):
+        counts = _run_lengths(counts)
+    elif not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+        raise UserError("an RLE's counts must be whole numbers or a compressed text")
+    if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
+        raise UserError(
+            f"the RLE is broken: its counts add up to {sum(counts)}, the image has {size[0] * size[1]} pixels"
+        )
+
+
+def _run_lengths(text: str | bytes) -> list[int]:
+    """Decompress COCO's text: 5 bits a letter, low bits first, and from the third on differences to two before."""
+    letters = text.encode() if isinstance(text, str) else text
+    counts: list[int] = []
+    value = shift = 0
+    for letter in letters:
+        bits = letter - 48
+        if not 0 <= bits < 64:
+            raise UserError(f"the RLE is broken: its text has the letter {chr(letter)!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise UserError("the RLE is broken: its text ends within a number")
+    return counts

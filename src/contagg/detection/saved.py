@@ -1,0 +1,66 @@
+"""A detector's weights file says what it is of: the detector, its categories, the size of its images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from contagg.detection.annotations import Category
+from contagg.detection.config import DetectorConfig, ResizingConfig
+from contagg.detection.detectors import Detector, build_detector
+from contagg.errors import UserError
+from contagg.weights import load_into, read_weights
+
+TASK = "detection"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A detector in evaluation mode, and what it was made for."""
+
+    model: Detector
+    categories: tuple[Category, ...]
+    resizing: ResizingConfig
+
+
+def describe(model: DetectorConfig, categories: Sequence[Category], resizing: ResizingConfig) -> dict[str, Any]:
+    """What the weights file says of itself."""
+    return {
+        "task": TASK,
+        "detector": asdict(replace(model, init_from=None, pretrained=False, norm="train")),
+        "categories": [asdict(category) for category in categories],
+        "class_names": [category.name for category in categories],
+        "resizing": asdict(resizing),
+    }
+
+
+def load_detector(path: Path) -> Saved:
+    """Read a detector back. UserError for a file of something else, or one that is not whole."""
+    state, metadata = read_weights(path)
+    if metadata.get("task") != TASK:
+        raise UserError(f"{path} is of the task {metadata.get('task')!r}, not of a detector")
+    config = DetectorConfig(**metadata["detector"])
+    model = build_detector(config, len(metadata["categories"]))
+    load_into(model, state, repr(str(path)))
+    categories = tuple(Category(**category) for category in metadata["categories"])
+    return Saved(model.eval(), categories, _resizing(metadata["resizing"]))
+
+
+def _resizing(content: Mapping[str, Any]) -> ResizingConfig:
+    return ResizingConfig(**{**content, "short_sides": tuple(content["short_sides"])})
+
+
+def check_categories(trained: Sequence[Category], given: Sequence[Category], path: Path) -> None:
+    """UserError unless the data's categories, ids and names, are those that the detector was trained for."""
+    if list(trained) == list(given):
+        return
+    for one, other in zip(trained, given, strict=False):
+        if one != other:
+            differ = f"the first that differ are {one.id} {one.name!r} and {other.id} {other.name!r}"
+            break
+    else:
+        differ = "one has more than the other"
+    raise UserError(
+        f"{path} finds {len(trained)} categories and the data declare {len(given)}: {differ}; "
+        "take the data that it was trained on, or train anew"
+    )

@@ -1,0 +1,140 @@
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from contagg.detection import evaluation
+from contagg.detection.annotations import CocoAnnotations, read_annotations
+from contagg.detection.evaluation import NAMES, Collected, in_file_pixels, masks_of, results, score, score_together
+from contagg.detection.regions import to_mask, to_rle
+
+
+def annotations(folder: Path, split: str = "train") -> CocoAnnotations:
+    return read_annotations(folder / f"annotations/instances_{split}2017.json", folder / f"{split}2017", True)
+
+
+def imagined(truth: CocoAnnotations, seed: int = 0) -> Collected:
+    """Detections near the truth: some moved, some wrong, some doubled, one image without any."""
+    random = np.random.default_rng(seed)
+    found = Collected()
+    for index, image in enumerate(truth.images[1:], start=1):
+        entries: dict = {"box": [], "mask": []}
+        for thing in truth.objects(index) * 2:
+            if random.random() < 0.3:
+                continue
+            common = {
+                "image_id": image.id,
+                "category_id": thing["category_id"] if random.random() < 0.8 else truth.categories[0].id,
+                "score": random.random(),
+            }
+            moved = np.array(thing["bbox"]) + random.normal(0, 3, 4)
+            mask = to_mask(thing["segmentation"], (image.height, image.width))
+            mask = np.roll(mask, random.integers(-2, 3, 2), (0, 1))
+            entries["box"].append(common | {"bbox": [*moved[:2].tolist(), *np.maximum(moved[2:], 1).tolist()]})
+            entries["mask"].append(common | {"segmentation": to_rle(mask)})
+        found.add(image.id, entries)
+    return found
+
+
+def oracle(truth: CocoAnnotations, found: Collected, kind: str) -> list[float]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = COCO(truth.path)
+        detections = data.loadRes(json.loads(json.dumps(found.of_kind(kind))))
+        run = COCOeval(data, detections, {"box": "bbox", "mask": "segm"}[kind])
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run.stats.tolist()
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_twelve_numbers_are_pycocotools(composed: Path, kind: str, seed: int) -> None:
+    truth = annotations(composed)
+    found = imagined(truth, seed)
+    scores = score(truth, found, [kind])
+    assert list(scores) == [f"{kind}_{name}" for name in NAMES]
+    np.testing.assert_allclose(list(scores.values()), oracle(truth, found, kind), rtol=0, atol=1e-12)
+    assert 0.05 < scores[f"{kind}_ap50"] < 0.95
+    assert scores == score(truth, found, [kind])
+
+
+def test_perfect_detections_score_1_and_none_score_0(composed: Path) -> None:
+    truth = annotations(composed)
+    found = Collected()
+    for index, image in enumerate(truth.images):
+        things = [thing for thing in truth.objects(index) if not thing["iscrowd"]]
+        common = [{"image_id": image.id, "category_id": thing["category_id"], "score": 0.9} for thing in things]
+        boxes = [entry | {"bbox": thing["bbox"]} for entry, thing in zip(common, things, strict=True)]
+        masks = [entry | {"segmentation": thing["segmentation"]} for entry, thing in zip(common, things, strict=True)]
+        masks = [
+            entry | {"segmentation": to_rle(to_mask(entry["segmentation"], (image.height, image.width)))}
+            for entry in masks
+        ]
+        found.add(image.id, {"box": boxes, "mask": masks})
+    scores = score(truth, found, ["box", "mask"])
+    assert scores["box_ap"] == scores["mask_ap"] == pytest.approx(1)
+    assert score(truth, Collected(), ["box"])["box_ap"] == 0
+
+
+def test_masks_are_pasted_as_boxes_say_in_the_files_pixels(composed: Path) -> None:
+    found = {
+        "boxes": torch.tensor([[10.0, 20.0, 50.0, 40.0]] * 9),
+        "scores": torch.linspace(0.9, 0.1, 9),
+        "labels": torch.zeros(9, dtype=torch.int64),
+        "masks": torch.ones(9, 1, 28, 28),
+    }
+    placed = in_file_pixels(found, (60, 80), (120, 240))
+    assert placed["boxes"][0].tolist() == [30, 40, 150, 80]
+    masks = list(masks_of(placed, (120, 240)))
+    assert len(masks) == 9 and masks[8].shape == (120, 240)
+    rows, columns = np.nonzero(masks[8])
+    assert abs(rows.min() - 40) <= 2 and abs(columns.max() - 150) <= 3
+    entries = results(placed, 5, (120, 240), [77])
+    assert entries["box"][0] == {
+        "image_id": 5,
+        "category_id": 77,
+        "score": pytest.approx(0.9),
+        "bbox": [30, 40, 120, 40],
+    }
+    assert "bbox" not in entries["mask"][0]
+    assert np.array_equal(to_mask(entries["mask"][3]["segmentation"], (120, 240)).astype(bool), masks[3])
+
+
+def test_no_more_than_a_few_masks_are_laid_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    paste = evaluation.paste_masks_in_image
+    monkeypatch.setattr(
+        evaluation,
+        "paste_masks_in_image",
+        lambda masks, boxes, size: seen.append(len(masks)) or paste(masks, boxes, size),
+    )
+    found = {"boxes": torch.rand(100, 4).cumsum(1) * 9, "masks": torch.rand(100, 1, 28, 28)}
+    assert sum(1 for _ in masks_of(found, (40, 40))) == 100 and max(seen) == 8
+
+
+def _rank(rank: int, folder: Path, out: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
+    truth = annotations(folder)
+    mine = Collected()
+    for number, (image, entries) in enumerate(imagined(truth).by_image.items()):
+        if number % 3 == rank or number % 3 == 2:  # uneven, and some images in both processes
+            mine.add(image, entries)
+    (out / f"{rank}.json").write_text(json.dumps(score_together(truth, mine, ["box", "mask"])))
+    dist.destroy_process_group()
+
+
+def test_processes_score_what_one_would(composed: Path, tmp_path: Path) -> None:
+    processes.spawn(_rank, (composed, tmp_path), nprocs=2)
+    truth = annotations(composed)
+    expected = score(truth, imagined(truth), ["box", "mask"])
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected

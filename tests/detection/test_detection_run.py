@@ -1,0 +1,187 @@
+"""A detector from recipe to pictures, as a person would use it, and what is told when that cannot be."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from contagg import create
+from contagg.cli import main
+from contagg.detection.backbone import Features
+from contagg.detection.config import DetectorConfig, StepOptimizationConfig
+from contagg.detection.initial import load_backbone
+from contagg.detection.task import StepSchedule
+from contagg.errors import UserError
+from contagg.weights import read_weights, save_weights
+
+
+def recipe(data: Path, folder: Path, detector: str = "mask_rcnn") -> dict:
+    return {
+        "task": "detection",
+        "model": {
+            "detector": detector, "backbone": "container_light_tiny", "norm": "train", "pyramid_channels": 8,
+            "anchor_size": 16, "proposals": 20, "sampled_proposals": 8, "drop_path": 0.0,
+        },
+        "data": {"root": str(data)},
+        "augmentation": {"short_sides": [64], "long_side": 96},
+        "optimization": {"epochs": 1, "batch_size": 5, "drop_epochs": [], "warmup_steps": 2},
+        "run": {"folder": str(folder), "accelerator": "cpu", "workers": 0},
+    }  # fmt: skip
+
+
+def written(content: dict, folder: Path) -> str:
+    path = folder / "recipe_given.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    main(["fit", "-c", written(recipe(composed, run), tmp_path)])
+    (row,) = csv.DictReader((run / "metrics.csv").open())
+    assert {"train_loss", "train_loss_mask", "box_ap", "box_ap50", "mask_ap50"} <= set(row)
+    for name in ("curves.png", "predictions.png"):
+        assert Image.open(run / "figures" / name).size[0] > 300
+    scores = json.loads((run / "figures/scores.json").read_text())
+    assert len(scores) == 24
+    _, metadata = read_weights(run / "checkpoints/best.safetensors")
+    assert metadata["task"] == "detection" and len(metadata["categories"]) == 4
+
+    capsys.readouterr()
+    main(["validate", str(run), "--device", "cpu", "--output", str(tmp_path / "scored")])
+    assert "ap50" in capsys.readouterr().out
+    assert json.loads((tmp_path / "scored/scores.json").read_text()) == pytest.approx(scores)
+
+    image = next((composed / "val2017").glob("*.jpg"))
+    words = ["--score", "0.0", "--device", "cpu", "--output", str(tmp_path / "found")]
+    main(["predict", str(run), str(image), *words])
+    entries = json.loads((tmp_path / "found/results.json").read_text())
+    assert entries and {"image_id", "category_id", "score", "bbox", "segmentation"} == set(entries[0])
+    width, height = Image.open(image).size
+    assert entries[0]["segmentation"]["size"] == [height, width]
+    listed = json.loads((tmp_path / "found/images.json").read_text())
+    assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
+    assert len(list((tmp_path / "found").glob("*.png"))) == 1
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert leaving.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_other_categories_than_the_detectors_are_named(
+    composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    content = recipe(composed, tmp_path / "run", "retinanet")
+    content["optimization"] |= {"batch_size": 30, "warmup_steps": 0}
+    main(["fit", "-c", written(content, tmp_path)])
+    other = json.loads((composed / "annotations/instances_val2017.json").read_text())
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other | {"categories": [*other["categories"], {"id": 91, "name": "more"}]}))
+    words = ["validate", str(tmp_path / "run"), "--data.annotations", str(path)]
+    message = refused(words, capsys)
+    assert "finds 4 categories and the data declare 5: one has more than the other" in message
+    other["categories"][1]["name"] = "seven"
+    path.write_text(json.dumps(other))
+    assert "the first that differ are 3 '1' and 3 'seven'" in refused(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.norm", "frozen"], "model.norm is frozen, but there is nothing to freeze"),
+        (["--model.backbone", "vit_tiny_patch16_224"], "has features at strides [16, 16, 16]"),
+        (["--model.detector", "yolo"], "model.detector must be one of retinanet, mask_rcnn"),
+        (["--optimization.warmup_steps", "6"], "warmup_steps 6 must be below the 6 steps of the run"),
+        (["--optimization.batch_size", "31"], "30 training images are fewer than a batch of 31"),
+        (["--data.root", "gone"], "no annotations at gone"),
+        (["--model.init_from", "gone.pth"], "no weights at 'gone.pth'"),
+        (["--optimization.drop_epochs", "[3]"], "drop_epochs [3.0] must ascend and lie above 0 and below"),
+        (["--augmentation.long_side", "50"], "long_side 50 must not be below short_sides [64]"),
+        (["--model.anchor_sise", "8"], "unknown option --model.anchor_sise. Did you mean 'model.anchor_size'"),
+        (["--optimization.learning_rate", "1e20", "--optimization.epochs", "3"], "became"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_one_line(
+    words: list[str], message: str, composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = written(recipe(composed, tmp_path / "run", "retinanet"), tmp_path)
+    told = refused(["fit", "-c", path, *words], capsys)
+    assert message in told and "Traceback" not in told
+
+
+def test_a_backbone_from_a_classifiers_file_says_what_was_left(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = create("container_light_tiny", num_classes=5)
+    path = tmp_path / "classifier.safetensors"
+    save_weights(path, classifier.state_dict(), {})
+    features = Features("container_light_tiny", (8, 16, 32), frozen=True)
+    message = load_backbone(features, str(path))
+    assert "132 of 132 tensors loaded" in message and "not used: head.fc.bias, head.fc.weight" in message
+    classifier.eval(), features.eval()
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            features(images), classifier.forward_intermediates(images, [1, 2, 3], intermediates_only=True)
+        )
+
+
+def test_timms_flattened_names_are_found(tmp_path: Path) -> None:
+    """timm renames stages_0 where it takes features; the file has stages.0."""
+    classifier = create("convnext_atto", num_classes=5)
+    path = tmp_path / "timm.safetensors"
+    save_weights(path, classifier.state_dict(), {})
+    features = Features("convnext_atto", (4, 8, 16, 32), frozen=False)
+    wanted = len(features.body.state_dict())
+    assert f"{wanted} of {wanted} tensors loaded" in load_backbone(features, str(path))
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    features = Features("container_light_tiny", (8, 16, 32), frozen=False)
+    path = tmp_path / "other.safetensors"
+    save_weights(path, create("resnet18").state_dict(), {})
+    with pytest.raises(UserError, match="none of its 122 tensors is one of the backbone's"):
+        load_backbone(features, str(path))
+    save_weights(path, create("container_light").state_dict(), {})
+    with pytest.raises(UserError, match=r"stages.0.embedding.projection.weight is \(64, 3, 4, 4\) there and \(32"):
+        load_backbone(features, str(path))
+
+
+def test_the_schedule_is_the_papers() -> None:
+    """500 steps of warm-up, a tenth after epochs 8 and 11 of 12."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    schedule = StepSchedule(optimizer, StepOptimizationConfig(), steps=1000)
+    rates = {}
+    for step in (0, 250, 499, 500, 7999, 8000, 10999, 11000):
+        schedule.step_update(step)
+        rates[step] = optimizer.param_groups[0]["lr"] / 1e-4
+    assert rates == pytest.approx(
+        {0: 0.001, 250: 0.5005, 499: 0.998002, 500: 1, 7999: 1, 8000: 0.1, 10999: 0.1, 11000: 0.01}
+    )
+
+
+def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
+    from contagg.detection.annotations import Category
+    from contagg.detection.config import ResizingConfig
+    from contagg.detection.detectors import build_detector
+    from contagg.detection.saved import describe, load_detector
+
+    config = DetectorConfig(
+        detector="retinanet", backbone="container_light_tiny", init_from="x", pyramid_channels=8, norm="frozen"
+    )
+    model = build_detector(config, 2).eval()
+    path = tmp_path / "model.safetensors"
+    categories = (Category(3, "a"), Category(8, "b"))
+    save_weights(path, model.state_dict(), describe(config, categories, ResizingConfig(short_sides=(64,))))
+    saved = load_detector(path)
+    assert saved.categories == categories and saved.resizing.short_sides == (64,)
+    assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
+    save_weights(path, model.state_dict(), {"task": "classification"})
+    with pytest.raises(UserError, match="is of the task 'classification', not of a detector"):
+        load_detector(path)
