@@ -1,0 +1,29 @@
+"""The arguments of `contagg knn`. Needs no torch."""
+
+import argparse
+
+from contagg.classification.arguments import whole_above_zero
+from contagg.classification.config import NAMED_DATA
+
+
+def knn(parser: argparse.ArgumentParser) -> None:
+    """For `contagg knn`."""
+    parser.add_argument("checkpoint", help="a run folder, a weights file, or a checkpoint of the original DINO")
+    parser.add_argument(
+        "data", nargs="?", help=f"{', '.join(NAMED_DATA[:4])}, or a folder with train/ and val/; that of the run"
+    )
+    parser.add_argument("--data.root", dest="root", help="where the data lie (default: where the run had them)")
+    parser.add_argument(
+        "--k", type=whole_above_zero, nargs="+", default=[10, 20, 100, 200], help="default 10 20 100 200"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.07, help="a neighbour votes exp(cosine / this) (default 0.07)"
+    )
+    parser.add_argument("--model", help="which network, for a file that contagg fit did not write")
+    parser.add_argument("--image-size", type=whole_above_zero, default=224, help="with --model (default 224)")
+    parser.add_argument("--baselines", action="store_true", help="also of raw pixels and of the network untrained")
+    parser.add_argument("--cache", help="a folder where features are kept, and taken from the next time")
+    parser.add_argument("--output", help="a .json file for the numbers")
+    parser.add_argument("--batch-size", type=whole_above_zero, default=128, help="images at once (default 128)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")

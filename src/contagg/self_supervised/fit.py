@@ -1,0 +1,118 @@
+"""Trains what a DINO recipe describes."""
+
+from typing import Any
+
+import torch
+
+from contagg.classification.building import Preprocessing
+from contagg.classification.config import AugmentationConfig
+from contagg.classification.loaders import evaluation_loader, train_loader
+from contagg.classification.sources import ImageData, open_data
+from contagg.errors import UserError
+from contagg.self_supervised.collapse import draw_teacher
+from contagg.self_supervised.crops import make_crops
+from contagg.self_supervised.knn import check_neighbours
+from contagg.self_supervised.networks import build_pair
+from contagg.self_supervised.recipe import DinoRecipe
+from contagg.self_supervised.task import Dino, DinoSchedules
+from contagg.training.curves import draw_run
+from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
+from contagg.training.run_folder import RunFolder, is_first_process
+
+
+def fit(recipe: DinoRecipe) -> None:
+    """`contagg fit` for DINO: trains, draws, says where all is."""
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    data = open_data(recipe.data)
+    job = make_job(recipe, data)
+    folder = claim_folder(recipe.run, recipe)
+    train(job, recipe.run, folder)
+    if is_first_process():
+        report(folder, recipe)
+
+
+def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
+    """What the engine trains. UserError for what does not fit: crops, neighbours, images fewer than a batch."""
+    if recipe.knn.every:
+        check_neighbours(recipe.knn.neighbours, len(data.train))
+    total_batch = recipe.optimization.batch_size * recipe.run.world_size
+    steps = len(data.train) // total_batch
+    if not steps:
+        raise UserError(
+            f"{len(data.train)} training images are fewer than a batch of {total_batch}: lower optimization.batch_size"
+        )
+    student, teacher, options = build_pair(recipe.model, recipe.dino, recipe.crops)
+    whole = recipe.knn.crop_fraction == 1
+    evaluated = AugmentationConfig(
+        crop="padded" if whole else "resized", padding=0, crop_fraction=recipe.knn.crop_fraction
+    )
+    preprocessing = Preprocessing.of(teacher.backbone, recipe.model, evaluated)
+    schedules = DinoSchedules.of(recipe.dino, recipe.optimization, steps, recipe.run.world_size)
+    task = Dino(
+        student,
+        teacher,
+        recipe.dino,
+        recipe.optimization,
+        recipe.knn,
+        schedules,
+        channels_last=recipe.run.channels_last,
+    )
+    train_batches, validation_batches = _batches(recipe, data, preprocessing)
+    return Job(
+        task=task,
+        networks=[student.backbone, teacher.backbone],
+        train_batches=train_batches,
+        validation_batches=validation_batches,
+        schedules=lambda optimizer: [task.scheduled(optimizer)],
+        epochs=recipe.optimization.epochs,
+        validate_every=recipe.knn.every or 1,
+        monitor=f"accuracy_knn{recipe.knn.neighbours[0]}",
+        export="teacher.backbone",
+        metadata={
+            "task": recipe.task,
+            "model": {"name": recipe.model.name, "options": options},
+            "class_names": list(data.class_names),
+            "preprocessing": vars(preprocessing),
+        },
+        identity={"training images": len(data.train)},
+    )
+
+
+def _batches(recipe: DinoRecipe, data: ImageData, preprocessing: Preprocessing) -> tuple[Batches, Batches]:
+    run = recipe.run
+    common: dict[str, Any] = {
+        "max_corrupt_fraction": recipe.data.max_corrupt_fraction,
+        "pin_memory": run.accelerator != "cpu" and torch.cuda.is_available(),
+    }
+    crops = make_crops(recipe.crops, data.train, preprocessing.input_size, preprocessing.mean, preprocessing.std)
+    plain = preprocessing.evaluation()
+    return (
+        lambda rank, world_size: train_loader(
+            data.train, crops, recipe.optimization.batch_size, run.workers, run.seed, rank, world_size, **common
+        ),
+        lambda rank, world_size: [
+            evaluation_loader(images, plain, recipe.knn.batch_size, run.workers, rank, world_size, **common)
+            for images in (data.train, data.validation)
+            if recipe.knn.every
+        ],
+    )
+
+
+def report(folder: RunFolder, recipe: DinoRecipe) -> None:
+    """Draw the figures of a finished run and say where everything is."""
+    curves = draw_run(folder.folder)
+    teacher = draw_teacher(folder.folder, recipe.dino.outputs)
+    last = folder.checkpoints / "last.safetensors"
+    print(
+        f"""
+teacher        {last} (of the last epoch; best.safetensors is of the best k-NN accuracy)
+metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+curves         {curves}
+collapse       {teacher}
+
+next           contagg knn {last}
+               contagg fit -c RECIPE.yaml --model.init_from {last}
+               contagg curves {folder.folder} ANOTHER_RUN --metric accuracy_knn{recipe.knn.neighbours[0]}""",
+        flush=True,
+    )

@@ -1,0 +1,111 @@
+"""Student and teacher of a recipe, and the weights they may begin from."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contagg.classification.building import build_model
+from contagg.classification.recipe import ModelConfig
+from contagg.errors import UserError
+from contagg.self_supervised.head import DinoHead
+from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.recipe import CropsConfig, DinoConfig
+from contagg.weights import load_into, read_weights
+
+StateDict = dict[str, Tensor]
+
+
+def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tuple[MultiCrop, MultiCrop, dict[str, Any]]:
+    """Student and teacher, equal but for the teacher's lack of drop path, and the backbone's options.
+
+    Raises:
+        UserError: an unknown model, crops that it does not take, or weights that do not fit.
+    """
+    student, options = _build(model, dino)
+    teacher, _ = _build(ModelConfig(**{**vars(model), "drop_path": 0.0}), dino)
+    check_crops(student.backbone, model, crops)
+    if model.init_from:
+        begin_from(student, teacher, model.init_from)
+    else:
+        teacher.load_state_dict(student.state_dict())
+    return student, teacher.requires_grad_(False), options
+
+
+def _build(config: ModelConfig, dino: DinoConfig) -> tuple[MultiCrop, dict[str, Any]]:
+    backbone, options = build_model(ModelConfig(**{**vars(config), "init_from": None}), num_classes=0)
+    head = DinoHead(
+        int(backbone.num_features),  # type: ignore[arg-type]
+        dino.outputs,
+        dino.hidden,
+        dino.bottleneck,
+    )
+    return MultiCrop(backbone, head), options
+
+
+def check_crops(backbone: nn.Module, model: ModelConfig, crops: CropsConfig) -> None:
+    """UserError for sizes that are no multiple of the backbone's last stride, or that it refuses."""
+    stride = max((feature["reduction"] for feature in getattr(backbone, "feature_info", [])), default=1)
+    sizes = {"model.image_size": model.image_size}
+    if crops.local_count:
+        sizes["crops.local_size"] = crops.local_size
+    was_training = backbone.training
+    for name, size in sizes.items():
+        if size % stride:
+            raise UserError(f"{name} {size} does not fit {model.name}: take a multiple of its stride {stride}")
+        try:
+            with torch.no_grad():
+                backbone.eval()(torch.zeros(1, model.channels, size, size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{name} {size} does not fit {model.name}: {' '.join(str(error).split())} "
+                "(timm's vision transformers take other sizes with model.options.dynamic_img_size true)"
+            ) from error
+    backbone.train(was_training)
+
+
+def begin_from(student: MultiCrop, teacher: MultiCrop, path: str) -> None:
+    """Load the original's checkpoint, both networks whole, or a weights file of the backbone into both."""
+    whole = read_original(path)
+    if whole is None:
+        state, _ = read_weights(path)
+        for network in (student, teacher):
+            load_into(network.backbone, state, repr(path))
+        teacher.head.load_state_dict(student.head.state_dict())
+        return
+    for name, network in (("student", student), ("teacher", teacher)):
+        load_into(network, whole[name], f"{name!r} in {path!r}")
+
+
+def read_original(path: str | Path) -> dict[str, StateDict] | None:
+    """`student` and `teacher` of a checkpoint of the original DINO, or of a training state of ours; None if it is none.
+
+    The names of their tensors are `backbone.*` and `head.*`. No code in the file is run.
+    """
+    if Path(path).suffix == ".safetensors" or not Path(path).is_file():
+        return None
+    try:
+        # The original stores its options in an argparse.Namespace, which is a plain holder of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        return None  # read_weights says what is wrong with it
+    if not isinstance(content, dict):
+        return None
+    if "state_dict" in content:
+        content = {name: _below(f"{name}.", content["state_dict"]) for name in ("student", "teacher")}
+    if not (content.get("student") and content.get("teacher")):
+        return None
+    return {name: {_plain(key): value for key, value in content[name].items()} for name in ("student", "teacher")}
+
+
+def _below(prefix: str, state: StateDict) -> StateDict:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _plain(name: str) -> str:
+    """Without what DistributedDataParallel and torch.compile put before it."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.")

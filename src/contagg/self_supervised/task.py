@@ -1,0 +1,140 @@
+"""What a DINO step computes, in the original's order: loss, clip, freeze, step, teacher.
+
+Shapes: B images, n crops of each, (B, C, S, S), the two global ones first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from contagg.self_supervised.collapse import collapse
+from contagg.self_supervised.crops import GLOBAL_CROPS
+from contagg.self_supervised.knn import Features, accuracies
+from contagg.self_supervised.loss import DinoLoss, entropy
+from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.recipe import DinoConfig, DinoOptimizationConfig, KnnConfig
+from contagg.self_supervised.schedules import Cosine, OptimizerSchedule, Temperature
+from contagg.self_supervised.updates import clip_each, drop_gradients, follow
+from contagg.training.metrics import EpochMetrics
+from contagg.training.optimizer import parameter_groups
+
+
+@dataclass(frozen=True)
+class DinoSchedules:
+    """All that DINO sets by step or epoch, for a run of `steps_per_epoch`."""
+
+    learning_rate: Cosine
+    weight_decay: Cosine
+    momentum: Cosine
+    temperature: Temperature
+
+    @classmethod
+    def of(
+        cls, dino: DinoConfig, optimization: DinoOptimizationConfig, steps_per_epoch: int, world_size: int
+    ) -> "DinoSchedules":
+        """As the recipe says."""
+        steps = optimization.epochs * steps_per_epoch
+        return cls(
+            learning_rate=Cosine(
+                start=optimization.peak_learning_rate(world_size),
+                end=optimization.minimum_learning_rate,
+                steps=steps,
+                warmup=optimization.warmup_epochs * steps_per_epoch,
+            ),
+            weight_decay=Cosine(start=optimization.weight_decay, end=optimization.weight_decay_end, steps=steps),
+            momentum=Cosine(start=dino.teacher_momentum, end=1.0, steps=steps),
+            temperature=Temperature(
+                start=dino.teacher_warmup_temperature,
+                end=dino.teacher_temperature,
+                warmup_epochs=dino.teacher_warmup_epochs,
+            ),
+        )
+
+
+class Dino(LightningModule):
+    """Self-distillation without labels; validation is by the nearest neighbours of the teacher's features.
+
+    The teacher trains in train mode: its BatchNorms gather statistics from its own passes over the global crops.
+
+    Args:
+        student, teacher: Of equal parameters; the teacher asks for no gradient.
+    """
+
+    def __init__(
+        self,
+        student: MultiCrop,
+        teacher: MultiCrop,
+        dino: DinoConfig,
+        optimization: DinoOptimizationConfig,
+        knn: KnnConfig,
+        schedules: DinoSchedules,
+        *,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        self.loss = DinoLoss(dino.outputs, dino.student_temperature, dino.center_momentum, GLOBAL_CROPS)
+        self.dino, self.optimization, self.knn, self.schedules = dino, optimization, knn, schedules
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._found: list[Features] = []
+
+    def training_step(self, batch: tuple[Sequence[Tensor], Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The loss of a batch's crops; the labels are not looked at."""
+        crops = [crop.contiguous(memory_format=self.layout) for crop in batch[0]]
+        with torch.no_grad():
+            outputs = self.teacher(crops[:GLOBAL_CROPS]).float()
+        targets = self.loss.targets(outputs, self.schedules.temperature(self.current_epoch))
+        loss = self.loss(self.student(crops).float(), targets)
+        self.loss.update_center(outputs)
+        seen = entropy(targets)
+        return {"loss": loss, "teacher_entropy": seen.each, "teacher_information": seen.information}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the student; weight decay for matrices and kernels alone."""
+        groups = parameter_groups(self.student, self.optimization.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.schedules.learning_rate.start)
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> OptimizerSchedule:
+        """What sets the optimizer's numbers at each step."""
+        return OptimizerSchedule(optimizer, self.schedules.learning_rate, self.schedules.weight_decay)
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip each tensor by itself, then hold the prototypes."""
+        if self.optimization.clip_tensor_norm is not None:
+            clip_each(self.student.parameters(), self.optimization.clip_tensor_norm)
+        if self.current_epoch < self.dino.freeze_prototypes_epochs:
+            drop_gradients(self.student.head.last_layer)
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        """Step, then let the teacher follow: a state saved after the step holds both."""
+        momentum = self.schedules.momentum(self.trainer.global_step)
+        super().optimizer_step(*arguments, **keywords)
+        follow(self.teacher, self.student, momentum)
+
+    def on_train_epoch_end(self) -> None:
+        """Say so if the teacher has collapsed."""
+        rows = next(part.rows for part in self.trainer.callbacks if isinstance(part, EpochMetrics))  # type: ignore[attr-defined]
+        row = rows[-1]
+        kind = collapse(row["train_teacher_entropy"], row["train_teacher_information"], self.dino.outputs)
+        if kind and self.trainer.is_global_zero:
+            print(f"warning: COLLAPSE at epoch {row['epoch']}: {kind}", flush=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Make room for the features of the bank and of the queries."""
+        self._found = [Features(len(loader.sampler)) for loader in self.trainer.val_dataloaders or []]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep the teacher's features of images (B, C, S, S); the first loader gives the bank."""
+        images, labels = batch
+        self._found[dataloader_idx].add(self.teacher.backbone(images.contiguous(memory_format=self.layout)), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `accuracy_knn<k>` for each k."""
+        bank, queries = self._found
+        self._found = []
+        for k, accuracy in accuracies(queries, bank, self.knn.neighbours, self.knn.temperature, self.device).items():
+            self.log(f"accuracy_knn{k}", accuracy)

@@ -1,0 +1,142 @@
+"""Twenty steps of the original DINO in float64, and what holds between student and teacher."""
+
+import json
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contagg.self_supervised.head import DinoHead
+from contagg.self_supervised.loss import DinoLoss
+from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.schedules import Cosine, OptimizerSchedule, Temperature
+from contagg.self_supervised.updates import clip_each, drop_gradients, follow
+from contagg.training.optimizer import parameter_groups
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EPOCHS, STEPS, WARMUP, BATCH = 4, 20, 5, 8
+SIZES = (32, 32, 16, 16, 16)
+
+
+def draw(name: str, shape: list[int]) -> Tensor:
+    """A tensor by the rule of tests/golden/README.md."""
+    numbers = np.random.RandomState(zlib.crc32(name.encode()) % 2**32).standard_normal(shape)
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if name.endswith("running_var"):
+        numbers = np.exp(0.2 * numbers)
+    elif name.endswith("weight_g"):
+        numbers = np.ones(shape)
+    elif len(shape) >= 2:
+        numbers = numbers / np.sqrt(np.prod(shape[1:]))
+    else:
+        numbers = 1 + 0.1 * numbers if name.endswith("weight") else 0.1 * numbers
+    return torch.from_numpy(np.asarray(numbers))
+
+
+class SpatialMean(nn.Module):
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return feature_map.mean(dim=(2, 3))
+
+
+def network() -> MultiCrop:
+    backbone = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(3, 8, 4, stride=4), bn=nn.BatchNorm2d(8), act=nn.GELU(), mean=SpatialMean())
+    )
+    model = MultiCrop(backbone, DinoHead(8, outputs=32, hidden=16, bottleneck=8)).double()
+    keys = json.loads((GOLDEN / "dino.keys.json").read_text())
+    model.load_state_dict({name: draw(name, shape) for name, shape in keys})
+    return model
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    return dict(np.load(GOLDEN / "dino.npz"))
+
+
+def test_twenty_steps_of_the_original(golden: dict[str, np.ndarray]) -> None:
+    student, teacher = network(), network().requires_grad_(False)
+    loss = DinoLoss(32).double()
+    optimizer = torch.optim.AdamW(parameter_groups(student, 0.04))
+    rate = Cosine(start=2e-2 * BATCH / 256, end=1e-6, steps=STEPS, warmup=WARMUP)
+    schedule = OptimizerSchedule(optimizer, rate, Cosine(start=0.04, end=0.4, steps=STEPS))
+    momentum = Cosine(start=0.996, end=1.0, steps=STEPS)
+    temperature = Temperature(start=0.02, end=0.04, warmup_epochs=2)
+    losses = []
+    for step in range(STEPS):
+        schedule.step_update(step)
+        random = np.random.RandomState(1000 + step)
+        crops = [torch.from_numpy(random.standard_normal((BATCH, 3, size, size))) for size in SIZES]
+        outputs = teacher(crops[:2])
+        value = loss(student(crops), loss.targets(outputs, temperature(step // 5)))
+        loss.update_center(outputs)
+        losses.append(value.item())
+        optimizer.zero_grad()
+        value.backward()
+        clip_each(student.parameters(), 0.02)
+        if step < 5:
+            drop_gradients(student.head.last_layer)
+        optimizer.step()
+        follow(teacher, student, momentum(step))
+        assert rate(step) == pytest.approx(golden["lr"][step], rel=1e-12, abs=1e-15)
+        assert schedule.weight_decay(step) == pytest.approx(golden["weight_decay"][step], rel=1e-12)
+        assert momentum(step) == pytest.approx(golden["momentum"][step], rel=1e-12)
+    np.testing.assert_allclose(losses, golden["losses"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(loss.center.numpy(), golden["center"], rtol=0, atol=1e-10)
+    for prefix, model in (("student", student), ("teacher", teacher)):
+        for name, tensor in model.state_dict().items():
+            np.testing.assert_allclose(
+                tensor.numpy(), golden[f"{prefix}.{name}"], rtol=0, atol=1e-8, err_msg=f"{prefix}.{name}"
+            )
+
+
+def test_batchnorm_counts_one_batch_a_step_in_the_teacher_and_two_in_the_student(golden: dict[str, np.ndarray]) -> None:
+    student, teacher = network(), network()
+    crops = [torch.randn(3, 3, size, size, dtype=torch.float64) for size in SIZES]
+    student(crops)
+    teacher(crops[:2])
+    assert student.backbone.bn.num_batches_tracked == 2
+    assert teacher.backbone.bn.num_batches_tracked == 1
+    assert golden["student.backbone.bn.num_batches_tracked"] == 2 * STEPS
+
+
+def test_crops_of_one_size_go_through_the_backbone_together() -> None:
+    model = network().eval()
+    crops = [torch.randn(3, 3, size, size, dtype=torch.float64) for size in (32, 32, 16)]
+    together = model(crops)
+    alone = torch.cat([model.head(model.backbone(crop)) for crop in crops])
+    torch.testing.assert_close(together, alone)
+
+
+def test_clipping_is_by_tensor() -> None:
+    small, large = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+    small.grad, large.grad = torch.tensor([0.3, 0.4]), torch.tensor([0.0, 6.0, 8.0])
+    clip_each([small, large, nn.Parameter(torch.zeros(1))], 2.0)
+    torch.testing.assert_close(small.grad, torch.tensor([0.3, 0.4]))
+    torch.testing.assert_close(large.grad, torch.tensor([0.0, 1.2, 1.6]), rtol=1e-5, atol=0)
+
+
+def test_a_dropped_gradient_leaves_a_layer_as_it_is() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    before = model.head.last_layer.weight_v.clone()
+    model([torch.randn(3, 3, 8, 8, dtype=torch.float64)]).square().mean().backward()
+    drop_gradients(model.head.last_layer)
+    optimizer.step()
+    assert torch.equal(model.head.last_layer.weight_v, before)
+    assert not torch.equal(model.head.mlp[0].weight, network().head.mlp[0].weight)
+
+
+def test_the_teacher_follows_in_parameters_alone() -> None:
+    student, teacher = network(), network()
+    with torch.no_grad():
+        student.backbone.conv.bias.add_(1.0)
+        student.backbone.bn.running_mean.add_(1.0)
+    before = teacher.backbone.conv.bias.clone()
+    follow(teacher, student, 0.75)
+    torch.testing.assert_close(teacher.backbone.conv.bias, before + 0.25)
+    assert torch.equal(teacher.backbone.bn.running_mean, network().backbone.bn.running_mean)

@@ -1,0 +1,180 @@
+"""Checkpoints with the original's names, ours among them, and files that would run code."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contagg.classification.building import build_model
+from contagg.classification.recipe import ModelConfig
+from contagg.cli import main
+from contagg.errors import UserError
+from contagg.self_supervised.networks import build_pair, read_original
+from contagg.self_supervised.recipe import CropsConfig, DinoConfig
+
+OPTIONS = {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 1], "depths": [1, 1, 1, 1]}
+MODEL: dict[str, Any] = {"name": "container_light_tiny", "image_size": 16, "channels": 1, "options": OPTIONS}
+DINO = DinoConfig(outputs=32, hidden=24, bottleneck=8)
+CROPS = CropsConfig(local_size=8)
+
+
+def original_file(path: Path) -> dict[str, Any]:
+    """As facebookresearch/dino writes it: DDP's prefix on the student, its options beside."""
+    torch.manual_seed(1)
+    student, teacher, _ = build_pair(ModelConfig(**MODEL), DINO, CROPS)
+    torch.nn.init.normal_(teacher.head.mlp[0].weight)
+    content = {
+        "student": {f"module.{name}": value for name, value in student.state_dict().items()},
+        "teacher": teacher.state_dict(),
+        "optimizer": {"state": {}},
+        "epoch": 7,
+        "args": argparse.Namespace(arch="ours", lr=5e-4),
+    }
+    torch.save(content, path)
+    return content
+
+
+def test_a_checkpoint_of_the_original_loads_whole(tmp_path: Path) -> None:
+    content = original_file(tmp_path / "checkpoint.pth")
+    torch.manual_seed(2)
+    student, teacher, _ = build_pair(ModelConfig(**MODEL, init_from=str(tmp_path / "checkpoint.pth")), DINO, CROPS)
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, content["student"][f"module.{name}"])
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, content["teacher"][name])
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_one_of_another_head_is_refused_by_name(tmp_path: Path) -> None:
+    original_file(tmp_path / "checkpoint.pth")
+    other = DinoConfig(outputs=31, hidden=24, bottleneck=8)
+    with pytest.raises(UserError, match=r"head.last_layer.weight_g \(32, 1\), the model's \(31, 1\)"):
+        build_pair(ModelConfig(**MODEL, init_from=str(tmp_path / "checkpoint.pth")), other, CROPS)
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"student": {}, "teacher": {}, "args": Malicious(tmp_path / "broken into")}, path)
+    assert read_original(path) is None
+    with pytest.raises(UserError, match="no plain file of weights"):
+        build_pair(ModelConfig(**MODEL, init_from=str(path)), DINO, CROPS)
+    assert not (tmp_path / "broken into").exists()
+
+
+def test_the_backbone_alone_may_come_from_a_weights_file(tmp_path: Path) -> None:
+    content = original_file(tmp_path / "checkpoint.pth")
+    prefix = "backbone."
+    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
+    torch.save(alone, tmp_path / "backbone.pth")
+    student, teacher, _ = build_pair(ModelConfig(**MODEL, init_from=str(tmp_path / "backbone.pth")), DINO, CROPS)
+    for network in (student, teacher):
+        for name, tensor in network.backbone.state_dict().items():
+            assert torch.equal(tensor, alone[name])
+    for name, tensor in student.head.state_dict().items():
+        assert torch.equal(tensor, teacher.head.state_dict()[name])
+
+
+def test_a_classifier_begins_from_it_and_a_probe_leaves_it_as_it_is(tmp_path: Path) -> None:
+    content = original_file(tmp_path / "checkpoint.pth")
+    prefix = "backbone."
+    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
+    torch.save(alone, tmp_path / "backbone.pth")
+    config = ModelConfig(**MODEL, init_from=str(tmp_path / "backbone.pth"), probe=True)
+    model, _ = build_model(config, num_classes=10)
+    learnt = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert learnt == ["head.fc.weight", "head.fc.bias"]
+    model(torch.randn(3, 1, 16, 16)).square().sum().backward()
+    for name, tensor in alone.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    with pytest.raises(UserError, match=r"model.probe needs model.init_from"):
+        ModelConfig(**MODEL, probe=True)
+
+
+def test_a_probe_trains_through_the_command_and_keeps_the_features(tmp_path: Path) -> None:
+    content = original_file(tmp_path / "checkpoint.pth")
+    prefix = "backbone."
+    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
+    torch.save(alone, tmp_path / "backbone.pth")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"""
+task: classification
+model:
+  {{name: container_light_tiny, image_size: 16, channels: 1, init_from: {tmp_path / "backbone.pth"}, probe: true,
+   options: {OPTIONS}}}
+data: {{name: digits, fraction: 0.07}}
+augmentation: {{crop: padded, mixup: 0, cutmix: 0, auto_augment: null}}
+optimization: {{epochs: 2, warmup_epochs: 0, batch_size: 20, learning_rate: 0.01}}
+run: {{folder: {tmp_path / "probe"}, accelerator: cpu, workers: 0}}
+""")
+    main(["fit", "-c", str(recipe)])
+    state = torch.load(max((tmp_path / "probe" / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
+    for name, tensor in alone.items():
+        assert torch.equal(state[f"model.{name}"], tensor), name
+    fresh, _ = build_model(ModelConfig(**MODEL), num_classes=10)
+    assert not torch.equal(state["model.head.fc.bias"], fresh.state_dict()["head.fc.bias"])
+
+
+def test_neighbours_in_the_features_of_an_original_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = ModelConfig(name="container_light_tiny", image_size=32)
+    student, teacher, _ = build_pair(model, DINO, CropsConfig(local_size=32))
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, tmp_path / "dino.pth")
+    options = ["--model", "container_light_tiny", "--image-size", "32", "--k", "5", "--cache", str(tmp_path / "kept")]
+    main(["knn", str(tmp_path / "dino.pth"), "digits", *options])
+    first = capsys.readouterr().out
+    assert "of 359 images among 1438" in first
+    assert 40 < float(first.split("5-NN ")[1].split(" %")[0]) <= 100
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    main(["knn", str(tmp_path / "dino.pth"), "digits", *options])
+    assert capsys.readouterr().out == first
+    assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.pth"], "no weights at 'nothing.pth'"),
+        (
+            ["dino.pth", "digitz", "--model", "container_light_tiny"],
+            "unknown data set 'digitz'. Did you mean 'digits'?",
+        ),
+        (["dino.pth", "digits", "--model", "container_lite"], "unknown model 'container_lite'. Did you mean"),
+        (
+            ["dino.pth", "digits", "--model", "container_light_tiny", "--k", "1439"],
+            "1439 nearest neighbours are more than",
+        ),
+        (["dino.pth", "digits", "--k", "0"], "'0' is not a whole number above 0"),
+    ],
+)
+def test_a_bad_question_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    student, teacher, _ = build_pair(
+        ModelConfig(name="container_light_tiny", image_size=32), DINO, CropsConfig(local_size=32)
+    )
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, "dino.pth")
+    with pytest.raises(SystemExit) as stop:
+        main(["knn", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
