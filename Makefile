@@ -1,0 +1,35 @@
+# Each target sets up what it needs: a virtual environment with the package, made once for a pyproject.toml.
+# A plain install takes the newest PyTorch of the registry (several GB with CUDA, and it runs on the CPU too).
+VENV ?= .venv
+PYTHON ?= python3
+# Test processes; the tests themselves run on one thread each.
+JOBS ?= 2
+
+.PHONY: quickstart test lint bench
+.DELETE_ON_ERROR:
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "contagg needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# One thread: where other processes hold a core, two wait for each other and take many times as long.
+quickstart: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c recipes/digits/container_light_tiny.yaml
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/installed-dev
+	$(VENV)/bin/contagg bench --table1

@@ -1,0 +1,20 @@
+"""What the README shows works as written."""
+
+import re
+from pathlib import Path
+
+import contagg.cli as cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_python_block_runs() -> None:
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", README, re.DOTALL)[1], names)
+    assert names["logits"].shape == (1, 10)
+    assert [tuple(m.shape[2:]) for m in names["maps"]] == [(120, 160), (60, 80), (30, 40), (15, 20)]
+
+
+def test_every_command_is_shown() -> None:
+    shown = set(re.findall(r"^contagg (\w[\w-]*)", README, re.MULTILINE))
+    assert shown == {"fit", *cli.COMMANDS}
