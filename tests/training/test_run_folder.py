@@ -61,6 +61,27 @@ def test_what_does_not_touch_the_numbers_may_change(tmp_path: Path) -> None:
         RunFolder(tmp_path).claim(replace(recipe, run=replace(recipe.run, seed=1)))
 
 
+def test_a_key_that_is_younger_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    old = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    del old["optimization"]["clip_gradient_norm"], old["run"]["compile"], old["label_smoothing"], old["data"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
+    clipped = replace(recipe, optimization=replace(recipe.optimization, clip_gradient_norm=1.0))
+    with pytest.raises(UserError, match=r"recipe: optimization\.clip_gradient_norm is None there and 1\.0 here\. Give"):
+        RunFolder(tmp_path).claim(clipped)
+    RunFolder(tmp_path).claim(recipe)
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["run"]["compile"] is False
+
+
+def test_a_required_key_has_no_default_to_count_as(tmp_path: Path) -> None:
+    recipe = trained(tmp_path)
+    old = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    del old["model"]["name"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
+    with pytest.raises(UserError, match=r"model\.name is absent there and container_light_tiny here"):
+        RunFolder(tmp_path).claim(recipe)
+
+
 def test_a_batch_may_be_spread_over_processes_otherwise(tmp_path: Path) -> None:
     recipe = trained(tmp_path)
     four = replace(recipe.run, devices=4)

@@ -1,6 +1,6 @@
 """What every task's recipe says about optimization and about the run. Needs no torch: a recipe is checked first."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from contagg.errors import UserError
@@ -148,6 +148,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def defaults(config: Any) -> dict[str, Any]:
+    """What a recipe of the same classes says where nothing is given, as `as_dict` does; required keys are left out."""
+    found: dict[str, Any] = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            found[entry.name] = defaults(value)
+        elif entry.default is not MISSING:
+            found[entry.name] = _plain(entry.default)
+        elif entry.default_factory is not MISSING:
+            found[entry.name] = _plain(entry.default_factory())
+    return found
 
 
 def free_keys(config: Any, prefix: str = "") -> set[str]:

@@ -11,7 +11,7 @@ import yaml
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.checkpoint import checkpoints, sweep_temporaries
-from contagg.training.config import as_dict, free_keys
+from contagg.training.config import as_dict, defaults, free_keys
 from contagg.training.weights_header import weights_in as weights_in
 
 _PROCESSES = ("optimization.batch_size", "run.devices", "run.nodes")
@@ -60,10 +60,11 @@ class RunFolder:
         if not self.recipe.exists() or not (checkpoints(self.checkpoints) or self.metrics.exists()):
             return  # nothing was trained: whatever was asked for before does not bind
         try:
-            before = _identity(yaml.safe_load(self.recipe.read_text()))
+            # A key that came into being after the run began had no other value then than its default.
+            before = _identity(_flatten(defaults(recipe)) | _flatten(yaml.safe_load(self.recipe.read_text())))
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             raise UserError(f"{self.recipe} is not a recipe: {' '.join(str(error).split())}") from error
-        now = _identity(as_dict(recipe))
+        now = _identity(_flatten(as_dict(recipe)))
         free = free_keys(recipe) | {"run.folder"}
         changed = [
             f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
@@ -94,9 +95,9 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
-def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Dotted names and values; how a batch is spread over processes does not count, its size does."""
-    flat = _flatten(recipe)
+def _identity(flat: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's dotted names and values; how a batch is spread over processes does not count, its size does."""
+    flat = dict(flat)
     spread = [flat.pop(name) for name in _PROCESSES if name in flat]
     if len(spread) == len(_PROCESSES):
         batch, devices, nodes = spread
