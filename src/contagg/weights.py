@@ -3,6 +3,7 @@
 Nothing here unpickles code: `.pth` files are read with torch's restricted reader.
 """
 
+import argparse
 import json
 import pickle
 from pathlib import Path
@@ -19,7 +20,16 @@ from contagg.files import write_atomically
 from contagg.models import create
 from contagg.released import StateDict, from_released, is_released, to_released
 
-__all__ = ["from_released", "load_into", "load_model", "read_weights", "save_weights", "to_released"]
+__all__ = [
+    "from_released",
+    "load_into",
+    "load_model",
+    "read_backbone",
+    "read_dino",
+    "read_weights",
+    "save_weights",
+    "to_released",
+]
 
 
 def save_weights(path: str | Path, state: StateDict, metadata: dict[str, Any]) -> None:
@@ -60,6 +70,43 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise UserError(f"{str(path)!r} holds no state dict: a mapping from names to tensors was expected")
     return clean_state_dict(state), {}
+
+
+def read_dino(path: str | Path) -> dict[str, StateDict] | None:
+    """`student` and `teacher` of a checkpoint of the original DINO, or of a training state of ours; None if it is none.
+
+    The names of their tensors are `backbone.*` and `head.*`. No code in the file is run.
+    """
+    if Path(path).suffix == ".safetensors" or not Path(path).is_file():
+        return None
+    try:
+        # The original stores its options in an argparse.Namespace, which is a plain holder of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        return None  # read_weights says what is wrong with it
+    if not isinstance(content, dict):
+        return None
+    if "state_dict" in content:
+        content = {name: _below(f"{name}.", content["state_dict"]) for name in ("student", "teacher")}
+    if not (content.get("student") and content.get("teacher")):
+        return None
+    return {name: {_plain(key): value for key, value in content[name].items()} for name in ("student", "teacher")}
+
+
+def read_backbone(path: str | Path) -> StateDict:
+    """The weights of a file, or, of a checkpoint of DINO, those of its teacher's backbone. Errors as `read_weights`."""
+    dino = read_dino(path)
+    return _below("backbone.", dino["teacher"]) if dino else read_weights(path)[0]
+
+
+def _below(prefix: str, state: StateDict) -> StateDict:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _plain(name: str) -> str:
+    """Without what DistributedDataParallel and torch.compile put before it."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
 def load_into(model: nn.Module, state: StateDict, source: str) -> None:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from contagg.errors import UserError
 from contagg.self_supervised import knn
@@ -46,6 +48,27 @@ def test_votes_as_lightly_does(
         theirs = knn_predict(queries.features, bank.features.T, bank.labels, 7, knn_k=k, knn_t=0.07)[:, 0]
         assert accuracy == pytest.approx((theirs == queries.labels).double().mean().item())
     assert 0.3 < ours[10] < 0.95
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any operation gave."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        result = operation(*arguments, **(keywords or {}))
+        self.numbers = max([self.numbers, *(part.numel() for part in tree_leaves(result) if isinstance(part, Tensor))])
+        return result
+
+
+def test_similarities_are_computed_for_a_part_at_a_time(
+    blobs: tuple[Features, Features], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "QUERIES", 17)
+    monkeypatch.setattr(knn, "BANK", 19)
+    with Largest() as largest:
+        accuracies(*blobs, (3, 10), 0.07, CPU)
+    assert largest.numbers == 17 * (10 + 19) < 53 * 211
 
 
 def test_predictions_are_lightlys(blobs: tuple[Features, Features], monkeypatch: pytest.MonkeyPatch) -> None:

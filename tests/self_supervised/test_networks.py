@@ -12,8 +12,9 @@ from contagg.classification.building import build_model
 from contagg.classification.recipe import ModelConfig
 from contagg.cli import main
 from contagg.errors import UserError
-from contagg.self_supervised.networks import build_pair, read_original
+from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import CropsConfig, DinoConfig
+from contagg.weights import read_dino
 
 OPTIONS = {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 1], "depths": [1, 1, 1, 1]}
 MODEL: dict[str, Any] = {"name": "container_light_tiny", "image_size": 16, "channels": 1, "options": OPTIONS}
@@ -35,6 +36,14 @@ def original_file(path: Path) -> dict[str, Any]:
     }
     torch.save(content, path)
     return content
+
+
+def backbone_file(path: Path) -> dict[str, torch.Tensor]:
+    """The backbone of the original's teacher by itself."""
+    teacher, prefix = original_file(path.with_name("checkpoint.pth"))["teacher"], "backbone."
+    alone = {name.removeprefix(prefix): tensor for name, tensor in teacher.items() if name.startswith(prefix)}
+    torch.save(alone, path)
+    return alone
 
 
 def test_a_checkpoint_of_the_original_loads_whole(tmp_path: Path) -> None:
@@ -66,17 +75,23 @@ class Malicious:
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({"student": {}, "teacher": {}, "args": Malicious(tmp_path / "broken into")}, path)
-    assert read_original(path) is None
-    with pytest.raises(UserError, match="no plain file of weights"):
-        build_pair(ModelConfig(**MODEL, init_from=str(path)), DINO, CROPS)
+    assert read_dino(path) is None
+    config = ModelConfig(**MODEL, init_from=str(path))
+    for build in (lambda: build_pair(config, DINO, CROPS), lambda: build_model(config, num_classes=3)):
+        with pytest.raises(UserError, match="no plain file of weights"):
+            build()
     assert not (tmp_path / "broken into").exists()
 
 
+def test_a_classifier_refuses_a_checkpoint_of_another_backbone(tmp_path: Path) -> None:
+    original_file(tmp_path / "checkpoint.pth")
+    wide = MODEL | {"options": OPTIONS | {"widths": [8, 8, 16, 64]}, "init_from": str(tmp_path / "checkpoint.pth")}
+    with pytest.raises(UserError, match=r"checkpoint.pth' does not fit .*\(32, 16, 1, 1\), the model's \(64, 16, 1, 1"):
+        build_model(ModelConfig(**wide), num_classes=10)
+
+
 def test_the_backbone_alone_may_come_from_a_weights_file(tmp_path: Path) -> None:
-    content = original_file(tmp_path / "checkpoint.pth")
-    prefix = "backbone."
-    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
-    torch.save(alone, tmp_path / "backbone.pth")
+    alone = backbone_file(tmp_path / "backbone.pth")
     student, teacher, _ = build_pair(ModelConfig(**MODEL, init_from=str(tmp_path / "backbone.pth")), DINO, CROPS)
     for network in (student, teacher):
         for name, tensor in network.backbone.state_dict().items():
@@ -85,12 +100,11 @@ def test_the_backbone_alone_may_come_from_a_weights_file(tmp_path: Path) -> None
         assert torch.equal(tensor, teacher.head.state_dict()[name])
 
 
-def test_a_classifier_begins_from_it_and_a_probe_leaves_it_as_it_is(tmp_path: Path) -> None:
-    content = original_file(tmp_path / "checkpoint.pth")
-    prefix = "backbone."
-    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
-    torch.save(alone, tmp_path / "backbone.pth")
-    config = ModelConfig(**MODEL, init_from=str(tmp_path / "backbone.pth"), probe=True)
+@pytest.mark.parametrize("file", ["backbone.pth", "checkpoint.pth"])
+def test_a_classifier_begins_from_it_and_a_probe_leaves_it_as_it_is(file: str, tmp_path: Path) -> None:
+    """From the backbone alone, and from a checkpoint of the original, of which the teacher's is taken."""
+    alone = backbone_file(tmp_path / "backbone.pth")
+    config = ModelConfig(**MODEL, init_from=str(tmp_path / file), probe=True)
     model, _ = build_model(config, num_classes=10)
     learnt = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert learnt == ["head.fc.weight", "head.fc.bias"]
@@ -102,10 +116,7 @@ def test_a_classifier_begins_from_it_and_a_probe_leaves_it_as_it_is(tmp_path: Pa
 
 
 def test_a_probe_trains_through_the_command_and_keeps_the_features(tmp_path: Path) -> None:
-    content = original_file(tmp_path / "checkpoint.pth")
-    prefix = "backbone."
-    alone = {name.removeprefix(prefix): v for name, v in content["teacher"].items() if name.startswith(prefix)}
-    torch.save(alone, tmp_path / "backbone.pth")
+    alone = backbone_file(tmp_path / "backbone.pth")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"""
 task: classification

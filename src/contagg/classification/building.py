@@ -14,7 +14,7 @@ from contagg.classification.recipe import ModelConfig
 from contagg.classification.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
 from contagg.models import create
-from contagg.weights import load_into, read_weights
+from contagg.weights import load_into, read_backbone
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -47,7 +47,7 @@ def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[
 
 def begin_from(model: nn.Module, path: str) -> None:
     """Load weights; a classifier for another number of classes stays as it is. UserError if anything else differs."""
-    state, _ = read_weights(path)
+    state = read_backbone(path)
     fresh = model.state_dict()
     classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

@@ -16,7 +16,8 @@ class ModelConfig:
         image_size: Height and width in pixels that images are given to it in.
         channels: Of the images: 3, or 1 for grey.
         drop_path: Rate of stochastic depth in the last block.
-        init_from: A weights file to begin from; a classifier for other classes is left out.
+        init_from: A weights file to begin from, without a classifier for other classes; or a checkpoint of DINO, whose
+            teacher's backbone is taken.
         probe: Train the classifier alone, on features that stay as they are (a linear probe).
         options: What else the network's constructor takes, such as `affinity` for ours.
     """

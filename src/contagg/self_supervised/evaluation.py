@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contagg.classification.building import Preprocessing
 from contagg.classification.config import NAMED_DATA, AugmentationConfig, DataConfig
@@ -19,11 +19,8 @@ from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
-from contagg.self_supervised.networks import read_original
 from contagg.training.run_folder import weights_in
-from contagg.weights import load_into, load_model, read_weights, save_weights
-
-Extract = Callable[[Tensor], Tensor]
+from contagg.weights import load_into, load_model, read_backbone, read_weights, save_weights
 
 
 def knn(options: argparse.Namespace) -> None:
@@ -82,8 +79,7 @@ def open_backbone(
         preprocessing = Preprocessing.read(metadata, str(path))
         made = metadata["model"]
     else:
-        original = read_original(path)
-        state = _backbone(original["teacher"]) if original else read_weights(path)[0]
+        state = read_backbone(path)
         made = {"name": name, "options": {"num_classes": 0}}
         model = create(name, num_classes=0)
         classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
@@ -95,11 +91,6 @@ def open_backbone(
         preprocessing,
         lambda: _without_classifier(create(made["name"], **made["options"])),
     )
-
-
-def _backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "backbone."
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _without_classifier(model: nn.Module) -> nn.Module:

@@ -36,28 +36,11 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
     """What the engine trains. UserError for what does not fit: crops, neighbours, images fewer than a batch."""
     if recipe.knn.every:
         check_neighbours(recipe.knn.neighbours, len(data.train))
-    total_batch = recipe.optimization.batch_size * recipe.run.world_size
-    steps = len(data.train) // total_batch
-    if not steps:
-        raise UserError(
-            f"{len(data.train)} training images are fewer than a batch of {total_batch}: lower optimization.batch_size"
-        )
+    schedules = _schedules(recipe, len(data.train))
     student, teacher, options = build_pair(recipe.model, recipe.dino, recipe.crops)
-    whole = recipe.knn.crop_fraction == 1
-    evaluated = AugmentationConfig(
-        crop="padded" if whole else "resized", padding=0, crop_fraction=recipe.knn.crop_fraction
-    )
-    preprocessing = Preprocessing.of(teacher.backbone, recipe.model, evaluated)
-    schedules = DinoSchedules.of(recipe.dino, recipe.optimization, steps, recipe.run.world_size)
-    task = Dino(
-        student,
-        teacher,
-        recipe.dino,
-        recipe.optimization,
-        recipe.knn,
-        schedules,
-        channels_last=recipe.run.channels_last,
-    )
+    channels_last = recipe.run.channels_last
+    task = Dino(student, teacher, recipe.dino, recipe.optimization, recipe.knn, schedules, channels_last=channels_last)
+    preprocessing = Preprocessing.of(teacher.backbone, recipe.model, _evaluated(recipe.knn.crop_fraction))
     train_batches, validation_batches = _batches(recipe, data, preprocessing)
     return Job(
         task=task,
@@ -76,6 +59,22 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
             "preprocessing": vars(preprocessing),
         },
         identity={"training images": len(data.train)},
+    )
+
+
+def _schedules(recipe: DinoRecipe, images: int) -> DinoSchedules:
+    total_batch = recipe.optimization.batch_size * recipe.run.world_size
+    if images < total_batch:
+        raise UserError(
+            f"{images} training images are fewer than a batch of {total_batch}: lower optimization.batch_size"
+        )
+    return DinoSchedules.of(recipe.dino, recipe.optimization, images // total_batch, recipe.run.world_size)
+
+
+def _evaluated(crop_fraction: float) -> AugmentationConfig:
+    """How the nearest neighbours see an image: its middle, or the whole of it."""
+    return AugmentationConfig(
+        crop="padded" if crop_fraction == 1 else "resized", padding=0, crop_fraction=crop_fraction
     )
 
 

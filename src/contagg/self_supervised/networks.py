@@ -1,12 +1,9 @@
 """Student and teacher of a recipe, and the weights they may begin from."""
 
-import argparse
-import pickle
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contagg.classification.building import build_model
 from contagg.classification.recipe import ModelConfig
@@ -14,9 +11,7 @@ from contagg.errors import UserError
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.multi_crop import MultiCrop
 from contagg.self_supervised.recipe import CropsConfig, DinoConfig
-from contagg.weights import load_into, read_weights
-
-StateDict = dict[str, Tensor]
+from contagg.weights import load_into, read_dino, read_weights
 
 
 def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tuple[MultiCrop, MultiCrop, dict[str, Any]]:
@@ -69,7 +64,7 @@ def check_crops(backbone: nn.Module, model: ModelConfig, crops: CropsConfig) -> 
 
 def begin_from(student: MultiCrop, teacher: MultiCrop, path: str) -> None:
     """Load the original's checkpoint, both networks whole, or a weights file of the backbone into both."""
-    whole = read_original(path)
+    whole = read_dino(path)
     if whole is None:
         state, _ = read_weights(path)
         for network in (student, teacher):
@@ -78,34 +73,3 @@ def begin_from(student: MultiCrop, teacher: MultiCrop, path: str) -> None:
         return
     for name, network in (("student", student), ("teacher", teacher)):
         load_into(network, whole[name], f"{name!r} in {path!r}")
-
-
-def read_original(path: str | Path) -> dict[str, StateDict] | None:
-    """`student` and `teacher` of a checkpoint of the original DINO, or of a training state of ours; None if it is none.
-
-    The names of their tensors are `backbone.*` and `head.*`. No code in the file is run.
-    """
-    if Path(path).suffix == ".safetensors" or not Path(path).is_file():
-        return None
-    try:
-        # The original stores its options in an argparse.Namespace, which is a plain holder of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-        return None  # read_weights says what is wrong with it
-    if not isinstance(content, dict):
-        return None
-    if "state_dict" in content:
-        content = {name: _below(f"{name}.", content["state_dict"]) for name in ("student", "teacher")}
-    if not (content.get("student") and content.get("teacher")):
-        return None
-    return {name: {_plain(key): value for key, value in content[name].items()} for name in ("student", "teacher")}
-
-
-def _below(prefix: str, state: StateDict) -> StateDict:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _plain(name: str) -> str:
-    """Without what DistributedDataParallel and torch.compile put before it."""
-    return name.removeprefix("module.").removeprefix("_orig_mod.")
