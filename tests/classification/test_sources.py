@@ -1,10 +1,8 @@
-"""Data by name are what they should be, and what is wrong with them is one line."""
+"""Folders, tars, Hugging Face's data and streams are read as they are, and what is wrong with them is one line."""
 
-import gzip
 import io
 import logging
 import os
-import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -12,178 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from opening import folder, pixels, refused
 from photographs import piece
 from PIL import Image
-from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
 
 from contagg.classification.config import DataConfig
-from contagg.classification.datasets import ImageData, ImageStream, MemoryImages, balanced_part, printable
-from contagg.classification.named import DEBIAN_FASHION_MNIST
+from contagg.classification.datasets import ImageStream, balanced_part
 from contagg.classification.sources import open_data
 from contagg.errors import UserError
 from contagg.training.sampling import UnreadableSampleError
 
 MakeFolder = Callable[..., Path]
-
-# Another value here means that every published fraction has changed.
-PINNED_PART = [
-    2,
-    6,
-    17,
-    18,
-    29,
-    47,
-    55,
-    66,
-    72,
-    90,
-    99,
-    101,
-    115,
-    133,
-    139,
-    143,
-    144,
-    168,
-    176,
-    190,
-    193,
-    195,
-    222,
-    228,
-    240,
-    249,
-    258,
-    264,
-    272,
-    273,
-    292,
-]
-
-
-def refused(config: DataConfig, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        open_data(config)
-    assert "\n" not in str(caught.value)
-
-
-def pixels(images: object) -> list[np.ndarray]:
-    return [np.asarray(image) for image, _ in (images[index] for index in range(len(images)))]  # type: ignore
-
-
-# Digits, Fashion-MNIST, CIFAR-10
-
-
-def test_digits_are_split_by_class_and_are_those_of_scikit_learn() -> None:
-    data = open_data(DataConfig(name="digits"))
-    digits = load_digits()
-    counts = np.bincount(digits.target)
-    assert np.abs(np.bincount(data.validation.labels) - counts / 5).max() <= 0.5
-    assert len(data.train) + len(data.validation) == 1797 and data.class_names == tuple("0123456789")
-    seen = {image.tobytes() for image in pixels(data.train)} & {image.tobytes() for image in pixels(data.validation)}
-    assert not seen
-    number = int(data.validation.name(7).removeprefix("image "))
-    image, label = data.validation[7]
-    assert label == digits.target[number]
-    assert np.abs(np.asarray(image) - digits.images[number] * 255 / 16).max() <= 0.5
-
-
-def test_split_of_digits_is_pinned() -> None:
-    assert [open_data(DataConfig(name="digits")).validation.name(index) for index in range(5)] == [
-        "image 12",
-        "image 13",
-        "image 21",
-        "image 29",
-        "image 30",
-    ]
-
-
-def write_idx(path: Path, values: np.ndarray, zipped: bool) -> None:
-    content = np.array([0x0800 + values.ndim, *values.shape], dtype=">u4").tobytes() + values.tobytes()
-    if zipped:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-    else:
-        path.write_bytes(content)
-
-
-def small_fashion(root: Path, zipped: bool = True) -> np.ndarray:
-    images = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    for split in ("train", "t10k"):
-        write_idx(root / f"{split}-images-idx3-ubyte", images, zipped)
-        write_idx(root / f"{split}-labels-idx1-ubyte", np.array([0, 9, 3, 4, 4], dtype=np.uint8), zipped)
-    return images
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_fashion_mnist_is_read_from_any_folder(tmp_path: Path, zipped: bool) -> None:
-    images = small_fashion(tmp_path, zipped)
-    data = open_data(DataConfig(name="fashion-mnist", root=str(tmp_path)))
-    assert np.array_equal(pixels(data.train), images)
-    assert data.validation.labels.tolist() == [0, 9, 3, 4, 4] and data.class_names[9] == "Ankle boot"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("train-images-idx3-ubyte.gz", None, "no train-images-idx3-ubyte.gz in"),
-        ("t10k-labels-idx1-ubyte.gz", b"", "t10k-labels-idx1-ubyte.gz is no whole idx file of 1 dimensions"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), "no whole idx file of 3 dimensions"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(99)), "begins with 0x0"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9999))[:20], "no whole idx file"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0"), "5 train images, but 1 labels"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\x0a"), "the label 10, but"),
-    ],
-    # Named: the bytes of a gzip file hold the time, and xdist's processes must agree on a test's name.
-    ids=["missing", "empty", "header only", "wrong magic", "cut", "too few labels", "label out of range"],
-)
-def test_broken_fashion_mnist_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    small_fashion(tmp_path)
-    (tmp_path / name).unlink()
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    refused(DataConfig(name="fashion-mnist", root=str(tmp_path)), message)
-
-
-@pytest.mark.skipif(not Path(DEBIAN_FASHION_MNIST).is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_fashion_mnist_of_debian() -> None:
-    data = open_data(DataConfig(name="fashion-mnist", fraction=0.1))
-    assert len(data.train) == 6000 and len(data.validation) == 10_000
-    assert np.bincount(data.train.labels).tolist() == [600] * 10
-    assert data.train[0][0].size == (28, 28)
-
-
-def test_cifar10_is_read_and_never_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(DataConfig(name="cifar10"), "data.root must say where the data set 'cifar10' lies")
-    refused(DataConfig(name="cifar10", root=str(tmp_path)), "holds no whole cifar-10-batches-py: .* set data.download")
-    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    images = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
-    for name, content in (
-        ("data_batch_1", {"data": images, "labels": [2, 0, 1]}),
-        ("test_batch", {"data": images[:1], "labels": [2]}),
-        ("batches.meta", {"label_names": ["airplane", "automobile", "bird"]}),
-    ):
-        (folder / name).write_bytes(pickle.dumps(content))
-    data = open_data(DataConfig(name="cifar10", root=str(tmp_path)))
-    image, label = data.train[1]
-    assert label == 0 and data.class_names == ("airplane", "automobile", "bird")
-    assert np.array_equal(np.asarray(image).transpose(2, 0, 1).ravel(), images[1])
-    elsewhere = tmp_path / "elsewhere"
-    refused(DataConfig(name="cifar10", root=str(elsewhere)), "data.root .*elsewhere is no folder")
-    monkeypatch.setattr(CIFAR10, "download", lambda self: shutil.copytree(tmp_path, elsewhere, dirs_exist_ok=True))
-    assert len(open_data(DataConfig(name="cifar10", root=str(elsewhere), download=True)).train) == 3
-
-
-# Folders and tars
-
-
-def folder(root: Path, **values: object) -> DataConfig:
-    return DataConfig(name="folder", root=str(root), **values)  # type: ignore[arg-type]
 
 
 def test_folder_is_read(image_folder: MakeFolder) -> None:
@@ -409,48 +246,3 @@ def test_web_dataset_with_labels_beyond_the_classes(tmp_path: Path) -> None:
     data = open_data(web_dataset(tmp_path, [0, 1, 3]))
     with pytest.raises(UserError, match="data: the stream has the label 3, but with 3 classes labels are 0 to 2"):
         list(data.validation)
-
-
-# Parts
-
-
-def test_parts_are_nested_balanced_and_pinned() -> None:
-    labels = np.repeat(np.arange(7), [3, 11, 40, 41, 97, 100, 1])
-    images = MemoryImages(np.zeros((len(labels), 2, 2), dtype=np.uint8), labels)
-    counts = np.bincount(labels)
-    smaller: set[int] = set()
-    for fraction in (0.1, 0.5, 0.8, 1.0):
-        part = balanced_part(images, fraction)
-        assert smaller <= set(part.tolist()) and len(set(part.tolist())) == len(part)
-        taken = np.bincount(labels[part], minlength=7)
-        assert (np.abs(taken - fraction * counts) <= 1).all() and taken.min() >= 1
-        smaller = set(part.tolist())
-    assert len(smaller) == len(labels)
-    assert balanced_part(images, 0.1).tolist() == PINNED_PART
-    assert balanced_part(images, 0.1, "another ").tolist() != PINNED_PART
-
-
-def test_parts_go_by_path_not_by_place_or_order(image_folder: MakeFolder, tmp_path: Path) -> None:
-    root = image_folder(train=11)
-
-    def names(data: ImageData) -> set[str]:
-        return {data.train.name(index) for index in range(len(data.train))}
-
-    here = names(open_data(folder(root, fraction=0.4)))
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(root, moved)
-    assert names(open_data(folder(moved, fraction=0.4))) == here and len(here) == 8
-    (moved / "train/china/0 new.png").write_bytes((moved / "train/china/china 0.png").read_bytes())
-    assert len(names(open_data(folder(moved, fraction=0.4))) & here) >= 7
-
-
-def test_a_part_keeps_image_and_label_together() -> None:
-    whole = MemoryImages(np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2), np.arange(20) % 3)
-    part = whole.take(np.array([3, 19, 4]))
-    assert [part[index][1] for index in range(3)] == [0, 1, 1]
-    assert part.name(1) == "image 19" and part.identity == [b"3", b"19", b"4"]
-    assert torch.equal(part.gather(np.array([1])), whole.gather(np.array([19])))
-
-
-def test_printable() -> None:
-    assert printable("a b\n\x1b[31m\udcff é") == "a b\\n\\x1b[31m\\udcff é"
