@@ -60,6 +60,11 @@ COMMANDS = {
         arguments="contagg.export.arguments:arguments",
         run="contagg.export.command:run",
     ),
+    "export-weights": Command(
+        help="a run's weights as timm and the hub load them",
+        arguments="contagg.export.arguments:weights_arguments",
+        run="contagg.export.timm_folder:run",
+    ),
     "bench": Command(
         help="networks and their forms side by side: images a second, share of the machine's rate, memory",
         arguments="contagg.benchmark.arguments:bench",

@@ -1,4 +1,4 @@
-"""The arguments of `contagg export`. Needs no torch."""
+"""The arguments of `contagg export` and `contagg export-weights`. Needs no torch."""
 
 import argparse
 import re
@@ -21,6 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="serve this image size only (default: any, unless the model has a learnt N x N)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: MODEL.onnx or MODEL.pt2)")
+
+
+def weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """For `contagg export-weights`."""
+    parser.add_argument("run", help="a run folder, or a weights file of it")
+    parser.add_argument("out", type=Path, help="the folder to write config.json and model.safetensors into")
 
 
 def image_size(text: str) -> tuple[int, int]:
