@@ -213,6 +213,15 @@ def test_p6_comes_from_c5_also_where_channels_agree() -> None:
         torch.testing.assert_close(network.backbone(image)["p6"], network.backbone.pyramid.extra_blocks.p6(c5))
 
 
+@pytest.mark.parametrize(("channels", "low", "high"), [(64, 0.3, 2.0), (256, 0.01, 0.1)])
+def test_a_narrow_head_of_retinanet_keeps_the_signal(channels: int, low: float, high: float) -> None:
+    """At 256 channels it starts as torchvision's and the paper's; that start would leave 0.001 of 64."""
+    head = tiny("retinanet", pyramid_channels=channels).network.head
+    level = torch.randn(1, channels, 23, 19)
+    for part in (head.classification_head.conv, head.regression_head.conv):
+        assert low < part(level).std().item() < high
+
+
 IMAGE = torch.rand(3, 64, 96)
 GOOD = target((64, 96), [[5, 7, 41, 50]], [1])
 
