@@ -254,21 +254,6 @@ def test_everything_can_be_sent_to_a_worker_that_is_not_forked(image_folder: Mak
     assert pickle.loads(pickle.dumps(loaders._as_it_is)) is loaders._as_it_is
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_streams_make_whole_batches_shuffled_anew(tmp_path: Path, workers: int) -> None:
-    data = open_data(web_dataset(tmp_path, [0, 1, 2, 1, 0, 1, 2, 0, 0, 1, 1]))
-    loader = training(data.train, SMALL, workers=workers)
-    orders = []
-    for epoch in range(4):
-        loader.sampler.set_epoch(epoch)  # as Lightning does
-        batches = list(loader)
-        assert len(batches) == len(loader) and all(len(labels) == 4 for _, labels in batches)
-        orders.append(tuple(torch.cat([labels for _, labels in batches]).tolist()))
-    assert len(set(orders)) > 1
-    labels = torch.cat([labels for _, labels in evaluating(data.validation, workers)])
-    assert sorted(labels.tolist()) == [0] * 4 + [1] * 5 + [2] * 2
-
-
 def test_an_error_in_a_worker_is_still_one_line(tmp_path: Path) -> None:
     data = open_data(web_dataset(tmp_path, [0, 1, 2, 1, 3]))
     with pytest.raises(UserError, match=r"^data: the stream has the label 3, but with 3 classes labels are 0 to 2$"):

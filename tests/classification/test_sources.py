@@ -216,11 +216,11 @@ OPAQUE = np.repeat([[0] * 20 + [255] * 33], 41, axis=0).astype(np.uint8)
 """The left of an image of 53 x 41 is transparent."""
 
 
-def web_dataset(root: Path, labels: list[int]) -> DataConfig:
+def web_dataset(root: Path, labels: list[int], shards: int = 2) -> DataConfig:
     pytest.importorskip("webdataset")
-    for shard in range(2):
+    for shard in range(shards):
         with tarfile.open(root / f"shard-{shard}.tar", "w") as tar:
-            for number, label in list(enumerate(labels))[shard::2]:
+            for number, label in list(enumerate(labels))[shard::shards]:
                 file = io.BytesIO()
                 image = piece(number)
                 image.putalpha(Image.fromarray(OPAQUE))
@@ -229,7 +229,7 @@ def web_dataset(root: Path, labels: list[int]) -> DataConfig:
                     member = tarfile.TarInfo(f"{number:03d}.{kind}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-    split = f"shard-{{0..1}}.tar|{len(labels)}"
+    split = f"shard-{{0..{shards - 1}}}.tar|{len(labels)}"
     return DataConfig(name="wds/", root=str(root), train_split=split, validation_split=split, classes=3)
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from timm.data.readers.reader_wds import ReaderWds
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from contagg.classification.datasets import ImageStream
 from contagg.errors import UserError
-from contagg.training.sampling import EvaluationSampler, KeyedDataset, KeyedSampler
+from contagg.training.sampling import EvaluationSampler, KeyedDataset, KeyedSampler, seed_streamed
 
 Batch = tuple[Any, torch.Tensor]
 
@@ -108,14 +109,14 @@ def train_loader(
     """Whole batches of training images for one of `world_size` processes; see KeyedSampler and KeyedDataset.
 
     Args:
-        data: Map-style, or an ImageStream, which is read in timm's order and cannot resume in an epoch's midst.
+        data: Map-style, or an ImageStream, which is read in timm's order, see StreamLoader.
         batch_size: Images a process takes at once.
 
     Raises:
-        UserError: for fewer images than a batch of all processes.
+        UserError: for fewer images than a batch of all processes, or fewer shards than readers.
     """
     if isinstance(data, ImageStream):
-        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, drop_last=True)
+        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, seed)
     total_batch = batch_size * world_size
     if len(data) < total_batch:
         raise UserError(
@@ -143,7 +144,7 @@ def evaluation_loader(
 ) -> ImageLoader:
     """Every image once over all processes, in order, in equally many batches; leave out targets that are IGNORED."""
     if isinstance(data, ImageStream):
-        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, drop_last=False)
+        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory)
     dataset = KeyedDataset(data, transform, max_corrupt_fraction)
     sampler = EvaluationSampler(len(data), rank, world_size)
     options = {"batch_size": batch_size, "pin_memory": pin_memory}
@@ -156,14 +157,70 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 class _TransformedStream(IterableDataset[Any]):
-    def __init__(self, stream: ImageStream, transform: Callable[[Any], Any]) -> None:
-        self.stream, self.transform = stream, transform
+    """A worker's part of a stream. With a key, an epoch's order and how images are varied are functions of it.
+
+    Args:
+        key: Seed and rank, of training.
+    """
+
+    def __init__(self, stream: ImageStream, transform: Callable[[Any], Any], key: tuple[int, int] | None) -> None:
+        self.stream, self.transform, self.key = stream, transform, key
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that stay must hear of it
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+        self.stream.source.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.stream)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        return ((self.transform(image), label) for image, label in self.stream)
+        reader, worker = self.stream.source.reader, get_worker_info()
+        if isinstance(reader, ReaderWds):
+            reader.ds = reader.worker_info = None  # it would go on shuffling from where the last epoch left it
+        for number, (image, label) in enumerate(self.stream):
+            if self.key is not None:
+                seed, rank = self.key
+                seed_streamed(seed, int(self.epoch), rank, worker.id if worker else 0, number)
+            yield self.transform(image), label
+
+
+class StreamLoader(ImageLoader):
+    """Training batches of a stream, whose state is {epoch, batch, readers}. To go on it reads what came before again.
+
+    Exact for WebDataset with as many readers, that is processes x workers, as before.
+    """
+
+    dataset: _TransformedStream
+    _start = _handed_out = (-1, 0)  # epoch and batches
+
+    def __init__(self, dataset: _TransformedStream, readers: int, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.readers = readers
+        # Lightning tells the epoch to a loader's sampler only; here the stream needs it, to shuffle anew.
+        self.sampler.set_epoch = dataset.set_epoch  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        epoch = int(self.dataset.epoch)
+        skipped = self._start[1] if self._start[0] == epoch else 0
+        for number, batch in enumerate(super().__iter__(), start=1):
+            if number > skipped:
+                self._handed_out = (epoch, number)
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Of the batches handed out, not of those that workers have prepared."""
+        epoch, batch = self._handed_out
+        return {"epoch": epoch, "batch": batch, "readers": self.readers}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken. UserError in an epoch's midst with other readers, whose order is another."""
+        if state["readers"] != self.readers and 0 < state["batch"] < len(self):
+            raise UserError(
+                f"a stream goes on with as many readers (processes x workers) as before: {state['readers']}, "
+                f"not {self.readers}; set run.workers so"
+            )
+        self._start = self._handed_out = (state["epoch"], state["batch"])
 
 
 def _stream_loader(
@@ -174,17 +231,21 @@ def _stream_loader(
     rank: int,
     world_size: int,
     pin_memory: bool,
-    drop_last: bool,
+    seed: int | None = None,
 ) -> ImageLoader:
     # timm's readers round each worker's share up to whole batches, and deal shards out by process and worker.
-    reader = stream.source.reader
+    reader, readers = stream.source.reader, world_size * max(workers, 1)
     reader.batch_size, reader.dist_rank, reader.dist_num_replicas = batch_size, rank, world_size
     stream.source.set_loader_cfg(num_workers=workers)
-    options = {"batch_size": batch_size, "drop_last": drop_last, "pin_memory": pin_memory}
-    loader = ImageLoader(_TransformedStream(stream, transform), workers=workers, **options)
-    # Lightning tells the epoch to a loader's sampler only; here the reader needs it, to shuffle anew.
-    loader.sampler.set_epoch = stream.source.set_epoch  # type: ignore[attr-defined]
-    return loader
+    if isinstance(reader, ReaderWds) and (shards := len(reader.split_info.filenames)) < readers:
+        raise UserError(
+            f"data: {shards} shards are fewer than {readers} readers ({world_size} processes x {max(workers, 1)} "
+            "workers): lower run.workers, or make more shards"
+        )
+    options = {"workers": workers, "batch_size": batch_size, "pin_memory": pin_memory}
+    if seed is None:
+        return ImageLoader(_TransformedStream(stream, transform, None), drop_last=False, **options)
+    return StreamLoader(_TransformedStream(stream, transform, (seed, rank)), readers, drop_last=True, **options)
 
 
 def _without_traceback(message: str) -> str:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 IGNORED = -1
 """The target of what stands in an evaluation batch but must count nowhere: padding, and images that cannot be read."""
 
-_ORDER, _SAMPLE, _STEP, _REPLACEMENT = range(4)  # what a key is for: keys of two purposes never meet
+_ORDER, _SAMPLE, _STEP, _REPLACEMENT, _STREAM = range(5)  # what a key is for: keys of two purposes never meet
 _REPLACEMENTS = 100  # with at most half of the images unreadable, that many draws fail once in 1e30
 _CHUNK = 8192  # samples turned into Python numbers at a time, so that an epoch of millions costs no memory
 
@@ -72,6 +72,11 @@ def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
     key = int(hashed(_STEP, seed, epoch, batch, rank)[0])
     seed_sample(key)
     torch.manual_seed(key)
+
+
+def seed_streamed(seed: int, epoch: int, rank: int, worker: int, number: int) -> None:
+    """Seed as `seed_sample` does for the number-th sample that a worker of a process reads from a stream."""
+    seed_sample(int(hashed(_STREAM, seed, epoch, rank, worker, number)[0]))
 
 
 class KeyedSampler(Sampler[KeyedIndex]):
