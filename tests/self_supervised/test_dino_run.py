@@ -21,6 +21,7 @@ from contagg.training.recipe_file import read_recipe
 from contagg.training.saving import SaveState
 from contagg.weights import load_model
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "dino"
 WriteRecipe = Callable[..., Path]
 
 
@@ -56,6 +57,13 @@ def test_a_run_leaves_its_teacher_and_what_it_can_do(
     capsys.readouterr()
     main(["knn", str(run / "checkpoints" / "best.safetensors"), "--k", "3", "10"])
     assert f"3-NN {100 * float(measured[1]['accuracy_knn3']):.2f} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["container_light", "deit_small"])
+def test_the_papers_runs_are_measured_when_table_6_says(name: str) -> None:
+    recipe = read_recipe(["-c", str(RECIPES / f"imagenet_{name}.yaml")], TASKS)
+    epochs = range(recipe.knn.every, recipe.optimization.epochs + 1, recipe.knn.every)
+    assert list(epochs) == [20, 40, 60, 80, 100] and recipe.knn.neighbours[0] == 10
 
 
 def test_batchnorm_modes_and_drop_path_of_student_and_teacher(recipe_file: WriteRecipe, tmp_path: Path) -> None:
