@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contagg.detection.sets.config import SetConfig
 from contagg.training.config import FREE, RunConfig, require
 
 
@@ -31,11 +32,17 @@ class ResizingConfig:
         short_sides: Of the shorter side in pixels; training draws one, evaluation takes the last.
         long_side: What the longer side may have at most; the shorter is smaller then.
         horizontal_flip: Probability.
+        crop: Probability that training first resizes to one of crop_short_sides, whatever the longer side, and cuts a
+            part out whose sides lie within crop_sides (DETR's is 0.5).
+        crop_short_sides, crop_sides: See crop; pixels.
     """
 
     short_sides: tuple[int, ...] = (800,)
     long_side: int = 1333
     horizontal_flip: float = 0.5
+    crop: float = 0.0
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_sides: tuple[int, int] = (384, 600)
 
     def __post_init__(self) -> None:
         sizes = self.short_sides
@@ -44,8 +51,12 @@ class ResizingConfig:
             self.long_side >= max(sizes),
             f"augmentation.long_side {self.long_side} must not be below short_sides {list(sizes)}",
         )
-        flip = self.horizontal_flip
-        require(0 <= flip <= 1, f"augmentation.horizontal_flip must lie between 0 and 1, not {flip}")
+        for name in ("horizontal_flip", "crop"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"augmentation.{name} must lie between 0 and 1, not {value}")
+        first, sides = list(self.crop_short_sides), list(self.crop_sides)
+        require(bool(first) and min(first) >= 32, f"augmentation.crop_short_sides must be 32 or more, not {first}")
+        require(32 <= sides[0] <= sides[1], f"augmentation.crop_sides must ascend from 32 or more, not {sides}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +64,8 @@ class DetectorConfig:
     """Which detector on which backbone.
 
     Attributes:
-        detector: retinanet (boxes), or mask_rcnn (boxes and masks).
-        backbone: Of ours or timm's, with features at strides 4 to 32.
+        detector: retinanet, mask_rcnn (boxes and masks), detr, deformable_detr or smca_detr.
+        backbone: Of ours or timm's, with features at strides 4 to 32, or for the last three at `sets.stride`.
         init_from: A weights file of the backbone: a run's, timm's, the released one.
         pretrained: Let timm fetch its weights of the backbone.
         norm: frozen keeps the backbone's BatchNorm as it was loaded, statistics and affine; train trains it.
@@ -63,11 +74,12 @@ class DetectorConfig:
         anchor_size: Of the smallest anchors, in pixels; each level doubles it.
         proposals: Regions of an image that Mask R-CNN looks at; training chooses from twice as many.
         sampled_proposals: Of these, those that a training step learns from.
+        sets: What DETR, Deformable DETR and SMCA-DETR are made of, and learn by.
         drop_path: Rate of stochastic depth in the backbone's last block.
         options: What else the backbone's constructor takes.
     """
 
-    detector: Literal["retinanet", "mask_rcnn"]
+    detector: Literal["retinanet", "mask_rcnn", "detr", "deformable_detr", "smca_detr"]
     backbone: str = "container_light"
     init_from: str | None = None
     pretrained: bool = False
@@ -77,6 +89,7 @@ class DetectorConfig:
     anchor_size: int = 32
     proposals: int = 1000
     sampled_proposals: int = 512
+    sets: SetConfig = field(default_factory=SetConfig)
     drop_path: float = 0.1
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -107,7 +120,10 @@ class StepOptimizationConfig:
         drop_factor: See drop_epochs.
         warmup_steps: Steps of linear warm-up.
         warmup_factor: Where the warm-up begins, by learning_rate.
-        weight_decay: For matrices and kernels; norms, biases and gates have none.
+        backbone_factor: The backbone's rate by learning_rate.
+        sampling_factor: Likewise that of Deformable DETR's reference points and sampling offsets.
+        weight_decay: See decays.
+        decays: matrices (and kernels) alone, not norms, biases and gates; or all, as DETR and what followed it have it.
         betas, epsilon: AdamW's.
         clip_gradient_norm: Largest norm of the gradient; null does not clip.
         average_decay: Decay of a moving average of the weights, which is then validated; null is none.
@@ -121,7 +137,10 @@ class StepOptimizationConfig:
     drop_factor: float = 0.1
     warmup_steps: int = 500
     warmup_factor: float = 0.001
+    backbone_factor: float = 1.0
+    sampling_factor: float = 1.0
     weight_decay: float = 0.05
+    decays: Literal["matrices", "all"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     clip_gradient_norm: float | None = None
@@ -134,7 +153,7 @@ class StepOptimizationConfig:
         for name in ("learning_rate", "epsilon", "clip_gradient_norm", "drop_factor", "warmup_factor"):
             value = getattr(self, name)
             require(value is None or value > 0, f"optimization.{name} must be above 0, not {value}")
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "backbone_factor", "sampling_factor"):
             value = getattr(self, name)
             require(value >= 0, f"optimization.{name} must not be negative, but is {value}")
         drops = list(self.drop_epochs)

@@ -26,6 +26,8 @@ from contagg.detection.regions import to_mask
 from contagg.errors import UserError
 from contagg.training.sampling import IGNORED, KeyedIndex, seed_sample
 
+_ANY = 2**31  # no limit to a longer side
+
 Target = dict[str, Any]
 Sample = tuple[Tensor, Target]
 Transform = Callable[[Any, Target], Sample]
@@ -134,11 +136,35 @@ class ShortestSide(torch.nn.Module):
         return v2.Resize(size, antialias=True)(image, target)
 
 
+class RandomPart(v2.Transform):
+    """Cut a part out of an image and its target: each side is drawn between two limits, or is the image's if less."""
+
+    def __init__(self, sides: tuple[int, int]) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Where and how large."""
+        place = []
+        for length in flat_inputs[0].shape[-2:]:
+            least, most = (min(side, length) for side in self.sides)
+            side = int(torch.randint(least, most + 1, ()))
+            place.append((int(torch.randint(length - side + 1, ())), side))
+        (top, height), (left, width) = place
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Boxes are cut too; of those outside nothing is left."""
+        return self._call_kernel(v2.functional.crop, inpt, **params)
+
+
 def training_transform(config: ResizingConfig) -> Transform:
-    """Flip, resize, and drop boxes that have become thinner than a pixel."""
+    """Flip, perhaps cut a part out, resize, and drop boxes that have become thinner than a pixel."""
+    part = v2.Compose([ShortestSide(config.crop_short_sides, _ANY), RandomPart(config.crop_sides)])
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(config.horizontal_flip),
+            *([v2.RandomApply([part], config.crop)] if config.crop else []),
             ShortestSide(config.short_sides, config.long_side),
             v2.SanitizeBoundingBoxes(labels_getter=_of_objects),
         ]

@@ -1,4 +1,7 @@
-"""RetinaNet and Mask R-CNN: torchvision's networks on a pyramid of our making (Sec. 4.2, 4.3, appendix A.2, A.3)."""
+"""The detectors of a recipe, behind one interface (Sec. 4.2 to 4.4, appendix A.2 to A.4).
+
+RetinaNet and Mask R-CNN are torchvision's networks on a pyramid of our making; for the others see `sets`.
+"""
 
 from collections.abc import Sequence
 
@@ -12,23 +15,21 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from contagg.detection.backbone import P6P7, Features, MaxP6, PyramidBackbone
-from contagg.detection.batching import Batching, Detections, check_images, check_targets
+from contagg.detection.batching import DETECTIONS, MEAN, STD, Batching, Detections, check_images, check_targets
 from contagg.detection.config import DetectorConfig
 from contagg.detection.dataset import Target
 from contagg.detection.edges import EdgedRoIAlign
+from contagg.detection.sets.network import AttendingCore, SetNetwork
 
 PAPER_CHANNELS = 256
 """Of the feature pyramid; torchvision's start of RetinaNet's head is made for it."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DETECTIONS = 100
-"""Kept an image, as COCO counts; torchvision's RetinaNet would keep 300."""
 
 
 class Detector(nn.Module):
     """A network behind one interface, in which labels begin at 0.
 
     Attributes:
-        network: torchvision's.
+        network: torchvision's, or a `SetNetwork`.
         classes: K.
         masks: Whether it learns and gives masks.
     """
@@ -52,7 +53,7 @@ class Detector(nn.Module):
         check_images(images)
         if self.training:
             check_targets(images, targets, self.classes, self.masks)
-            keep = ("boxes", "labels", "masks")
+            keep = ("boxes", "labels", "masks", "image_id")
             targets = [{key: t[key] for key in keep if key in t} for t in targets or ()]
         return self.network(images, targets if self.training else None)
 
@@ -77,8 +78,19 @@ class StridedAnchors(AnchorGenerator):
 
 def build_detector(config: DetectorConfig, classes: int) -> Detector:
     """The detector of a recipe, its backbone without weights of its own. UserError for a backbone that cannot serve."""
-    builders = {"retinanet": _retinanet, "mask_rcnn": _mask_rcnn}
+    builders = {
+        "retinanet": _retinanet,
+        "mask_rcnn": _mask_rcnn,
+        "detr": _attending,
+        "smca_detr": _attending,
+        "deformable_detr": _deformable,
+    }
     return builders[config.detector](config, classes)
+
+
+def features_of(model: nn.Module) -> Features:
+    """A detector's backbone without its pyramid."""
+    return next(module for module in model.modules() if isinstance(module, Features))
 
 
 def _features(config: DetectorConfig, strides: Sequence[int]) -> Features:
@@ -153,3 +165,18 @@ def _mask_rcnn(config: DetectorConfig, classes: int) -> Detector:
     backbone.edges.guard(network.rpn.head)
     backbone.edges.silence(network.rpn.head.cls_logits)
     return Detector(network, classes, masks=True)
+
+
+def _attending(config: DetectorConfig, classes: int) -> Detector:
+    features = _features(config, (config.sets.stride,))
+    core = AttendingCore(features.channels[0], config.sets, prior=config.detector == "smca_detr")
+    return Detector(SetNetwork(features, core, classes, config.sets), classes, masks=False)
+
+
+def _deformable(config: DetectorConfig, classes: int) -> Detector:
+    from contagg.detection.sets.deformable import DeformableCore, start_boxes  # its library takes seconds to import
+
+    features = _features(config, (config.sets.stride,))
+    network = SetNetwork(features, DeformableCore(features.channels[0], config.sets), classes, config.sets)
+    start_boxes(network.box_head[-1])  # type: ignore[arg-type]
+    return Detector(network, classes, masks=False)

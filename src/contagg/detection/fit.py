@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from contagg.detection.annotations import CocoAnnotations, read_annotations
-from contagg.detection.backbone import Features
 from contagg.detection.config import CocoDataConfig, DetectionRecipe
 from contagg.detection.dataset import CocoImages, evaluation_transform, training_transform
-from contagg.detection.detectors import Detector, build_detector
+from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, in_file_pixels
 from contagg.detection.initial import load_backbone
@@ -94,11 +93,6 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
         metadata=describe(recipe.model, training.categories, recipe.augmentation),
         identity={"training images": len(training.images), "classes": len(training.categories)},
     )
-
-
-def features_of(model: Detector) -> Features:
-    """A detector's backbone without its pyramid."""
-    return model.network.backbone.features  # type: ignore[union-attr, return-value]
 
 
 def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionRecipe) -> None:

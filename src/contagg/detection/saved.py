@@ -8,6 +8,7 @@ from typing import Any
 from contagg.detection.annotations import Category
 from contagg.detection.config import DetectorConfig, ResizingConfig
 from contagg.detection.detectors import Detector, build_detector
+from contagg.detection.sets.config import SetConfig
 from contagg.errors import UserError
 from contagg.weights import load_into, read_weights
 
@@ -39,7 +40,8 @@ def load_detector(path: Path) -> Saved:
     state, metadata = read_weights(path)
     if metadata.get("task") != TASK:
         raise UserError(f"{path} is of the task {metadata.get('task')!r}, not of a detector")
-    config = DetectorConfig(**metadata["detector"])
+    described = metadata["detector"]
+    config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
     model = build_detector(config, len(metadata["categories"]))
     load_into(model, state, repr(str(path)))
     categories = tuple(Category(**category) for category in metadata["categories"])
@@ -47,7 +49,8 @@ def load_detector(path: Path) -> Saved:
 
 
 def _resizing(content: Mapping[str, Any]) -> ResizingConfig:
-    return ResizingConfig(**{**content, "short_sides": tuple(content["short_sides"])})
+    lists: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return ResizingConfig(**lists)
 
 
 def check_categories(trained: Sequence[Category], given: Sequence[Category], path: Path) -> None:

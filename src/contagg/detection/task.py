@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from contagg.detection.annotations import CocoAnnotations
 from contagg.detection.config import StepOptimizationConfig
+from contagg.detection.detectors import features_of
 from contagg.detection.evaluation import Collected, Kind, add_batch, score_together
 from contagg.detection.loaders import Batch
 from contagg.training.optimizer import parameter_groups
@@ -60,10 +61,29 @@ class Detection(LightningModule):
         self.collected = Collected()
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the model's parameter groups; norms, biases and gates without weight decay."""
+        """AdamW over `rated_groups`."""
         config = self.optimization
-        groups = parameter_groups(self.model, config.weight_decay)
+        groups = rated_groups(self.model, config)
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
+
+
+def rated_groups(model: nn.Module, config: StepOptimizationConfig) -> list[dict[str, Any]]:
+    """Parameter groups whose `lr_scale` is their rate by the learning rate; those of 1 come first."""
+    groups: list[dict[str, Any]]
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": config.weight_decay}]
+    if config.decays == "matrices":
+        groups = parameter_groups(model, config.weight_decay)
+    factors = {id(parameter): config.backbone_factor for parameter in features_of(model).parameters()}
+    for name, parameter in model.named_parameters():
+        if "sampling_offsets" in name or "reference_points" in name:
+            factors[id(parameter)] = config.sampling_factor
+    rated = []
+    for group in groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        rated += [{**group, "params": some, "lr_scale": factor} for factor, some in by_factor.items()]
+    return sorted(rated, key=lambda group: group["lr_scale"] != 1)
 
 
 class StepSchedule:
@@ -83,7 +103,7 @@ class StepSchedule:
     def step_update(self, num_updates: int) -> None:
         """Set the rate of the step that follows `num_updates` steps."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.factor(num_updates)
+            group["lr"] = self.config.learning_rate * self.factor(num_updates) * group.get("lr_scale", 1.0)
 
     def factor(self, taken: int) -> float:
         """The rate by learning_rate."""
