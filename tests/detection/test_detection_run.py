@@ -2,12 +2,15 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fit_processes import Runs, differences
 from PIL import Image
+from test_resume import die_after_epoch, die_after_step
 
 from contagg import create
 from contagg.cli import main
@@ -66,6 +69,21 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     listed = json.loads((tmp_path / "found/images.json").read_text())
     assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
     assert len(list((tmp_path / "found").glob("*.png"))) == 1
+
+
+def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(composed: Path, tmp_path: Path) -> None:
+    content = recipe(composed, tmp_path)
+    content["model"]["drop_path"] = 0.3
+    content["optimization"]["epochs"] = 2
+    content["run"]["checkpoint_minutes"] = 0
+    runs = Runs(tmp_path, content)
+    assert runs.fit("whole") == 0, runs.output
+    for meddle in (die_after_step(4), die_after_epoch):
+        assert runs.fit("cut", meddle=meddle) == -signal.SIGKILL, runs.output
+    assert runs.fit("cut") == 0 and "going on from" in runs.output, runs.output
+    assert differences(runs.state("whole"), runs.state("cut")) == []
+    for name in ("metrics.csv", "checkpoints/best.safetensors", "figures/scores.json"):
+        assert (runs.folder / "whole" / name).read_bytes() == (runs.folder / "cut" / name).read_bytes(), name
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:

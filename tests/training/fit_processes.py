@@ -41,10 +41,10 @@ PATIENCE = 180
 class Runs:
     """Calls `contagg fit` in a forked process; `meddle` runs in it first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, recipe: dict = TINY) -> None:
         self.folder = folder
         self.recipe = folder / "recipe.yaml"
-        self.recipe.write_text(yaml.safe_dump(TINY))
+        self.recipe.write_text(yaml.safe_dump(recipe))
         self.output = ""
 
     def fit(
