@@ -16,6 +16,7 @@ from contagg.detection.initial import load_backbone
 from contagg.detection.loaders import evaluation_loader, train_loader
 from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.scoring import evaluate
+from contagg.detection.sets.config import SET_DETECTORS
 from contagg.detection.task import Detection, StepSchedule
 from contagg.errors import UserError
 from contagg.files import save_figure, write_output
@@ -60,6 +61,8 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
         message = load_backbone(features_of(model), recipe.model.init_from)
         if is_first_process():
             print(message, flush=True)
+    if recipe.model.detector in SET_DETECTORS:
+        check_objects(training, recipe.model.sets.queries)
     steps = len(training.images) // (optimization.batch_size * run.world_size) // optimization.accumulate
     if not steps:
         raise UserError(
@@ -93,6 +96,17 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
         metadata=describe(recipe.model, training.categories, recipe.augmentation),
         identity={"training images": len(training.images), "classes": len(training.categories)},
     )
+
+
+def check_objects(training: CocoAnnotations, queries: int) -> None:
+    """UserError, naming the image, where there are more objects to learn than queries to answer."""
+    for index, image in enumerate(training.images):
+        count = sum(not thing["iscrowd"] for thing in training.objects(index))
+        if count > queries:
+            raise UserError(
+                f"image {image.id} ({image.file_name}) of {training.path} has {count} objects, but "
+                f"model.sets.queries is {queries}: raise it"
+            )
 
 
 def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionRecipe) -> None:
