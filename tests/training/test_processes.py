@@ -64,25 +64,55 @@ def test_two_ranks_equal_one_with_twice_the_batch(runs: Runs) -> None:
             assert values[0] == pytest.approx(values[1], abs=2e-3)
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_both(runs: Runs) -> None:
-    code = f"""
-import sys, os
+def under_torchrun(runs: Runs, name: str, *options: str, meddle: str, launcher: tuple[str, ...] = ()) -> str:
+    """What two processes of torchrun printed; `meddle` is Python that each runs first."""
+    script = runs.folder / f"{name}.py"
+    arguments = ["contagg", "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name), *TWO, *options]
+    script.write_text(f"""
+import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import contagg_cli
-from test_faults import poison
-if os.environ.get("LOCAL_RANK") == "1":
-    poison(9, "loss")()
-sys.argv = ["contagg", "fit", "-c", {str(runs.recipe)!r}, "--run.folder", {str(runs.folder / "run")!r}, *{TWO!r},
-            "--optimization.epochs", "6"]
+{meddle}
+sys.argv = {arguments!r}
 contagg_cli.main()
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *launcher]
+    process = subprocess.Popen([*command, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        printed, _ = process.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it takes its processes along, which are sessions of their own
+        printed, _ = process.communicate(timeout=60)
+        pytest.fail(f"no end after 200 s: {printed}")
+    return f"exit code {process.returncode}\n{printed}"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_torchrun_starts_a_job_again_whose_process_was_killed(runs: Runs, rank: str) -> None:
+    meddle = f"""
+from test_resume import die_after_step
+if os.environ["LOCAL_RANK"] == {rank!r} and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    die_after_step(5)()
 """
-    script = runs.folder / "poisoned.py"
-    script.write_text(code)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(launcher, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode != 0
-    found = re.findall(r"contagg( \[process 1\])?: error: loss became nan at epoch 4, batch 1, step 10", done.stderr)
-    assert sorted(found) == ["", " [process 1]"], done.stderr
+    contagg(runs, "whole", *TWO)
+    printed = under_torchrun(runs, "cut", meddle=meddle, launcher=("--max-restarts", "1"))
+    assert printed.startswith("exit code 0\n"), printed
+    assert re.search(r"going on from .*epoch_00001_step_00000000[45]\.ckpt", printed), printed
+    assert differences(runs.state("whole"), runs.state("cut")) == []
+    for name in ("metrics.csv", "checkpoints/best.safetensors"):
+        assert (runs.folder / "whole" / name).read_bytes() == (runs.folder / "cut" / name).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(runs: Runs) -> None:
+    meddle = """
+from test_faults import poison
+if os.environ["LOCAL_RANK"] == "1":
+    poison(9, "loss")()
+"""
+    printed = under_torchrun(runs, "run", "--optimization.epochs", "6", meddle=meddle)
+    assert not printed.startswith("exit code 0\n")
+    found = re.findall(r"contagg( \[process 1\])?: error: loss became nan at epoch 4, batch 1, step 10", printed)
+    assert sorted(found) == ["", " [process 1]"], printed
     state = runs.state("run")
     assert state["global_step"] == 9
     assert all(torch.isfinite(tensor).all() for tensor in state["state_dict"].values())

@@ -11,7 +11,6 @@ import torch
 from fit_processes import Runs, differences
 
 from contagg.training import checkpoint
-from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.saving import SaveState
 
 ALL = ("--optimization.average_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
@@ -101,31 +100,6 @@ def test_same_command_after_the_end_changes_nothing(runs: Runs) -> None:
     before = {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
     assert runs.fit("whole", *short) == 0, runs.output
     assert before == {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
-
-
-PIECES = {
-    "weights": lambda state: state["current_model_state"].update(state["state_dict"]),
-    "average": lambda state: state["state_dict"].update(state["current_model_state"]),
-    "optimizer": lambda state: state["optimizer_states"][0]["state"].clear(),
-    "sums of the epoch": lambda state: state["callbacks"]["EpochMetrics"]["sums"].clear(),
-    "rows": lambda state: state["callbacks"]["EpochMetrics"]["rows"].clear(),
-    "place in the data": lambda state: state["loops"]["fit_loop"]["state_dict"].pop("combined_loader"),
-    "steps taken": lambda state: state["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"].clear(),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("piece", PIECES)
-def test_each_saved_piece_is_needed(runs: Runs, piece: str) -> None:
-    options = ("--optimization.average_decay", "0.9")
-    assert runs.fit("whole", *options) == 0, runs.output
-    assert runs.fit("cut", *options, meddle=die_after_step(10)) == -signal.SIGKILL
-    path = max((runs.folder / "cut" / "checkpoints").glob("*.ckpt"))
-    state = torch.load(path, weights_only=True)
-    PIECES[piece](state)
-    AtomicCheckpointIO().save_checkpoint(state, path)
-    code = runs.fit("cut", *options)
-    assert code != 0 or differences(runs.state("whole"), runs.state("cut"))
 
 
 @pytest.mark.slow

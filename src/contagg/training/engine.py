@@ -27,6 +27,7 @@ from contagg.training.config import RunConfig
 from contagg.training.guards import SeedSteps, StepGuard
 from contagg.training.metrics import EpochMetrics, Row
 from contagg.training.progress import Progress
+from contagg.training.restarts import join_attempt
 from contagg.training.run_folder import RunFolder, is_first_process
 from contagg.training.saving import SaveState
 from contagg.training.signals import StoppedError, StopSignals, leave_to_parent
@@ -129,7 +130,7 @@ class Schedules(Callback):
 
 def check_machine(run: RunConfig) -> None:
     """UserError for devices that are not there, fp16 without a GPU, or a number of processes not the recipe's."""
-    on_gpu = run.accelerator == "cuda" or (run.accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = _on_gpu(run)
     present = torch.cuda.device_count()
     if on_gpu and run.devices > present:
         raise UserError(f"run.devices is {run.devices}, but this machine has {present} GPUs")
@@ -142,6 +143,10 @@ def check_machine(run: RunConfig) -> None:
         raise UserError(
             f"{started} processes were started, but run.devices x run.nodes is {run.world_size}: make them agree"
         )
+
+
+def _on_gpu(run: RunConfig) -> bool:
+    return run.accelerator == "cuda" or (run.accelerator == "auto" and torch.cuda.is_available())
 
 
 def claim_folder(run: RunConfig, recipe: Any) -> RunFolder:
@@ -163,6 +168,8 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
     """
     start = _where_to_start(run, folder)
     _quiet_lightning()
+    if run.world_size > 1:
+        join_attempt(_on_gpu(run))
     if run.channels_last:
         job.task.to(memory_format=torch.channels_last)
     if run.compile:
