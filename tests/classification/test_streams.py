@@ -1,12 +1,17 @@
 """Streams of shards (WebDataset): whole batches, other shards for other readers, and a way back into an epoch."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from photographs import piece
+from PIL import Image
 from test_loaders import SMALL, epochs, equal, evaluating, training
 from test_sources import web_dataset
 
+from contagg.classification.config import DataConfig
 from contagg.classification.datasets import ImageStream
 from contagg.classification.loaders import StreamLoader
 from contagg.classification.sources import open_data
@@ -93,3 +98,23 @@ def test_other_readers_cannot_go_on_in_an_epoch(tmp_path: Path) -> None:
         loader.load_state_dict(state)
     loader.load_state_dict(state | {"batch": len(loader)})
     assert torch.is_tensor(epochs(loader, 2)[0][0])
+
+
+def test_shards_made_as_the_document_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("webdataset")
+    monkeypatch.chdir(tmp_path)
+    for split, count in (("train", 7), ("val", 3)):
+        for number in range(2 * count):
+            folder = tmp_path / "imagenet" / split / f"class {number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            piece(number).save(folder / f"{split}_{number}.JPEG")
+    document = Path(__file__).parents[2] / "docs" / "many-machines.md"
+    code = re.search(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[1]
+    exec(code.replace("maxcount=1300", "maxcount=4"), {})
+    names = {"train_split": "imagenet-train-{0000..0003}.tar|14", "validation_split": "imagenet-val-{0000..0001}.tar|6"}
+    data = open_data(DataConfig(name="wds/", root=str(tmp_path / "shards"), classes=2, **names))
+    assert sorted(label for _, label in data.validation) == [0] * 3 + [1] * 3
+    assert len(training(data.train, workers=2)) * 4 >= 14
+    one = next(iter(data.validation))
+    originals = {np.asarray(Image.open(path)).tobytes(): path for path in tmp_path.rglob("val_*.JPEG")}
+    assert originals[np.asarray(one[0]).tobytes()].parent.name == f"class {one[1]}"
