@@ -9,7 +9,8 @@ import contagg
 from contagg.aggregation import Aggregation
 from contagg.block import ConvolutionPosition, TokenBatchNorm
 from contagg.errors import UserError
-from contagg.fusion import GatedSum, SlicedMlp
+from contagg.export.program import export_program
+from contagg.fusion import GatedSum, Projection, SlicedMlp
 from contagg.models import CONFIGS
 
 SIZE = (64, 96)
@@ -105,10 +106,29 @@ def test_slices_of_tokens_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(SlicedMlp, "HIDDEN", 10_000)
     fused = contagg.fuse(model)
     first = fused.stages[0].blocks[0].mlp
-    first.mlp.register_forward_hook(lambda module, inputs, output: hidden_widths.append(inputs[0].shape[0]))
+    first.act.register_forward_hook(lambda module, inputs, output: hidden_widths.append(inputs[0].shape[3]))
     with torch.no_grad():
         torch.testing.assert_close(fused(images), model(images), rtol=1e-10, atol=1e-10)
     assert hidden_widths == [78, 78, 78, 78, 78, 30]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_projection_is_the_matrix_product_in_either_form(batch: int) -> None:
+    linear = nn.Linear(11, 7).double()
+    tokens = torch.randn(batch, 13, 11, dtype=torch.float64)
+    projection = Projection(linear)
+    got = projection(tokens)
+    torch.testing.assert_close(got, linear(tokens), rtol=1e-12, atol=1e-12)
+    assert got.stride() == linear(tokens).stride()
+    torch.testing.assert_close(projection(tokens[0]), linear(tokens[0]), rtol=1e-12, atol=1e-12)
+
+
+def test_projections_on_a_cpu_are_convolutions_and_matrix_products_in_an_exported_graph() -> None:
+    fused = contagg.fuse(drawn("container_light_tiny"))
+    blocks = [module for stage in fused.stages for module in stage.blocks.modules()]
+    assert all(isinstance(module, Projection) for module in blocks if isinstance(module, nn.Linear))
+    targets = [str(node.target) for node in export_program(drawn("container_light_tiny"), (3, *SIZE)).graph.nodes]
+    assert targets.count("aten.linear.default") == 1 + sum(isinstance(module, nn.Linear) for module in blocks)
 
 
 @pytest.mark.parametrize("name", ["container_tiny", "container_light_tiny"])
