@@ -94,6 +94,11 @@ OF_DETECTORS = {
         arguments="contagg.detection.arguments:predict",
         run="contagg.detection.predict:predict",
     ),
+    "affinity": Command(
+        help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",
+        arguments="contagg.detection.arguments:affinity",
+        run="contagg.detection.sets.looking_figure:affinity",
+    ),
 }
 """What stands in for COMMANDS where the weights file is a detector's."""
 

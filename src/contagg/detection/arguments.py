@@ -3,6 +3,8 @@
 import argparse
 
 from contagg.classification.arguments import whole_above_zero
+from contagg.files import FIGURE_ENDINGS
+from contagg.inspect.arguments import heads, number, numbers
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -27,3 +29,14 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--score", type=float, default=0.5, help="least score to tell and to draw (default 0.5)")
     parser.add_argument("--output", default="predictions", help="folder (default predictions)")
+
+
+def affinity(parser: argparse.ArgumentParser) -> None:
+    """For `contagg affinity` on DETR or SMCA-DETR."""
+    parser.add_argument("checkpoint", help="a run folder, or a weights file of it")
+    parser.add_argument("image", help="an image file")
+    parser.add_argument("--queries", type=numbers, metavar="N,...", help="from 1 (default: the three surest)")
+    parser.add_argument("--layer", type=number, metavar="N", help="of the decoder, from 1 (default: the last)")
+    parser.add_argument("--heads", type=heads, default=("mean",), metavar="N,...|mean", help="from 1 (default mean)")
+    kinds = ", ".join(FIGURE_ENDINGS)
+    parser.add_argument("--out", default="affinity.png", help=f"the figure, {kinds} (default affinity.png)")
