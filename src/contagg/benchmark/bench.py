@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,10 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
     _say(f"wrote {folder}")
 
 
-def csv_of(rows: list[Row]) -> bytes:
-    """Rows under their names, numbers to six digits."""
+def csv_of(rows: Sequence[Any]) -> bytes:
+    """Dataclasses of one kind, at least one, under their fields' names; numbers to six digits."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})

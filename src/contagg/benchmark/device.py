@@ -1,0 +1,71 @@
+"""All that a device is asked, in one command: python -m contagg.benchmark.device.
+
+Speed in every form, with a training step; how far each precision is from float64; memory against image size. Writes
+<out>/<device>/bench.csv, precision.csv and memory.csv, with pictures and the command, commit and device beside them.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from contagg.benchmark import bench
+from contagg.benchmark.arguments import bench as bench_arguments
+from contagg.benchmark.arguments import positive
+from contagg.benchmark.memory import SIZES, memory, memory_against_tokens
+from contagg.benchmark.precision import precision
+from contagg.errors import UserError
+from contagg.files import save_figure, write_output
+
+MODELS = ("container_light", "container_v1_light", "container", "deit_small_patch16_224", "resnet50")
+OURS = ("container_light", "container")
+PARTS = ("bench", "precision", "memory")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write, part by part, so that what is done stays done."""
+    options = _options(arguments)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    about = bench.describe(device)
+    about["command"] = " ".join(
+        ["python -m contagg.benchmark.device", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    folder = options.out / re.sub(r"\W+", "-", str(about["device"]).lower()).strip("-")
+    if "bench" in options.parts:
+        measured = argparse.ArgumentParser()
+        bench_arguments(measured)
+        asked = [*options.models, "--train", "--precisions", "fp32,bf16", "--device", device.type, "--out", str(folder)]
+        bench.run(measured.parse_args([*asked, "--batch", str(options.batch), "--size", str(options.size)]))
+    if "precision" in options.parts:
+        write_output(folder / "precision.csv", bench.csv_of(precision(OURS, device, options.size)))
+    if "memory" in options.parts:
+        rows = memory(OURS, device, [size for size in SIZES if max(size) <= options.largest])
+        write_output(folder / "memory.csv", bench.csv_of(rows))
+        save_figure(memory_against_tokens(rows, f"one image, fp32, {about['device']}"), folder / "memory.png")
+    write_output(folder / "device.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m contagg.benchmark.device", description=__doc__)
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, metavar="MODEL", help="for the speed (default: %(default)s)"
+    )
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    parser.add_argument("--batch", type=positive, default=8, help="images a batch for the speed (default 8)")
+    parser.add_argument("--size", type=positive, default=224, help="pixels for speed and precision (default 224)")
+    parser.add_argument("--largest", type=positive, default=1333, help="longest side for the memory (default 1333)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results (default: results)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"contagg: error: {error}")

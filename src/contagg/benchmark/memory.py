@@ -1,0 +1,130 @@
+"""Peak memory of training against the number of tokens: beside the fast path one that forms every A (Sec. 3.3)."""
+
+import copy
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from contagg.affinity.base import Affinity, Grid, join_heads, split_heads
+from contagg.aggregation import Aggregation
+from contagg.benchmark.timing import peak_bytes
+from contagg.models import create
+
+Size = tuple[int, int]
+SIZES: tuple[Size, ...] = ((224, 224), (320, 320), (448, 448), (800, 1333))
+FAST, FORMED = "fast", "forms A"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRow:
+    """Forward and backward of one image in fp32, weights and gradients aside; no peak where it cannot run."""
+
+    model: str
+    path: str
+    height: int
+    width: int
+    tokens: int
+    peak_megabytes: float | None
+    note: str = ""
+
+
+class Formed(nn.Module):
+    """An affinity that aggregates by its matrix, N x N a head."""
+
+    def __init__(self, affinity: Affinity) -> None:
+        super().__init__()
+        self.affinity = affinity
+
+    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        """A V + shift, (B, N, C)."""
+        matrix = self.affinity.matrix(tokens, grid)
+        together = join_heads(matrix @ split_heads(values, matrix.shape[1]))
+        shift = self.affinity.shift()
+        return together if shift is None else together + shift
+
+
+def forming(model: nn.Module) -> nn.Module:
+    """A copy of one of our networks in which every aggregation forms its A."""
+    formed = copy.deepcopy(model)
+    for module in formed.modules():
+        if isinstance(module, Aggregation) and isinstance(module.affinity, Affinity):
+            module.affinity = Formed(module.affinity)  # type: ignore[assignment]
+    return formed
+
+
+def memory(
+    names: Iterable[str], device: torch.device, sizes: Iterable[Size] = SIZES, available: int | None = None
+) -> list[MemoryRow]:
+    """A row for each network, size and path. What would not fit, by N^2 from the size before, is not tried.
+
+    Args:
+        names: Networks of ours.
+        sizes: (height, width), ascending.
+        available: Bytes; None asks the device.
+    """
+    rows = []
+    for name in names:
+        for path in (FAST, FORMED):
+            model = create(name).train().to(device)
+            model = forming(model) if path == FORMED else model
+            rows += _grow(model, name, path, device, sizes, available or _available(device))
+    return rows
+
+
+def _grow(
+    model: nn.Module, name: str, path: str, device: torch.device, sizes: Iterable[Size], available: int
+) -> list[MemoryRow]:
+    rows: list[MemoryRow] = []
+    for height, width in sizes:
+        tokens = -(-height // 4) * -(-width // 4)  # of the first stage, at stride 4
+        peak, note = None, ""
+        known = [row for row in rows if row.peak_megabytes]
+        growth = 2 if path == FORMED else 1
+        needed = known[-1].peak_megabytes * (tokens / known[-1].tokens) ** growth if known else 0  # type: ignore[operator]
+        if needed * 1e6 > available:
+            note = f"would need {needed / 1e3:.1f} GB of {available / 1e9:.1f}"
+        else:
+            peak = _peak(model, (height, width), device) / 1e6
+        rows.append(
+            MemoryRow(model=name, path=path, height=height, width=width, tokens=tokens, peak_megabytes=peak, note=note)
+        )
+    return rows
+
+
+def _peak(model: nn.Module, size: Size, device: torch.device) -> int:
+    images = torch.randn(1, 3, *size, device=device)
+    # BatchNorm refuses a single value a channel, which the smallest images have in the last stage.
+    images = images.expand(2 if min(size) <= 32 else 1, -1, -1, -1)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return peak_bytes(lambda: model(images).sum().backward(), device)
+
+
+def _available(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_against_tokens(rows: Iterable[MemoryRow], title: str) -> Figure:
+    """Both axes logarithmic, a line a network and path; where a line ends, the next size did not fit."""
+    rows = list(rows)
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for name, path in dict.fromkeys((row.model, row.path) for row in rows):
+        line = [row for row in rows if (row.model, row.path) == (name, path)]
+        peaks = [float("nan") if row.peak_megabytes is None else row.peak_megabytes for row in line]
+        style = "--" if path == FORMED else "-"
+        axes.plot([row.tokens for row in line], peaks, style, marker="o", label=f"{name}, {path}")
+    sizes = {row.tokens: f"{row.tokens:,}\n{row.height} x {row.width}" for row in rows}
+    axes.set(xscale="log", yscale="log", xlabel="tokens of the first stage", ylabel="peak of a training step, MB")
+    axes.set_xticks(list(sizes), list(sizes.values()), fontsize=8)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
