@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from contagg.detection.loaders import evaluation_loader
 from contagg.detection.saved import describe, load_detector
 from contagg.detection.sets.config import SET_DETECTORS, SetConfig
 from contagg.detection.sets.matching import Predictions
-from contagg.detection.sets.network import AttendingCore, SetNetwork, as_fractions, detections
+from contagg.detection.sets.network import AttendingCore, SetNetwork, detections
 from contagg.detection.task import StepSchedule, rated_groups
 from contagg.errors import UserError
 from contagg.weights import save_weights
@@ -96,39 +97,52 @@ def test_padding_moves_no_box(detector: str, stride: int) -> None:
     with torch.no_grad():
         (alone,), together = model([image]), model([image, larger])[0]
     assert len(alone["boxes"]) == (7 if detector == "detr" else 21)
-    torch.testing.assert_close(together["scores"], alone["scores"], rtol=1e-7, atol=1e-12)
-    torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(together["scores"], alone["scores"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=1e-9)
+
+
+def perfect(images: list[torch.Tensor], targets: list[dict], focal: bool) -> Predictions:
+    """What a network would have to answer: boxes as fractions of each image without padding."""
+    queries = max(len(each["labels"]) for each in targets) + 1
+    logits, boxes = torch.full((1, len(images), queries, 5), -20.0), torch.full((1, len(images), queries, 4), 0.5)
+    logits[..., 4] = 0
+    for place, (image, each) in enumerate(zip(images, targets, strict=True)):
+        rows, (height, width) = torch.arange(len(each["labels"])), image.shape[1:]
+        left, top, right, bottom = each["boxes"].unbind(1)
+        sides = [
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        ]
+        boxes[0, place, rows], logits[0, place, rows, each["labels"]] = torch.stack(sides, 1), 20.0
+    return Predictions(logits[..., :4] if focal else logits, boxes)
 
 
 @pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
-def test_perfect_answers_are_perfect_through_data_and_evaluation(composed: Path, loss: str) -> None:
-    """Batches of mixed aspect, resized and padded; what the network would have to answer, told by the targets."""
+def test_perfect_answers_are_perfect_through_data_and_evaluation(
+    composed: Path, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of mixed aspect, resized, padded, answered, scored in the pixels of the files."""
     annotations = read_annotations(composed / "annotations/instances_val2017.json", composed / "val2017")
-    loader = evaluation_loader(
-        CocoImages(annotations, False), evaluation_transform(ResizingConfig(short_sides=(80,))), 4, 0
-    )
-    model = build_detector(config("detr", class_loss=loss), 4)
+    transform = evaluation_transform(ResizingConfig(short_sides=(80,)))
+    model = small("smca_detr", classes=4, class_loss=loss)
     collected, ids = Collected(), [category.id for category in annotations.categories]
     shapes = set()
-    for images, targets in loader:
-        padded, _ = model.network.transform(images, None)
-        queries = max(len(each["labels"]) for each in targets) + 1
-        logits, boxes = torch.full((1, len(images), queries, 5), -20.0), torch.full((1, len(images), queries, 4), 0.5)
-        logits[..., 4] = 0
-        for place, (each, size) in enumerate(zip(targets, padded.image_sizes, strict=True)):
-            shapes.add(size)
-            fractions, rows = as_fractions(each, size), torch.arange(len(each["labels"]))
-            boxes[0, place, rows], logits[0, place, rows, each["labels"]] = fractions["boxes"], 20.0
-        given = Predictions(logits[..., :4] if loss == "focal" else logits, boxes)
-        found = detections(given, padded.image_sizes, model.network.config)
+    for images, targets in evaluation_loader(CocoImages(annotations, False), transform, 4, 0):
+        shapes.add(frozenset(image.shape for image in images))
+        answer = Mock(return_value=perfect(images, targets, loss == "focal"))
+        monkeypatch.setattr(model.network, "predict", answer)
+        losses = model.train()(images, targets)
+        assert losses["loss_box"] < 1e-4 and losses["loss_giou"] < 1e-4
+        found = model.eval()(images)
         for detected, each in zip(found, targets, strict=True):
             kept = detected["scores"] > 0.5
             assert kept.sum() == len(each["labels"])
             for box, label in zip(each["boxes"], each["labels"], strict=True):
-                same = detected["boxes"][kept & (detected["labels"] == label)]
-                assert box_iou(box[None], same).max() >= 0.999
+                assert box_iou(box[None], detected["boxes"][kept & (detected["labels"] == label)]).max() >= 0.999
         add_batch(collected, found, images, targets, ids)
-    assert len(shapes) > 1
+    assert max(map(len, shapes)) > 1
     assert score(annotations, collected, ["box"])["box_ap"] == pytest.approx(1, abs=1e-6)
 
 
