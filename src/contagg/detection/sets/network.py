@@ -88,8 +88,8 @@ class SetNetwork(nn.Module):
             padding = ~on_level(inside, features)
         in_cells = features.new_tensor(sizes, dtype=self.box_head[-1].weight.dtype).flip(1) / self.config.stride
         answers, centres = self.core(features, padding, in_cells)
-        boxes = self.box_head(answers)
-        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))  # bfloat16 has steps of a pixel
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would move boxes by whole pixels
+            boxes = self.box_head(answers.to(in_cells.dtype))
         if centres is not None:
             boxes = torch.cat([boxes[..., :2] + centres, boxes[..., 2:]], -1)
         return Predictions(self.class_head(answers).to(boxes.dtype), boxes.sigmoid())

@@ -45,7 +45,8 @@ class GaussianPrior(nn.Module):
         )  # each (2, B, M, Q), laid out so that what is formed of them needs no copy
         places = places + centres.permute(2, 0, 1)[:, :, None]
         along = [
-            -scales[axis, ..., None].square() * (places[axis, ..., None] - torch.arange(cells).to(places)) ** 2
+            -scales[axis, ..., None].square()
+            * (places[axis, ..., None] - torch.arange(cells, device=places.device)) ** 2
             for axis, cells in enumerate((padding.shape[2], padding.shape[1]))
         ]  # (B, M, Q, w) and (B, M, Q, h)
         columns, rows = (part / SMOOTHING for part in along)
