@@ -55,6 +55,11 @@ COMMANDS = {
         arguments="contagg.detection.compose:arguments",
         run="contagg.detection.compose:run",
     ),
+    "detector-memory": Command(
+        help="the most memory that a detector takes for an image and for a training step, on a CPU",
+        arguments="contagg.detection.arguments:memory",
+        run="contagg.detection.memory:run",
+    ),
     "export": Command(
         help="a network as ONNX or torch.export's archive, checked against the model's answers",
         arguments="contagg.export.arguments:arguments",

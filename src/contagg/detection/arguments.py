@@ -1,10 +1,13 @@
 """The arguments of the commands about detection. Needs no torch."""
 
 import argparse
+from pathlib import Path
 
 from contagg.classification.arguments import whole_above_zero
 from contagg.files import FIGURE_ENDINGS
 from contagg.inspect.arguments import heads, number, numbers
+
+WORKS = ("inference", "training", "training-checkpointed")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -40,3 +43,14 @@ def affinity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", type=heads, default=("mean",), metavar="N,...|mean", help="from 1 (default mean)")
     kinds = ", ".join(FIGURE_ENDINGS)
     parser.add_argument("--out", default="affinity.png", help=f"the figure, {kinds} (default affinity.png)")
+
+
+def memory(parser: argparse.ArgumentParser) -> None:
+    """For `contagg detector-memory`."""
+    parser.add_argument("backbones", nargs="+", metavar="BACKBONE", help="names of ours or timm's")
+    parser.add_argument("--detector", choices=("retinanet", "mask_rcnn"), default="retinanet", help="default retinanet")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="(default: all)")
+    parser.add_argument("--height", type=whole_above_zero, default=800, metavar="PIXELS", help="default 800")
+    parser.add_argument("--width", type=whole_above_zero, default=1333, metavar="PIXELS", help="default 1333")
+    parser.add_argument("--threads", type=whole_above_zero, default=1, metavar="N", help="of the processor (default 1)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
