@@ -9,7 +9,7 @@ from contagg.benchmark.cost import parameter_count
 from contagg.detection.backbone import Features
 from contagg.detection.config import DetectorConfig
 from contagg.detection.cost import multiply_adds
-from contagg.detection.detectors import Detector, build_detector
+from contagg.detection.detectors import Detector, build_detector, features_of
 from contagg.errors import UserError
 
 TINY = {"backbone": "container_light_tiny", "pyramid_channels": 16, "anchor_size": 16, "norm": "train", "proposals": 50}
@@ -187,6 +187,25 @@ def test_timm_backbones_serve(name: str) -> None:
         (channels, 96 // stride, 64 // stride)
         for channels, stride in zip(features.channels, (4, 8, 16, 32), strict=True)
     ]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet50", {"zero_init_last": False}),  # a residual branch that starts at zero hands no gradient on
+        ("pvt_v2_b0", {}),
+        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}),
+    ],
+)
+def test_the_other_rows_of_table_4_train(name: str, options: dict[str, bool], detector: str) -> None:
+    """They are another name in the same recipe."""
+    model = tiny(detector, backbone=name, options=options, drop_path=0.0)
+    losses = model(*batch())
+    assert all(math.isfinite(loss.item()) for loss in losses.values())
+    sum(losses.values()).backward()
+    still = [key for key, p in features_of(model).named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
 
 
 @pytest.mark.parametrize(
