@@ -88,7 +88,9 @@ def _with_features(name: str, strides: Sequence[int], options: dict[str, Any]) -
         found = everything.feature_info.reduction()  # type: ignore[operator, union-attr]
         if not set(strides) <= set(found):
             raise UserError(f"backbone {name!r} has features at strides {found}; a pyramid needs {list(strides)}")
-        indices = [everything.feature_info.out_indices[found.index(stride)] for stride in strides]  # type: ignore[union-attr, index]
+        # Of several maps of one stride the last has seen most.
+        last = dict(zip(found, everything.feature_info.out_indices, strict=True))  # type: ignore[union-attr, arg-type]
+        indices = [last[stride] for stride in strides]
         return create(name, features_only=True, out_indices=indices, **options)
     except (RuntimeError, NotImplementedError, AttributeError, AssertionError, TypeError) as error:
         raise UserError(f"backbone {name!r} cannot be made with features: {error}") from error
