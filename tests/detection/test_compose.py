@@ -93,6 +93,15 @@ def test_the_splits_share_no_sprite_and_no_background(monkeypatch: pytest.Monkey
     assert columns["train"] and columns["val"] and not columns["train"] & columns["val"]
 
 
+def test_objects_are_as_few_and_as_large_as_asked() -> None:
+    composition = Composition("digits", 96, 4, seed=6, objects=2, smallest=0.5)
+    scenes = [draw(composition, "train", index) for index in range(60)]
+    things = [thing for scene in scenes for thing in scene.things if not thing.is_crowd]
+    assert max(len(scene.things) for scene in scenes) == 2
+    # A side of 36 pixels at least; turned and stretched a digit fills a fifth of its square or more.
+    assert min(thing.whole for thing in things) > 0.2 * 36**2
+
+
 def options(folder: Path, *words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     compose.arguments(parser)
@@ -118,6 +127,8 @@ def test_the_command_writes_crops_and_refuses_a_full_folder(tmp_path: Path, caps
         (["--images", "0"], "--images must be at least 1, not 0"),
         (["--size", "20"], "--size must be at least 48"),
         (["--classes", "11"], "between 1 and 10, not 11"),
+        (["--objects", "0"], "--objects must be at least 1, not 0"),
+        (["--smallest", "0.65"], "--smallest must be at least 0.05 and below 0.65, not 0.65"),
     ],
 )
 def test_wrong_numbers_are_named(words: list[str], message: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from contagg.detection.regions import to_plain_rle, to_polygons, to_rle
-from contagg.detection.scenes import Scene, Thing, compose
+from contagg.detection.scenes import LARGEST, Scene, Thing, compose
 from contagg.detection.sprites import SourceName, Split, load_sprites
 from contagg.errors import UserError
 from contagg.files import write_atomically
@@ -31,12 +31,17 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Composition:
-    """What to compose: `size` pixels at the longer side, the first `classes` classes of a source of pictures."""
+    """What to compose: `size` pixels at the longer side, the first `classes` classes of a source of pictures.
+
+    See `contagg.detection.scenes.compose` for `objects` and `smallest`.
+    """
 
     source: SourceName
     size: int
     classes: int
     seed: int
+    objects: int = 6
+    smallest: float = 0.2
 
 
 def image_id(split: Split, index: int) -> int:
@@ -48,7 +53,7 @@ def draw(composition: Composition, split: Split, index: int) -> Scene:
     """The scene of a number: a function of its arguments alone."""
     sprites = load_sprites(composition.source, split, composition.classes)
     random = np.random.default_rng((composition.seed, zlib.crc32(split.encode()), index))
-    return compose(sprites, split, composition.size, random)
+    return compose(sprites, split, composition.size, composition.objects, composition.smallest, random)
 
 
 def annotate(thing: Thing, prefer_polygons: bool) -> dict[str, Any]:
@@ -142,6 +147,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=int, default=300, help="validation images (default 300)")
     parser.add_argument("--size", type=int, default=128, help="pixels at the longer side (default 128)")
     parser.add_argument("--classes", type=int, default=10, help="1 to 10 (default 10)")
+    parser.add_argument("--objects", type=int, default=6, help="of an image at most (default 6)")
+    parser.add_argument(
+        "--smallest", type=float, default=0.2, help=f"longer side by the image's shorter, below {LARGEST} (default 0.2)"
+    )
     parser.add_argument("--source", choices=("garments", "digits"), default="garments", help="default garments")
     parser.add_argument("--crops", action="store_true", help="also cut each object out, for a classification run")
     parser.add_argument("--seed", type=int, default=0)
@@ -150,11 +159,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """`contagg compose-coco`. UserError for numbers out of range, or a folder that holds a data set already."""
-    for name, least in (("images", 1), ("validation", 1), ("size", 48), ("seed", 0), ("workers", 0)):
+    for name, least in (("images", 1), ("validation", 1), ("size", 48), ("objects", 1), ("seed", 0), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    if not 0.05 <= options.smallest < LARGEST:
+        raise UserError(f"--smallest must be at least 0.05 and below {LARGEST}, not {options.smallest}")
     folder = Path(options.folder)
-    composition = Composition(options.source, options.size, options.classes, options.seed)
+    composition = Composition(
+        options.source, options.size, options.classes, options.seed, options.objects, options.smallest
+    )
     counts: dict[Split, int] = {"train": options.images, "val": options.validation}
     for split in counts:
         load_sprites(options.source, split, options.classes)

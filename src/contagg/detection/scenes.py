@@ -14,6 +14,9 @@ from contagg.detection.sprites import Split, Sprite, Sprites
 EMPTY, CROWDED, GREY = 0.03, 0.05, 0.04
 """Shares of images without objects, with a crowd, and without colour."""
 
+LARGEST = 0.65
+"""Of an object's longer side by the image's shorter one."""
+
 _LEAST_PIXELS = 24
 _LEAST_VISIBLE = 0.3  # of an object: less could not be told
 _TRIES = 12
@@ -37,27 +40,34 @@ class Scene:
     things: list[Thing]
 
 
-def compose(sprites: Sprites, split: Split, size: int, random: np.random.Generator) -> Scene:
-    """A scene of `size` pixels at its longer side, square or 4 to 3 either way."""
+def compose(
+    sprites: Sprites, split: Split, size: int, objects: int, smallest: float, random: np.random.Generator
+) -> Scene:
+    """A scene of `size` pixels at its longer side, square or 4 to 3 either way.
+
+    Args:
+        objects: As many at most; a crowd is one.
+        smallest: Of an object's longer side by the scene's shorter one.
+    """
     short = round(size * 3 / 4)
     height, width = [(size, size), (size, short), (short, size)][random.integers(3)]
     canvas = _background(split, (height, width), random)
     things: list[Thing] = []
     if random.random() >= EMPTY:
         crowd = random.random() < CROWDED
-        for place in range(int(random.integers(1, 7))):
+        for place in range(int(random.integers(1, objects + 1))):
             label = int(random.integers(len(sprites.names)))
             if crowd and place == 0:
                 _add_crowd(canvas, things, sprites, label, random)
             else:
-                _add(canvas, things, _posed(sprites, label, _scale(random) * min(height, width), random), label, random)
+                _add(canvas, things, _posed(sprites, label, _scale(smallest, random) * min(height, width), random), label, random)
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     return Scene(image.mean(2).astype(np.uint8) if random.random() < GREY else image, things)
 
 
-def _scale(random: np.random.Generator) -> float:
+def _scale(smallest: float, random: np.random.Generator) -> float:
     """An object's longer side by the image's shorter one: small ones are as frequent as large ones."""
-    return float(np.exp(random.uniform(np.log(0.2), np.log(0.65))))
+    return float(np.exp(random.uniform(np.log(smallest), np.log(LARGEST))))
 
 
 def _add(
