@@ -60,7 +60,13 @@ def compose(
             if crowd and place == 0:
                 _add_crowd(canvas, things, sprites, label, random)
             else:
-                _add(canvas, things, _posed(sprites, label, _scale(smallest, random) * min(height, width), random), label, random)
+                _add(
+                    canvas,
+                    things,
+                    _posed(sprites, label, _scale(smallest, random) * min(height, width), random),
+                    label,
+                    random,
+                )
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     return Scene(image.mean(2).astype(np.uint8) if random.random() < GREY else image, things)
 
