@@ -54,13 +54,15 @@ class SaveState(Checkpoint):
         self.keep_last, self.keep_best = keep_last, keep_best
         self.identity = dict(identity)
         self._failures = 0
+        self._lost_epochs: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be the same when the run goes on."""
-        return {"identity": self.identity}
+        """What must be the same when the run goes on, and the epochs whose weights no disk took."""
+        return {"identity": self.identity, "lost_epochs": self._lost_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """UserError if the data are not the same."""
+        self._lost_epochs = list(state_dict.get("lost_epochs", []))  # a state may be older than the key
         for name, before in state_dict["identity"].items():
             if self.identity.get(name) != before:
                 raise UserError(
@@ -88,6 +90,13 @@ class SaveState(Checkpoint):
 
     def _write_alongside(self, checkpoint: Mapping[str, Any]) -> None:
         """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
+        try:
+            self._write_weights(checkpoint)
+        except OSError:
+            self._lost_epochs.append(int(self.metrics.rows[-1]["epoch"]))
+            raise
+
+    def _write_weights(self, checkpoint: Mapping[str, Any]) -> None:
         self.metrics.write()
         state = {  # Lightning's averaging has put the average under the names of the weights
             name.removeprefix(self.prefix): value
@@ -96,18 +105,19 @@ class SaveState(Checkpoint):
         }
         row = self.metrics.rows[-1]
         metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
-        validated = [row for row in self.metrics.rows if self.monitor in row]
+        # An epoch whose weights are lost cannot be the best: there would be nothing to use.
+        validated = [r for r in self.metrics.rows if self.monitor in r and r["epoch"] not in self._lost_epochs]
         ranked = sorted(validated, key=lambda row: (-row[self.monitor], row["epoch"]))
         save_weights(self.folder / "last.safetensors", state, metadata)
         if ranked and ranked[0] is row:
             save_weights(self.folder / "best.safetensors", state, metadata)
-        if self.keep_best > 1:
-            kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in ranked[: self.keep_best]]
-            if row in ranked[: self.keep_best]:
-                save_weights(self.folder / kept[ranked.index(row)], state, metadata)
-            for path in self.folder.glob("best_epoch_*.safetensors"):
-                if path.name not in kept:
-                    path.unlink(missing_ok=True)
+        best = ranked[: self.keep_best] if self.keep_best > 1 else []
+        kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in best]
+        if row in best:
+            save_weights(self.folder / kept[best.index(row)], state, metadata)
+        for path in self.folder.glob("best_epoch_*.safetensors"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer, next_epoch: int) -> None:
         _refuse_unsound(trainer)
