@@ -3,10 +3,12 @@
 import errno
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from contagg.errors import UserError
 from contagg.training.checkpoint import (
@@ -17,6 +19,7 @@ from contagg.training.checkpoint import (
     newest_sound_checkpoint,
     sweep_temporaries,
 )
+from contagg.weights import save_weights
 
 STATE = {"state_dict": {"weight": torch.arange(35.0).view(5, 7)}, "rows": [{"epoch": 1, "loss": 0.5}]}
 
@@ -86,6 +89,16 @@ def test_a_failed_write_leaves_the_old_file_and_is_kept(tmp_path: Path, monkeypa
     assert writer.failure.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another file system a file is not renamed but copied, and a kill leaves half of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        TorchCheckpointIO().save_checkpoint(STATE, tmp_path / "lightning.ckpt")  # Lightning's own goes through it
+    assert damage(save(tmp_path / "a.ckpt")) is None
+    save_weights(tmp_path / "a.safetensors", STATE["state_dict"], {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.safetensors"]
 
 
 def test_what_goes_alongside_fails_the_save(tmp_path: Path) -> None:
