@@ -40,6 +40,15 @@ def test_drop_path_reaches_the_last_block() -> None:
     assert "drop_path_rate" not in options
 
 
+def test_without_drop_path_there_is_none_even_where_timm_has_it_by_default() -> None:
+    options = {"depths": [1, 1, 1, 1], "embed_dim": 16, "num_heads": [1, 1, 1, 1], "window_size": 2}
+    model, _ = build_model(config("swin_tiny_patch4_window7_224", options=options, drop_path=0.0), num_classes=3)
+    assert not any(getattr(module, "drop_prob", 0) for module in model.modules())
+    build_model(config("test_convnext", drop_path=0.0), num_classes=3)
+    with pytest.raises(UserError, match=r"model.drop_path is 0.1, but vgg11 has no stochastic depth: set it to 0"):
+        build_model(config("vgg11"), num_classes=3)
+
+
 def test_begins_from_weights_with_another_classifier(tmp_path: Path) -> None:
     source, _ = build_model(config(), num_classes=5)
     save_weights(tmp_path / "five.safetensors", source.state_dict(), {})

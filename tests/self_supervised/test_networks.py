@@ -100,6 +100,21 @@ def test_the_backbone_alone_may_come_from_a_weights_file(tmp_path: Path) -> None
         assert torch.equal(tensor, teacher.head.state_dict()[name])
 
 
+SWIN = {"depths": [1, 1], "embed_dim": 16, "num_heads": [1, 1], "window_size": 2, "strict_img_size": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("swin_tiny_patch4_window7_224", SWIN), ("mobilenetv3_small_050", {}), ("resnet18", {})]
+)
+def test_networks_of_timm_whatever_their_features_and_defaults(name: str, options: dict[str, Any]) -> None:
+    """Swin has drop path by default, and MobileNetV3 widens its features."""
+    model = ModelConfig(name=name, image_size=64, drop_path=0.2, options=options)
+    student, teacher, _ = build_pair(model, DINO, CropsConfig(local_size=32))
+    assert student([torch.randn(2, 3, size, size) for size in (64, 64, 32)]).shape == (6, 32)
+    rates = [max(getattr(part, "drop_prob", 0) for part in network.modules()) for network in (student, teacher)]
+    assert rates[0] > 0.1 and rates[1] == 0
+
+
 @pytest.mark.parametrize("file", ["backbone.pth", "checkpoint.pth"])
 def test_a_classifier_begins_from_it_and_a_probe_leaves_it_as_it_is(file: str, tmp_path: Path) -> None:
     """From the backbone alone, and from a checkpoint of the original, of which the teacher's is taken."""

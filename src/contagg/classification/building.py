@@ -26,23 +26,33 @@ def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[
         UserError: an unknown model or option, or weights that do not fit.
     """
     options = {"num_classes": num_classes, "in_chans": config.channels, **config.options}
-    sized = options | {"img_size": config.image_size}
-    rates = {"drop_path_rate": config.drop_path} if config.drop_path else {}
-    try:
-        try:
-            model, options = create(config.name, **sized, **rates), sized
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            model = create(config.name, **options, **rates)  # it serves any size
-    except TypeError as error:
-        raise UserError(f"model.options do not fit {config.name}: {error}") from error
+    model, taken = _created(config, options)
+    if "img_size" in taken:
+        options |= {"img_size": config.image_size}
     if config.init_from:
         begin_from(model, config.init_from)
     if config.probe:
         model.requires_grad_(False).eval()  # Lightning leaves modes alone: BatchNorm's statistics stay, no drop path
         model.get_classifier().requires_grad_(True)  # type: ignore[operator]
     return model, options
+
+
+def _created(config: ModelConfig, options: dict[str, Any]) -> tuple[nn.Module, set[str]]:
+    """The network, and which arguments it took of those that not all networks take."""
+    # Drop path is asked for even where it is 0: some of timm's networks have it by default.
+    offered = {"img_size": config.image_size, "drop_path_rate": config.drop_path}
+    while True:
+        try:
+            return create(config.name, **options, **offered), set(offered)
+        except TypeError as error:
+            refused = next((name for name in offered if f"'{name}'" in str(error)), None)
+            if refused is None:
+                raise UserError(f"model.options do not fit {config.name}: {error}") from error
+            if refused == "drop_path_rate" and config.drop_path:
+                raise UserError(
+                    f"model.drop_path is {config.drop_path}, but {config.name} has no stochastic depth: set it to 0"
+                ) from error
+            del offered[refused]  # it serves any size, or drops no path
 
 
 def begin_from(model: nn.Module, path: str) -> None:

@@ -32,12 +32,9 @@ def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tupl
 
 def _build(config: ModelConfig, dino: DinoConfig) -> tuple[MultiCrop, dict[str, Any]]:
     backbone, options = build_model(ModelConfig(**{**vars(config), "init_from": None}), num_classes=0)
-    head = DinoHead(
-        int(backbone.num_features),  # type: ignore[arg-type]
-        dino.outputs,
-        dino.hidden,
-        dino.bottleneck,
-    )
+    # Some of timm's networks widen their features before the classifier, MobileNetV3 for one.
+    width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    head = DinoHead(int(width), dino.outputs, dino.hidden, dino.bottleneck)  # type: ignore[arg-type]
     return MultiCrop(backbone, head), options
 
 
@@ -57,7 +54,8 @@ def check_crops(backbone: nn.Module, model: ModelConfig, crops: CropsConfig) -> 
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{name} {size} does not fit {model.name}: {' '.join(str(error).split())} "
-                "(timm's vision transformers take other sizes with model.options.dynamic_img_size true)"
+                "(timm's vision transformers take other sizes with model.options.dynamic_img_size true, "
+                "its Swin with strict_img_size false)"
             ) from error
     backbone.train(was_training)
 
