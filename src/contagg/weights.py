@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -19,6 +20,19 @@ from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.models import create
 from contagg.released import StateDict, from_released, is_released, to_released
+
+_NUMBER: Any = np.float64(0).__reduce__()[0]
+_HOLDERS: list[Any] = [
+    argparse.Namespace,
+    _NUMBER,
+    (_NUMBER, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
+"""Plain holders of values in the original DINO's files: its options, and its rates, which are numbers of NumPy's.
+
+Beside the name of today's NumPy stands that of NumPy 1.
+"""
 
 __all__ = [
     "from_released",
@@ -80,8 +94,7 @@ def read_dino(path: str | Path) -> dict[str, StateDict] | None:
     if Path(path).suffix == ".safetensors" or not Path(path).is_file():
         return None
     try:
-        # The original stores its options in an argparse.Namespace, which is a plain holder of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_HOLDERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
         return None  # read_weights says what is wrong with it

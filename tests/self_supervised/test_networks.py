@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,14 +24,14 @@ CROPS = CropsConfig(local_size=8)
 
 
 def original_file(path: Path) -> dict[str, Any]:
-    """As facebookresearch/dino writes it: DDP's prefix on the student, its options beside."""
+    """As facebookresearch/dino writes it: DDP's prefix on the student, its options beside, rates as NumPy's numbers."""
     torch.manual_seed(1)
     student, teacher, _ = build_pair(ModelConfig(**MODEL), DINO, CROPS)
     torch.nn.init.normal_(teacher.head.mlp[0].weight)
     content = {
         "student": {f"module.{name}": value for name, value in student.state_dict().items()},
         "teacher": teacher.state_dict(),
-        "optimizer": {"state": {}},
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.linspace(0, 5e-4, 3)[1], "params": [0]}]},
         "epoch": 7,
         "args": argparse.Namespace(arch="ours", lr=5e-4),
     }
