@@ -46,10 +46,16 @@ def test_runs_compared_best_first() -> None:
     assert lines[1].get_ydata().tolist() == [25, 50]
 
 
+def test_against_steps(tmp_path: Path) -> None:
+    losses = read_metrics(a_run(tmp_path / "run"), "step")["train_loss"]
+    assert losses == [(7, 2.5), (14, 1.5), (21, 1.25)]
+    assert compare_figure({"run": losses}, "train_loss", "step").axes[0].get_xlabel() == "step"
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(a_run(tmp_path / name / "run")) for name in ("a", "b")]
     picture = tmp_path / "out" / "both.png"
-    main(["curves", *runs, "--output", str(picture)])
+    main(["curves", *runs, "--against", "step", "--output", str(picture)])
     assert capsys.readouterr().out.strip() == str(picture)
     assert min(Image.open(picture).size) > 300
 

@@ -42,4 +42,5 @@ def curves(parser: argparse.ArgumentParser) -> None:
     """For `contagg curves`."""
     parser.add_argument("runs", nargs="+", help="run folders")
     parser.add_argument("--metric", default="accuracy", help="a column of metrics.csv (default accuracy)")
+    parser.add_argument("--against", choices=("epoch", "step"), default="epoch", help="(default epoch)")
     parser.add_argument("--output", default="curves.png", help="the picture (default curves.png)")

@@ -4,6 +4,7 @@ import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +14,9 @@ from contagg.errors import UserError, nearest
 from contagg.files import save_figure
 from contagg.training.run_folder import RunFolder
 
+Axis = Literal["epoch", "step"]
 Columns = dict[str, list[tuple[int, float]]]
-"""A metric's name -> (epoch, value) of the epochs that have it."""
+"""A metric's name -> (epoch or step, value) of the epochs that have it."""
 
 _NOT_CURVES = ("epoch", "step")
 _PARTS = ("train", "validation")
@@ -22,7 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 """Okabe and Ito's, which colour-blind people can tell apart."""
 
 
-def read_metrics(folder: str | Path) -> Columns:
+def read_metrics(folder: str | Path, axis: Axis = "epoch") -> Columns:
     """The columns of a run's `metrics.csv`. UserError if there is no run or no epoch."""
     path = RunFolder(folder).metrics
     if not path.is_file():
@@ -33,7 +35,7 @@ def read_metrics(folder: str | Path) -> Columns:
             for row in csv.DictReader(file):
                 for name, value in row.items():
                     if name not in _NOT_CURVES and value:
-                        columns.setdefault(name, []).append((int(row["epoch"]), float(value)))
+                        columns.setdefault(name, []).append((int(row[axis]), float(value)))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is no table of metrics: {error}") from error
     if not columns:
@@ -68,7 +70,7 @@ def run_figure(columns: Columns, title: str) -> Figure:
     return figure
 
 
-def compare_figure(runs: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> Figure:
+def compare_figure(runs: Mapping[str, Sequence[tuple[int, float]]], metric: str, axis: Axis = "epoch") -> Figure:
     """One curve a run, named with its last value."""
     share = metric.startswith("accuracy")
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -78,7 +80,7 @@ def compare_figure(runs: Mapping[str, Sequence[tuple[int, float]]], metric: str)
         style = "-" if number < len(_COLOURS) else "--"
         last = f"{100 * points[-1][1]:.1f} %" if share else f"{points[-1][1]:.4g}"
         _draw(axes, points, _COLOURS[number % len(_COLOURS)], f"{name}: {last}", share, style)
-    _finish(axes, metric.replace("_", " "), share)
+    _finish(axes, metric.replace("_", " "), share, axis)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -87,13 +89,13 @@ def compare(options: argparse.Namespace) -> None:
     """`contagg curves RUN...`: draws the metric of all runs in one picture."""
     runs = {}
     for folder in options.runs:
-        columns = read_metrics(folder)
+        columns = read_metrics(folder, options.against)
         if options.metric not in columns:
             near = nearest(options.metric, columns)
             raise UserError(f"{folder} has no metric {options.metric!r}.{near} It has {', '.join(columns)}")
         name = Path(folder).resolve().name
         runs[name if name not in runs else str(folder)] = columns[options.metric]
-    save_figure(compare_figure(runs, options.metric), Path(options.output))
+    save_figure(compare_figure(runs, options.metric, options.against), Path(options.output))
     print(options.output)
 
 
@@ -106,8 +108,8 @@ def _draw(
     axes.plot(epochs, scaled, style, color=colour, label=label, linewidth=1.6, marker=marker)
 
 
-def _finish(axes: Axes, kind: str, share: bool) -> None:
-    axes.set_xlabel("epoch")
+def _finish(axes: Axes, kind: str, share: bool, axis: Axis = "epoch") -> None:
+    axes.set_xlabel(axis)
     axes.set_ylabel(f"{kind} (%)" if share else kind)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
