@@ -20,7 +20,9 @@ def test_every_part_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("contagg.benchmark.precision.FORMS", ("plain", "fused"))
     device.main([*words, "--device", "cpu", "--out", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
-    assert {path.name for path in folder.iterdir()} == {"device.json", "precision.csv", "memory.csv", "memory.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        "device.json", "precision.csv", "memory.csv", "memory.png", "kernels.csv",
+    }  # fmt: skip
     about = json.loads((folder / "device.json").read_text())
     assert about["command"].startswith("python -m contagg.benchmark.device --models container_light_tiny")
     rows = list(csv.DictReader((folder / "precision.csv").open()))

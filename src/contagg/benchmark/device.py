@@ -1,7 +1,8 @@
 """All that a device is asked, in one command: python -m contagg.benchmark.device.
 
-Speed in every form, with a training step; how far each precision is from float64; memory against image size. Writes
-<out>/<device>/bench.csv, precision.csv and memory.csv, with pictures and the command, commit and device beside them.
+Speed in every form, with a training step; how far each precision is from float64; memory against image size; which
+kernel serves each part of a block best. Writes <out>/<device>/bench.csv, precision.csv, memory.csv and kernels.csv,
+with pictures and the command, commit and device beside them.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import torch
 from contagg.benchmark import bench
 from contagg.benchmark.arguments import bench as bench_arguments
 from contagg.benchmark.arguments import positive
+from contagg.benchmark.forms import Setting
+from contagg.benchmark.kernels import kernels
 from contagg.benchmark.memory import SIZES, memory, memory_against_tokens
 from contagg.benchmark.precision import precision
 from contagg.errors import UserError
@@ -22,7 +25,7 @@ from contagg.files import save_figure, write_output
 
 MODELS = ("container_light", "container_v1_light", "container", "deit_small_patch16_224", "resnet50")
 OURS = ("container_light", "container")
-PARTS = ("bench", "precision", "memory")
+PARTS = ("bench", "precision", "memory", "kernels")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,6 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows = memory(OURS, device, [size for size in SIZES if max(size) <= options.largest])
         write_output(folder / "memory.csv", bench.csv_of(rows))
         save_figure(memory_against_tokens(rows, f"one image, fp32, {about['device']}"), folder / "memory.png")
+    if "kernels" in options.parts:
+        settings = [
+            Setting(device=device, precision=word, batch=options.batch, size=options.size) for word in ("fp32", "bf16")
+        ]
+        write_output(folder / "kernels.csv", bench.csv_of([row for setting in settings for row in kernels(setting)]))
     write_output(folder / "device.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
