@@ -138,7 +138,7 @@ class ReaderImages(Dataset[tuple[Image.Image, int]]):
 class ImageStream(IterableDataset[tuple[Image.Image, int]]):
     """Images that come in a stream, from timm's readers of WebDataset, Hugging Face or TensorFlow data.
 
-    timm names a broken image in a warning and leaves it out; it is not counted. Exact resume is not promised.
+    A broken image is left out; the loaders name and count those of WebDataset. Exact resume is not promised.
 
     Args:
         source: timm's IterableImageDataset.

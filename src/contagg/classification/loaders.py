@@ -8,6 +8,7 @@ from timm.data.readers.reader_wds import ReaderWds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from contagg.classification.datasets import ImageStream
+from contagg.classification.shards import BrokenCount, count_broken
 from contagg.errors import UserError
 from contagg.training.sampling import EvaluationSampler, KeyedDataset, KeyedSampler, seed_streamed
 
@@ -33,11 +34,13 @@ class ImageLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Nothing runs before the first batch is asked for: Lightning makes the iterator before it sets the epoch.
+        if isinstance(self.dataset, _TransformedStream):
+            self.dataset.broken.start()
         try:
             for images, targets in super().__iter__():
-                if isinstance(self.dataset, KeyedDataset):
-                    self.dataset.check()
+                self.dataset.check()  # type: ignore[attr-defined]
                 yield images, targets
+            self.dataset.check()  # type: ignore[attr-defined]
         except UserError as error:
             self._stop_workers()
             raise UserError(_without_traceback(str(error))) from error
@@ -50,7 +53,7 @@ class ImageLoader(DataLoader[Any]):
 
     @property
     def unreadable(self) -> list[int]:
-        """Indices of the images found unreadable so far; of a stream, none is counted."""
+        """Indices of the images found unreadable so far; those of a stream have none."""
         return self.dataset.unreadable if isinstance(self.dataset, KeyedDataset) else []
 
 
@@ -116,7 +119,9 @@ def train_loader(
         UserError: for fewer images than a batch of all processes, or fewer shards than readers.
     """
     if isinstance(data, ImageStream):
-        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, seed)
+        return _stream_loader(
+            data, transform, batch_size, workers, rank, world_size, pin_memory, max_corrupt_fraction, seed
+        )
     total_batch = batch_size * world_size
     if len(data) < total_batch:
         raise UserError(
@@ -144,7 +149,7 @@ def evaluation_loader(
 ) -> ImageLoader:
     """Every image once over all processes, in order, in equally many batches; leave out targets that are IGNORED."""
     if isinstance(data, ImageStream):
-        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory)
+        return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, max_corrupt_fraction)
     dataset = KeyedDataset(data, transform, max_corrupt_fraction)
     sampler = EvaluationSampler(len(data), rank, world_size)
     options = {"batch_size": batch_size, "pin_memory": pin_memory}
@@ -160,11 +165,14 @@ class _TransformedStream(IterableDataset[Any]):
     """A worker's part of a stream. With a key, an epoch's order and how images are varied are functions of it.
 
     Args:
+        broken: Counts WebDataset's images that cannot be read.
         key: Seed and rank, of training.
     """
 
-    def __init__(self, stream: ImageStream, transform: Callable[[Any], Any], key: tuple[int, int] | None) -> None:
-        self.stream, self.transform, self.key = stream, transform, key
+    def __init__(
+        self, stream: ImageStream, transform: Callable[[Any], Any], broken: BrokenCount, key: tuple[int, int] | None
+    ) -> None:
+        self.stream, self.transform, self.broken, self.key = stream, transform, broken, key
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that stay must hear of it
 
     def set_epoch(self, epoch: int) -> None:
@@ -174,10 +182,15 @@ class _TransformedStream(IterableDataset[Any]):
     def __len__(self) -> int:
         return len(self.stream)
 
+    def check(self) -> None:
+        """UserError once too many of this process's images of an epoch are unreadable."""
+        self.broken.check(len(self))
+
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         reader, worker = self.stream.source.reader, get_worker_info()
         if isinstance(reader, ReaderWds):
             reader.ds = reader.worker_info = None  # it would go on shuffling from where the last epoch left it
+            count_broken(reader, self.broken)
         for number, (image, label) in enumerate(self.stream):
             if self.key is not None:
                 seed, rank = self.key
@@ -231,6 +244,7 @@ def _stream_loader(
     rank: int,
     world_size: int,
     pin_memory: bool,
+    max_corrupt_fraction: float,
     seed: int | None = None,
 ) -> ImageLoader:
     # timm's readers round each worker's share up to whole batches, and deal shards out by process and worker.
@@ -243,9 +257,10 @@ def _stream_loader(
             "workers): lower run.workers, or make more shards"
         )
     options = {"workers": workers, "batch_size": batch_size, "pin_memory": pin_memory}
+    broken = BrokenCount(workers, max_corrupt_fraction)
     if seed is None:
-        return ImageLoader(_TransformedStream(stream, transform, None), drop_last=False, **options)
-    return StreamLoader(_TransformedStream(stream, transform, (seed, rank)), readers, drop_last=True, **options)
+        return ImageLoader(_TransformedStream(stream, transform, broken, None), drop_last=False, **options)
+    return StreamLoader(_TransformedStream(stream, transform, broken, (seed, rank)), readers, drop_last=True, **options)
 
 
 def _without_traceback(message: str) -> str:
