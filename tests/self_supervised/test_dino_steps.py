@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,14 @@ from torch import Tensor, nn
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.loss import DinoLoss
 from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.recipe import DinoConfig, DinoOptimizationConfig, KnnConfig
 from contagg.self_supervised.schedules import Cosine, OptimizerSchedule, Temperature
+from contagg.self_supervised.task import Dino, DinoSchedules
 from contagg.self_supervised.updates import clip_each, drop_gradients, follow
+from contagg.training.config import RunConfig
+from contagg.training.engine import Job, train
 from contagg.training.optimizer import parameter_groups
+from contagg.training.run_folder import RunFolder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EPOCHS, STEPS, WARMUP, BATCH = 4, 20, 5, 8
@@ -53,6 +59,11 @@ def network() -> MultiCrop:
     return model
 
 
+def crops_of(step: int) -> list[Tensor]:
+    random = np.random.RandomState(1000 + step)
+    return [torch.from_numpy(random.standard_normal((BATCH, 3, size, size))) for size in SIZES]
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / "dino.npz"))
@@ -69,8 +80,7 @@ def test_twenty_steps_of_the_original(golden: dict[str, np.ndarray]) -> None:
     losses = []
     for step in range(STEPS):
         schedule.step_update(step)
-        random = np.random.RandomState(1000 + step)
-        crops = [torch.from_numpy(random.standard_normal((BATCH, 3, size, size))) for size in SIZES]
+        crops = crops_of(step)
         outputs = teacher(crops[:2])
         value = loss(student(crops), loss.targets(outputs, temperature(step // 5)))
         loss.update_center(outputs)
@@ -87,11 +97,65 @@ def test_twenty_steps_of_the_original(golden: dict[str, np.ndarray]) -> None:
         assert momentum(step) == pytest.approx(golden["momentum"][step], rel=1e-12)
     np.testing.assert_allclose(losses, golden["losses"], rtol=0, atol=1e-10)
     np.testing.assert_allclose(loss.center.numpy(), golden["center"], rtol=0, atol=1e-10)
-    for prefix, model in (("student", student), ("teacher", teacher)):
+    assert_ends_as(golden, {"student": student, "teacher": teacher})
+
+
+def assert_ends_as(golden: dict[str, np.ndarray], networks: dict[str, nn.Module]) -> None:
+    for prefix, model in networks.items():
         for name, tensor in model.state_dict().items():
             np.testing.assert_allclose(
                 tensor.numpy(), golden[f"{prefix}.{name}"], rtol=0, atol=1e-8, err_msg=f"{prefix}.{name}"
             )
+
+
+class Epochs:
+    """The golden crops as the engine takes batches: five an epoch."""
+
+    def __init__(self) -> None:
+        self.sampler, self.epoch = self, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return STEPS // EPOCHS
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        for batch in range(len(self)):
+            yield crops_of(self.epoch * len(self) + batch), torch.zeros(BATCH)
+
+
+def test_the_engine_takes_the_same_twenty_steps(golden: dict[str, np.ndarray], tmp_path: Path) -> None:
+    dino = DinoConfig(outputs=32, teacher_warmup_temperature=0.02, teacher_warmup_epochs=2)
+    optimization = DinoOptimizationConfig(
+        epochs=EPOCHS, batch_size=BATCH, learning_rate_per_256=2e-2, warmup_epochs=1, clip_tensor_norm=0.02
+    )
+    task = Dino(
+        network(),
+        network().requires_grad_(False),
+        dino,
+        optimization,
+        KnnConfig(every=0),
+        DinoSchedules.of(dino, optimization, STEPS // EPOCHS, world_size=1),
+        channels_last=False,
+    ).double()
+    job = Job(
+        task=task,
+        networks=[],
+        train_batches=lambda rank, world_size: Epochs(),
+        validation_batches=lambda rank, world_size: [],
+        schedules=lambda optimizer: [task.scheduled(optimizer)],
+        epochs=EPOCHS,
+        monitor="accuracy_knn10",
+        export="teacher.backbone",
+        metadata={},
+        identity={},
+    )
+    rows = train(job, RunConfig(folder=str(tmp_path), accelerator="cpu"), RunFolder(tmp_path))
+    losses = [row["train_loss"] for row in rows]
+    np.testing.assert_allclose(losses, golden["losses"].reshape(EPOCHS, -1).mean(1), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(task.loss.center.numpy(), golden["center"], rtol=0, atol=1e-10)
+    assert_ends_as(golden, {"student": task.student, "teacher": task.teacher})
 
 
 def test_batchnorm_counts_one_batch_a_step_in_the_teacher_and_two_in_the_student(golden: dict[str, np.ndarray]) -> None:
@@ -140,3 +204,20 @@ def test_the_teacher_follows_in_parameters_alone() -> None:
     follow(teacher, student, 0.75)
     torch.testing.assert_close(teacher.backbone.conv.bias, before + 0.25)
     assert torch.equal(teacher.backbone.bn.running_mean, network().backbone.bn.running_mean)
+
+
+def _center_of_part(rank: int, address: str, outcome: str, outputs: Tensor) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
+    loss = DinoLoss(outputs.shape[1])
+    loss.update_center(outputs[rank::2])
+    torch.save(loss.center, f"{outcome}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_center_is_that_of_all_processes(tmp_path: Path) -> None:
+    outputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    arguments = (str(tmp_path / "meet"), str(tmp_path / "center"), outputs)
+    torch.multiprocessing.start_processes(_center_of_part, arguments, nprocs=2, start_method="fork")
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"center.{rank}"), 0.1 * outputs.mean(0, keepdim=True))

@@ -86,9 +86,9 @@ class Dino(LightningModule):
         """The loss of a batch's crops; the labels are not looked at."""
         crops = [crop.contiguous(memory_format=self.layout) for crop in batch[0]]
         with torch.no_grad():
-            outputs = self.teacher(crops[:GLOBAL_CROPS]).float()
+            outputs = _at_least_float32(self.teacher(crops[:GLOBAL_CROPS]))
         targets = self.loss.targets(outputs, self.schedules.temperature(self.current_epoch))
-        loss = self.loss(self.student(crops).float(), targets)
+        loss = self.loss(_at_least_float32(self.student(crops)), targets)
         self.loss.update_center(outputs)
         seen = entropy(targets)
         return {"loss": loss, "teacher_entropy": seen.each, "teacher_information": seen.information}
@@ -138,3 +138,8 @@ class Dino(LightningModule):
         self._found = []
         for k, accuracy in accuracies(queries, bank, self.knn.neighbours, self.knn.temperature, self.device).items():
             self.log(f"accuracy_knn{k}", accuracy)
+
+
+def _at_least_float32(outputs: Tensor) -> Tensor:
+    """Under mixed precision the loss is reckoned in float32; what is more precise stays so."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
