@@ -158,9 +158,9 @@ def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(recipe_file: WriteRecipe, 
 def test_a_run_that_collapses_says_so(recipe_file: WriteRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe_file(dino__teacher_temperature=1000.0, dino__teacher_warmup_temperature=1000.0, knn__every=0)
     main(["fit", "-c", str(path), "--optimization.epochs", "2"])
-    assert "COLLAPSE at epoch 2: the teacher's targets have become uniform: entropy 3.466 of at most 3.466" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "train_teacher_entropy lies between 0 (one prototype) and 3.466 (uniform)" in said
+    assert "COLLAPSE at epoch 2: the teacher's targets have become uniform: entropy 3.466 of at most 3.466" in said
 
 
 def test_deit_learns_too(recipe_file: WriteRecipe, tmp_path: Path) -> None:
@@ -219,6 +219,7 @@ def test_a_stream_is_refused(recipe_file: WriteRecipe) -> None:
         ("--dino.teacher_temperature", "0", "dino.teacher_temperature must be above 0"),
         ("--optimization.warmup_epochs", "3", "must be below optimization.epochs"),
         ("--knn.neighbours", "[]", "knn.neighbours must be one or more numbers"),
+        ("--model.probe", "true", "model.probe is for task classification"),
         ("--dino.teacher_momentun", "0.9", "teacher_momentum"),
     ],
 )
@@ -226,7 +227,7 @@ def test_a_bad_recipe_is_one_line(
     recipe_file: WriteRecipe, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "-c", str(recipe_file()), option, value])
+        main(["fit", "-c", str(recipe_file()), "--model.init_from", "teacher.pth", option, value])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

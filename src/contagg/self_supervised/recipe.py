@@ -195,6 +195,7 @@ class DinoRecipe:
     run: RunConfig
 
     def __post_init__(self) -> None:
+        require(not self.model.probe, "model.probe is for task classification: DINO trains the whole network")
         require(not self.data.is_stream, f"data.name: DINO needs images by number, and {self.data.name!r} is a stream")
         require(
             self.crops.local_size <= self.model.image_size,

@@ -3,6 +3,7 @@
 Shapes: B images, n crops of each, (B, C, S, S), the two global ones first.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,12 @@ class Dino(LightningModule):
         momentum = self.schedules.momentum(self.trainer.global_step)
         super().optimizer_step(*arguments, **keywords)
         follow(self.teacher, self.student, momentum)
+
+    def on_train_start(self) -> None:
+        """Say between what the teacher's entropy lies."""
+        if self.trainer.is_global_zero:
+            top = math.log(self.dino.outputs)
+            print(f"train_teacher_entropy lies between 0 (one prototype) and {top:.3f} (uniform)", flush=True)
 
     def on_train_epoch_end(self) -> None:
         """Say so if the teacher has collapsed."""
