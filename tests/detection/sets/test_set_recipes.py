@@ -1,4 +1,4 @@
-"""The recipes of the composed set: a plain convolutional backbone of the same size beside ours (Table 5's shape)."""
+"""The recipes: the originals' values for COCO; on the composed set a plain backbone beside ours (Table 5's shape)."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +10,41 @@ from contagg.cli import TASKS
 from contagg.detection.backbone import Features
 from contagg.training.recipe_file import read_recipe
 
-COMPOSED = Path(__file__).parents[3] / "recipes/composed"
+RECIPES = Path(__file__).parents[3] / "recipes"
+FOCAL = {"class_loss": "focal", "class_weight": 2.0}
+ENTROPY = {"class_loss": "cross_entropy", "class_weight": 1.0, "no_object_weight": 0.1}
+OF_ALL = {"stride": 32, "width": 256, "heads": 8, "encoder_layers": 6, "decoder_layers": 6, "dropout": 0.1}
+OF_ALL |= {"box_weight": 5.0, "giou_weight": 2.0}
 
 
 def recipe(name: str) -> dict:
-    return asdict(read_recipe(["-c", str(COMPOSED / f"{name}.yaml")], TASKS))
+    return asdict(read_recipe(["-c", str(RECIPES / f"{name}.yaml")], TASKS))
+
+
+@pytest.mark.parametrize(
+    ("detector", "sets", "rate", "sampling", "epochs", "drop", "total"),
+    [
+        ("detr", {"queries": 100, "feedforward": 2048} | ENTROPY, 1e-4, 1.0, 300, 200, 16),
+        ("deformable_detr", {"queries": 300, "feedforward": 1024, "points": 4} | FOCAL, 2e-4, 0.1, 50, 40, 32),
+        ("smca_detr", {"queries": 300, "feedforward": 2048} | FOCAL, 1e-4, 1.0, 50, 40, 16),
+    ],
+)
+def test_cocos_recipes_are_the_originals(
+    detector: str, sets: dict, rate: float, sampling: float, epochs: int, drop: int, total: int
+) -> None:
+    found = recipe(f"coco/{detector}_container_light")
+    assert (found["model"]["detector"], found["model"]["norm"]) == (detector, "frozen")
+    assert found["model"]["sets"] | OF_ALL | sets == found["model"]["sets"]
+    optimization = found["optimization"]
+    expected = {"learning_rate": rate, "backbone_factor": 0.1, "sampling_factor": sampling, "warmup_steps": 0}
+    expected |= {"weight_decay": 1e-4, "decays": "all", "clip_gradient_norm": 0.1, "accumulate": 1}
+    expected |= {"epochs": epochs, "drop_epochs": (drop,), "drop_factor": 0.1}
+    assert optimization | expected == optimization
+    assert optimization["batch_size"] * found["run"]["devices"] * found["run"]["nodes"] == total
+    assert found["augmentation"] == {
+        "short_sides": tuple(range(480, 801, 32)), "long_side": 1333, "horizontal_flip": 0.5,
+        "crop": 0.5, "crop_short_sides": (400, 500, 600), "crop_sides": (384, 600),
+    }  # fmt: skip
 
 
 def features(model: dict, stride: int) -> Features:
@@ -23,8 +53,8 @@ def features(model: dict, stride: int) -> Features:
 
 @pytest.mark.parametrize("detector", ["detr", "deformable_detr", "smca_detr"])
 def test_a_plain_backbone_of_the_same_size_is_all_that_differs(detector: str) -> None:
-    ours, plain = recipe(detector), recipe(f"{detector}_resnet")
-    head = (COMPOSED / f"{detector}_resnet.yaml").read_text().split("task:")[0]
+    ours, plain = recipe(f"composed/{detector}"), recipe(f"composed/{detector}_resnet")
+    head = (RECIPES / f"composed/{detector}_resnet.yaml").read_text().split("task:")[0]
     for stride in (ours["model"]["sets"]["stride"], 32):
         one, other = (features(content["model"], stride) for content in (ours, plain))
         counts = parameter_count(one), parameter_count(other)
