@@ -7,7 +7,7 @@ from torch import nn
 
 import contagg
 from contagg.aggregation import Aggregation
-from contagg.block import ConvolutionPosition, TokenBatchNorm
+from contagg.block import ConvolutionPosition
 from contagg.errors import UserError
 from contagg.export.program import export_program
 from contagg.fusion import GatedSum, Projection, SlicedMlp
@@ -75,7 +75,8 @@ def test_nothing_is_left_of_what_was_folded() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fused = contagg.fuse(model.train())
     assert model.training and not fused.training
-    assert not any(isinstance(m, TokenBatchNorm | ConvolutionPosition | timm.layers.DropPath) for m in fused.modules())
+    assert not any(isinstance(m, ConvolutionPosition | timm.layers.DropPath) for m in fused.modules())
+    assert [name for name, m in fused.named_modules() if isinstance(m, nn.BatchNorm2d)] == ["norm"]
     assert not any(parameter.requires_grad for parameter in fused.parameters())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -2,10 +2,12 @@
 
 import copy
 import io
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
+from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import model_parameters
 from torch import nn
 
@@ -139,6 +141,23 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(checkpointed, plain)
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+@pytest.mark.parametrize("name", ["container_light_tiny", "container_tiny"])
+def test_what_replaces_batch_norms_fits(name: str, convert: Callable[[nn.Module], nn.Module]) -> None:
+    """Synchronized ones, as `run.synchronize_batchnorm` and DDP scripts make them, and timm's frozen ones."""
+    model = small(name).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    images = torch.randn(2, 3, 48, 80)
+    expected = model(images)
+    converted = convert(copy.deepcopy(model))
+    assert not any(type(module) is nn.BatchNorm2d for module in converted.modules())
+    torch.testing.assert_close(converted(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(contagg.fuse(converted)(images), expected, rtol=1e-4, atol=1e-5)
+    assert converted.train()(images).shape == (2, 7)
 
 
 def test_stochastic_depth_grows_linearly() -> None:

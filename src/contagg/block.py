@@ -7,11 +7,12 @@ from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
 from contagg.aggregation import Aggregation
 
 
-class TokenBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the channels of tokens that lie on a grid."""
+def normalized(norm: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+    """Tokens (B, H*W, C) through a norm of maps (B, C, H, W).
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
-        return as_tokens(super().forward(as_map(tokens, grid)))
+    The norm is a plain BatchNorm2d, so that what replaces those fits: SyncBatchNorm, frozen ones, Identity.
+    """
+    return as_tokens(norm(as_map(tokens, grid)))
 
 
 class ConvolutionPosition(nn.Conv2d):
@@ -32,10 +33,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.position = ConvolutionPosition(channels) if convolution_position else None
-        self.norm1 = TokenBatchNorm(channels)
+        self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
         self.drop_path1 = DropPath(drop_path)
-        self.norm2 = TokenBatchNorm(channels)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.drop_path2 = DropPath(drop_path)
 
@@ -43,5 +44,5 @@ class Block(nn.Module):
         """(B, H*W, C) -> (B, H*W, C)."""
         if self.position is not None:
             tokens = self.position(tokens, grid)
-        tokens = tokens + self.drop_path1(self.aggregation(self.norm1(tokens, grid), grid))
-        return tokens + self.drop_path2(self.mlp(self.norm2(tokens, grid)))
+        tokens = tokens + self.drop_path1(self.aggregation(normalized(self.norm1, tokens, grid), grid))
+        return tokens + self.drop_path2(self.mlp(normalized(self.norm2, tokens, grid)))

@@ -16,7 +16,7 @@ from contagg.affinity.convolution import Convolution
 from contagg.affinity.mixture import Mixture, spread
 from contagg.affinity.mlp import MLP
 from contagg.aggregation import Aggregation
-from contagg.block import Block, ConvolutionPosition, TokenBatchNorm
+from contagg.block import Block, ConvolutionPosition
 from contagg.errors import UserError
 
 
@@ -92,13 +92,6 @@ class FoldedPosition(nn.Conv2d):
         return as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
 
 
-class FoldedNorm(nn.Module):
-    """What is left of a BatchNorm that has gone into the projections after it."""
-
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        return tokens
-
-
 class SlicedMlp(nn.Module):
     """A block's MLP, on a CPU some tokens at a time: its hidden layer stays in the cache and is allocated once.
 
@@ -150,12 +143,12 @@ class GatedSum(nn.Module):
 def _fuse_block(block: Block) -> None:
     if isinstance(block.position, ConvolutionPosition):
         block.position = FoldedPosition(block.position)  # type: ignore[assignment]
-    if isinstance(block.norm1, TokenBatchNorm):
+    if isinstance(block.norm1, nn.modules.batchnorm._BatchNorm):
         _fold_norm(block.norm1, [block.aggregation.value, *_projections(block.aggregation.affinity)])
-        block.norm1 = FoldedNorm()  # type: ignore[assignment]
-    if isinstance(block.norm2, TokenBatchNorm):
+        block.norm1 = nn.Identity()
+    if isinstance(block.norm2, nn.modules.batchnorm._BatchNorm):
         _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
-        block.norm2 = FoldedNorm()  # type: ignore[assignment]
+        block.norm2 = nn.Identity()
     if isinstance(block.mlp, Mlp):
         block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
     for name in ("drop_path1", "drop_path2"):
@@ -168,7 +161,7 @@ def _projections(affinity: nn.Module) -> list[nn.Linear]:
     return [module for module in affinity.modules() if isinstance(module, nn.Linear)]
 
 
-def _fold_norm(norm: nn.BatchNorm2d, projections: list[nn.Linear]) -> None:
+def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linear]) -> None:
     """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
