@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from contagg import weights
+from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.guards import StepGuard
 from contagg.training.saving import SaveState
@@ -71,3 +72,10 @@ def test_of_an_epoch_whose_weights_were_lost_none_is_the_best(tmp_path: Path, mo
     gone_on.load_state_dict(saver.state_dict())
     end_epochs(gone_on, 0.6)
     assert epochs_in(tmp_path) == {"best": 3, "last": 3, "best_epoch_00002": 2, "best_epoch_00003": 3}
+
+
+def test_a_state_that_does_not_say_of_which_data_is_refused(tmp_path: Path) -> None:
+    saver = saving(tmp_path, keep_best=1)
+    saver.on_load_checkpoint(None, None, {"callbacks": {saver.state_key: saver.state_dict()}})
+    with pytest.raises(UserError, match="does not say which data it was made with"):
+        saver.on_load_checkpoint(None, None, {"callbacks": {"WeightAveraging": {}}})

@@ -60,6 +60,14 @@ class SaveState(Checkpoint):
         """What must be the same when the run goes on, and the epochs whose weights no disk took."""
         return {"identity": self.identity, "lost_epochs": self._lost_epochs}
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """UserError for a training state that does not say of which data: Lightning passes over what is missing."""
+        if self.state_key not in checkpoint["callbacks"]:
+            raise UserError(
+                f"the training state in {self.folder} does not say which data it was made with; remove it, or give "
+                "run.folder another folder"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """UserError if the data are not the same."""
         self._lost_epochs = list(state_dict.get("lost_epochs", []))  # a state may be older than the key
