@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
+from timm.layers import Format
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -40,18 +41,22 @@ class Features(nn.Module):
         self.body = _with_features(name, strides, options)
         self.strides = tuple(strides)
         self.channels: list[int] = self.body.feature_info.channels()  # type: ignore[operator, union-attr]
-        norms = [module for module in self.body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        self._frozen = norms if frozen else []
-        for norm in self._frozen:
+        self.frozen = frozen
+        for norm in self._frozen_norms():
             norm.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> "Features":
         """As usual, but for frozen BatchNorms."""
         super().train(mode)
-        for norm in self._frozen:
+        for norm in self._frozen_norms():
             norm.eval()
         return self
+
+    def _frozen_norms(self) -> list[nn.Module]:
+        """As they are now: run.synchronize_batchnorm puts others in their places."""
+        norms = (module for module in self.body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        return list(norms) if self.frozen else []
 
     def checkpoint(self) -> None:
         """Recompute blocks in the backward pass: less memory, more time."""
@@ -72,7 +77,7 @@ class Features(nn.Module):
 
     def _checked(self, found: Tensor, level: int, images: Tensor) -> Tensor:
         """A map with its channels first, which some of timm's put last. UserError if its stride is not the declared."""
-        if found.shape[1] != self.channels[level]:
+        if self.body.output_fmt == Format.NHWC:
             found = found.permute(0, 3, 1, 2)
         expected = tuple(length // self.strides[level] for length in images.shape[2:])
         if tuple(found.shape[2:]) != expected:
