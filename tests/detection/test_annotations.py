@@ -46,14 +46,22 @@ def test_ids_with_gaps_become_labels_and_come_back(content: dict[str, Any], tmp_
     assert {entry["image_id"] for entry in truth["annotations"]} == {7}
 
 
-def test_thin_boxes_are_counted_and_slightly_large_ones_clipped(
-    content: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("box", [[5, 5, 0, 4], [5, 5, 4, 0], [30, 5, 1, 4], [5, -0.5, 4, 0.5]])
+def test_boxes_without_a_part_in_the_image_are_counted(
+    box: list[float], content: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content["annotations"][0]["bbox"] = [5, 5, 0, 4]
-    content["annotations"][1]["bbox"] = [-0.4, 2, 30.9, 18.5]
+    content["annotations"][0] |= {"bbox": box, "segmentation": []}
     found = read(content, tmp_path)
     assert sum(found.dropped.values()) == 1 and "left out 1 boxes without width or height" in caplog.text
-    assert [thing["bbox"] for thing in found.objects(1)] == [[0, 2, 30, 18]]
+    assert [thing["id"] for thing in found.objects(1)] == [5]
+
+
+def test_boxes_that_reach_a_little_beyond_the_image_are_evaluated_as_they_are(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    content["annotations"][1]["bbox"] = [-0.4, 2, 30.9, 18.5]
+    found = read(content, tmp_path)
+    assert found.ground_truth([1])["annotations"][1]["bbox"] == [-0.4, 2, 30.9, 18.5]
 
 
 def annotation(key: str, value: Any) -> Change:
@@ -74,8 +82,19 @@ BAD: dict[str, Change] = {
     "must be four finite numbers .* nan": annotation("bbox", [1, 2, float("nan"), 3]),
     "negative width or height": annotation("bbox", [9, 2, -3, 3]),
     "image b.jpg: its box .* lies outside the 30 x 20 pixels": annotation("bbox", [25, 2, 8, 3]),
-    "annotation 3: it has no segmentation, which Mask R-CNN learns from": annotation("segmentation", []),
+    "annotation 3, image b.jpg: it has no segmentation, which Mask R-CNN learns from": annotation("segmentation", []),
     "annotation 3, image b.jpg: the RLE is broken": annotation("segmentation", {"size": [20, 30], "counts": [5]}),
+    r"annotation \[3\]: its 'id' must be a whole number, not \[3\]": annotation("id", [3]),
+    "annotation 3: its 'image_id' must be a whole number": annotation("image_id", [7]),
+    "annotation 3: its 'category_id' must be a whole number, not '9'": annotation("category_id", "9"),
+    "image b.jpg: its area must be a finite number of pixels, not nan": annotation("area", float("nan")),
+    "image b.jpg: its area must be a finite number of pixels, not None": annotation("area", None),
+    "image b.jpg: its area must be a finite number of pixels, not -5": annotation("area", -5),
+    "image b.jpg: its iscrowd must be 0 or 1, not 'no'": annotation("iscrowd", "no"),
+    "must be four finite numbers .*, not .1000000": annotation("bbox", [10**400, 1, 2, 3]),
+    "image b.jpg: a polygon's x from 31 to 40 does not fit the image's 0 to 30": annotation(
+        "segmentation", [[31, 1, 40, 1, 40, 9]]
+    ),
     "annotation 3: it has no 'bbox'": lambda content: content["annotations"][0].pop("bbox"),
 }
 

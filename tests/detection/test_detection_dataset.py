@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def test_targets_fit_their_images(images: CocoImages) -> None:
             assert box == tight(mask)
         empty += not len(target["boxes"])
     assert empty and crowds
+
+
+def test_boxes_are_clipped_to_their_image(composed: Path, tmp_path: Path) -> None:
+    content = json.loads((composed / "annotations/instances_train2017.json").read_text())
+    thing = next(entry for entry in content["annotations"] if not entry["iscrowd"])
+    image = next(entry for entry in content["images"] if entry["id"] == thing["image_id"])
+    thing["bbox"] = [-0.6, -0.7, image["width"] + 1.4, image["height"] + 1.6]
+    path = tmp_path / "beyond.json"
+    path.write_text(json.dumps(content | {"images": [image], "annotations": [thing]}))
+    _, target = CocoImages(read_annotations(path, composed / "train2017"), masks=False)[0]
+    assert target["boxes"].tolist() == [[0, 0, image["width"], image["height"]]]
 
 
 def test_flips_move_image_boxes_and_masks_together(images: CocoImages) -> None:

@@ -85,6 +85,38 @@ def test_perfect_detections_score_1_and_none_score_0(composed: Path) -> None:
     assert score(truth, Collected(), ["box"])["box_ap"] == 0
 
 
+def changed(folder: Path, path: Path, change: dict[int, dict]) -> CocoAnnotations:
+    """The composed annotations with some entries changed, written to `path`."""
+    content = json.loads((folder / "annotations/instances_train2017.json").read_text())
+    for number, entries in change.items():
+        content["annotations"][number] |= entries
+    path.write_text(json.dumps(content))
+    return read_annotations(path, folder / "train2017", True)
+
+
+def test_an_annotation_may_have_the_id_0(composed: Path, tmp_path: Path) -> None:
+    """COCO's own evaluation would count what matches it as wrong."""
+    expected = score(annotations(composed), imagined(annotations(composed)), ["box"])
+    for number in (0, -1):
+        truth = changed(composed, tmp_path / "changed.json", {n: {"id": number} for n in (2,)})
+        assert score(truth, imagined(truth), ["box"]) == expected
+
+
+def test_boxes_beyond_the_image_count_as_pycocotools_counts_them(composed: Path, tmp_path: Path) -> None:
+    """Such as rounding makes; a detection that is as far beyond it is right."""
+    plain = annotations(composed)
+    index = next(index for index in range(len(plain.images)) if plain.objects(index))
+    image, number = plain.images[index], 0
+    large = [-0.9, -0.9, image.width + 1.8, 8.0]
+    truth = changed(composed, tmp_path / "changed.json", {number: {"bbox": large, "image_id": image.id}})
+    found = Collected()
+    entry = {"image_id": image.id, "score": 0.9, "bbox": [-0.9, -0.9, image.width + 1.8, 7.65]}
+    entries = [entry | {"category_id": category.id} for category in truth.categories]
+    found.add(image.id, {"box": entries})
+    scores = score(truth, found, ["box"])
+    np.testing.assert_allclose(list(scores.values()), oracle(truth, found, "box"), rtol=0, atol=1e-12)
+
+
 def test_masks_are_pasted_as_boxes_say_in_the_files_pixels(composed: Path) -> None:
     found = {
         "boxes": torch.tensor([[10.0, 20.0, 50.0, 40.0]] * 9),

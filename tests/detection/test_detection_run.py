@@ -93,7 +93,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:
     return capsys.readouterr().err
 
 
-def test_other_categories_than_the_detectors_are_named(
+def test_data_that_a_detector_cannot_be_judged_by_are_named(
     composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     content = recipe(composed, tmp_path / "run", "retinanet")
@@ -108,6 +108,9 @@ def test_other_categories_than_the_detectors_are_named(
     other["categories"][1]["name"] = "seven"
     path.write_text(json.dumps(other))
     assert "the first that differ are 3 '1' and 3 'seven'" in refused(words, capsys)
+    other["categories"][1]["name"] = "1"
+    path.write_text(json.dumps(other | {"annotations": []}))
+    assert "other.json has no annotation that can be used" in refused(words, capsys)
 
 
 @pytest.mark.parametrize(

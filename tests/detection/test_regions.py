@@ -64,6 +64,11 @@ GOOD = to_rle(blob(1))
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
         ([["a"] * 6], "finite numbers"),
         ([7], "not 7"),
+        ([[10**400] * 6], "finite numbers"),
+        ([[40, 1, 50, 1, 50, 9]], "a polygon's x from 40 to 50 does not fit the image's 0 to 37 pixels"),
+        ([[1, 1, 5, 1, 9, 1e9]], "a polygon's y from 1 to 1000000000.0 does not fit the image's 0 to 23 pixels"),
+        ({"size": [23, 37], "counts": [851]}, "the RLE has no pixel of the object"),
+        ({"size": 851, "counts": [851]}, r"the mask is 851 high and wide, its image \[23, 37\]"),
     ],
 )
 def test_broken_segmentations_are_named(segmentation: object, message: str) -> None:

@@ -5,23 +5,23 @@ Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
 
 import json
 import logging
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contagg.detection.regions import check
+from contagg.detection.regions import LARGEST, check
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1.0
-"""Pixels that a box may reach beyond its image, as rounding makes it; it is clipped."""
+"""Pixels that a box may reach beyond its image, as rounding makes it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,16 @@ class CocoAnnotations:
         return tuple(category.name for category in self.categories)
 
     def objects(self, index: int) -> list[dict[str, Any]]:
-        """An image's annotations, crowds included: category_id, bbox [x, y, w, h], iscrowd, segmentation, area, id."""
+        """An image's annotations, crowds included: category_id, bbox [x, y, w, h], iscrowd, segmentation, area, id.
+
+        A box may reach a pixel beyond its image, as the JSON has it: it is clipped in training, not in evaluation.
+        """
         return self._stored[index]
+
+    def require_objects(self) -> None:
+        """UserError where there is nothing to find."""
+        if not any(self.objects(index) for index in range(len(self.images))):
+            raise UserError(f"{self.path} has no annotation that can be used")
 
     def label(self, category_id: int) -> int:
         """The label of a category id."""
@@ -79,12 +87,18 @@ class CocoAnnotations:
         return {category.id: label for label, category in enumerate(self.categories)}
 
     def ground_truth(self, indices: Iterable[int]) -> dict[str, Any]:
-        """These images as a COCO JSON again, for evaluation."""
+        """These images as a COCO JSON again, for evaluation.
+
+        Annotations are numbered anew: COCO's evaluation takes what matched the id 0 for unmatched, without a word.
+        """
         chosen = list(indices)
+        numbers = count(1)
         return {
             "images": [vars(self.images[index]) for index in chosen],
             "annotations": [
-                {"image_id": self.images[index].id, **thing} for index in chosen for thing in self.objects(index)
+                {"image_id": self.images[index].id, **thing, "id": next(numbers)}
+                for index in chosen
+                for thing in self.objects(index)
             ],
             "categories": [vars(category) for category in self.categories],
         }
@@ -105,12 +119,12 @@ class _Stored:
 def read_annotations(path: Path, folder: Path, needs_masks: bool = False) -> CocoAnnotations:
     """Read and check a JSON of instances.
 
-    Boxes of no width or height are left out and counted in a warning; boxes a pixel beyond the image are clipped.
+    Boxes of no width or height, or none within the image, are left out and counted in a warning.
 
     Raises:
         UserError: no such file or folder; no JSON; no COCO; ids given twice or not declared; a box that is not four
-            finite numbers or lies outside its image; a broken segmentation, or none where masks are needed; a missing
-            image. Says where.
+            finite numbers or lies outside its image; no area or mark of a crowd that could be one; a broken
+            segmentation, or none where masks are needed; a missing image. Says where.
     """
     content = _content(path)
     categories = _categories(content["categories"], path)
@@ -126,12 +140,12 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False) -> Coc
         if thing["id"] in seen:
             raise UserError(f"{where}: its id is given twice")
         seen.add(thing["id"])
-        if min(thing["bbox"][2:]) <= 0:
+        if _is_thin(thing["bbox"], images[places[entry["image_id"]]]):
             dropped["boxes without width or height"] += 1
         else:
             objects[places[entry["image_id"]]].append(thing)
-    for reason, count in dropped.items():
-        logger.warning("%s: left out %d %s", path, count, reason)
+    for reason, times in dropped.items():
+        logger.warning("%s: left out %d %s", path, times, reason)
     stored = _Stored(objects.get(place, []) for place in range(len(images)))
     return CocoAnnotations(path, folder, categories, images, dropped, stored)
 
@@ -198,45 +212,66 @@ def _annotation(
     images: Sequence[ImageEntry],
     needs_masks: bool,
 ) -> dict[str, Any]:
-    """A checked annotation with its box clipped to the image."""
+    """A checked annotation."""
     for key in ("id", "image_id", "category_id", "bbox"):
         if not isinstance(entry, dict) or key not in entry:
             raise UserError(f"{where}: it has no {key!r}")
+        if key != "bbox" and not isinstance(entry[key], int):
+            raise UserError(f"{where}: its {key!r} must be a whole number, not {entry[key]!r}")
     if entry["image_id"] not in places:
         raise UserError(f"{where}: there is no image {entry['image_id']!r}")
     if entry["category_id"] not in categories:
         raise UserError(f"{where}: category {entry['category_id']!r} is not declared")
     image = images[places[entry["image_id"]]]
-    box = _box(entry["bbox"], f"{where}, image {image.file_name}", image)
+    where = f"{where}, image {image.file_name}"
+    box = _box(entry["bbox"], where, image)
     thing = {
         "id": entry["id"],
         "category_id": entry["category_id"],
         "bbox": box,
-        "area": float(entry.get("area", box[2] * box[3])),
-        "iscrowd": int(bool(entry.get("iscrowd", 0))),
+        "area": _area(entry.get("area", box[2] * box[3]), where),
+        "iscrowd": _is_crowd(entry.get("iscrowd", 0), where),
     }
-    if needs_masks:
+    if needs_masks and not _is_thin(box, image):
         if not entry.get("segmentation"):
             raise UserError(f"{where}: it has no segmentation, which Mask R-CNN learns from")
         try:
             check(entry["segmentation"], (image.height, image.width))
         except UserError as error:
-            raise UserError(f"{where}, image {image.file_name}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
         thing["segmentation"] = entry["segmentation"]
     return thing
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and -LARGEST < value < LARGEST  # false for NaN too
+
+
+def _area(area: Any, where: str) -> float:
+    if not _is_number(area) or area < 0:
+        raise UserError(f"{where}: its area must be a finite number of pixels, not {area!r:.40}")
+    return float(area)
+
+
+def _is_crowd(mark: Any, where: str) -> int:
+    if not isinstance(mark, int) or mark not in (0, 1):
+        raise UserError(f"{where}: its iscrowd must be 0 or 1, not {mark!r:.40}")
+    return int(mark)
+
+
 def _box(box: Any, where: str, image: ImageEntry) -> list[float]:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    if not numbers or not all(map(math.isfinite, box)):
-        raise UserError(f"{where}: its box must be four finite numbers x, y, width, height, not {box!r}")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        raise UserError(f"{where}: its box must be four finite numbers x, y, width, height, not {box!r:.100}")
     x, y, width, height = map(float, box)
     if width < 0 or height < 0:
         raise UserError(f"{where}: its box {box} has a negative width or height")
-    right, bottom = x + width, y + height
-    beyond = max(-x, -y, right - image.width, bottom - image.height)
+    beyond = max(-x, -y, x + width - image.width, y + height - image.height)
     if beyond > _TOLERANCE:
         raise UserError(f"{where}: its box {box} lies outside the {image.width} x {image.height} pixels")
-    if beyond > 0:
-        x, y, right, bottom = max(x, 0.0), max(y, 0.0), min(right, float(image.width)), min(bottom, float(image.height))
-    return [x, y, right - x if beyond > 0 else width, bottom - y if beyond > 0 else height]
+    return [x, y, width, height]
+
+
+def _is_thin(box: Sequence[float], image: ImageEntry) -> bool:
+    """Whether nothing of a box lies within its image."""
+    x, y, width, height = box
+    return min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)

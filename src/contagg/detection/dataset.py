@@ -49,6 +49,8 @@ class CocoImages(Dataset[tuple[tv_tensors.Image, Target]]):
         size = (entry.height, entry.width)
         boxes = torch.tensor([thing["bbox"] for thing in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 0::2].clamp_(0, entry.width)
+        boxes[:, 1::2].clamp_(0, entry.height)
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
             "labels": torch.tensor(

@@ -48,8 +48,7 @@ def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, Coc
     if training.categories != validation.categories:
         raise UserError(f"the categories of {training.path} and {validation.path} differ")
     for split in (training, validation):
-        if not any(split.objects(index) for index in range(len(split.images))):
-            raise UserError(f"{split.path} has no annotation that can be used")
+        split.require_objects()
     return training, validation
 
 

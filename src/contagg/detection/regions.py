@@ -19,6 +19,9 @@ except ImportError as error:
 Segmentation = Any
 """As in COCO's JSON: [[x, y, x, y, ..], ..], or {"size": [H, W], "counts": [..] or a compressed text}."""
 
+LARGEST = 1e12
+"""Of any coordinate or area: what is beyond it, or is not a number, is none of an image."""
+
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:
     """Compressed run lengths, `counts` as text, so that they can be written to JSON."""
@@ -68,26 +71,35 @@ def compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, A
 def check(segmentation: Segmentation, size: tuple[int, int]) -> None:
     """UserError unless a segmentation is well formed and of an image of `size` (H, W)."""
     if isinstance(segmentation, list):
-        _check_polygons(segmentation)
+        _check_polygons(segmentation, size)
     elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         _check_rle(segmentation, size)
     else:
         raise UserError("the segmentation is neither a list of polygons nor an RLE with `size` and `counts`")
 
 
-def _check_polygons(polygons: list[Any]) -> None:
+def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     if not polygons:
         raise UserError("the segmentation has no polygon")
     for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+        numbers = isinstance(polygon, list) and all(
+            isinstance(value, int | float) and -LARGEST < value < LARGEST for value in polygon
+        )
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
             shown = f"{len(polygon)} values" if isinstance(polygon, list) else repr(polygon)
             raise UserError(f"a polygon must be finite numbers x, y, x, y, .. of three points or more, not {shown}")
+        # Some beyond the image is cut off. All beyond it would leave nothing; far beyond it, drawing would find no end.
+        for axis, length, values in (("x", size[1], polygon[::2]), ("y", size[0], polygon[1::2])):
+            low, high = min(values), max(values)
+            if high < 0 or low > length or low < -length or high > 2 * length:
+                raise UserError(
+                    f"a polygon's {axis} from {low} to {high} does not fit the image's 0 to {length} pixels"
+                )
 
 
 def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
     counts = segmentation["counts"]
-    if list(segmentation["size"]) != list(size):
+    if segmentation["size"] != list(size):
         raise UserError(f"the mask is {segmentation['size']} high and wide, its image {list(size)}")
     if isinstance(counts, str | bytes):
         counts = _run_lengths(counts)
@@ -97,6 +109,8 @@ def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
         raise UserError(
             f"the RLE is broken: its counts add up to {sum(counts)}, the image has {size[0] * size[1]} pixels"
         )
+    if not sum(counts[1::2]):
+        raise UserError("the RLE has no pixel of the object")
 
 
 def _run_lengths(text: str | bytes) -> list[int]:

@@ -54,6 +54,7 @@ def validate(options: argparse.Namespace) -> None:
     saved = load_detector(path)
     annotations = read_annotations(*_data(path, options), needs_masks=saved.model.masks)
     check_categories(saved.categories, annotations.categories, path)
+    annotations.require_objects()
     collected = collect(saved, annotations, options.batch_size, options.workers, device)
     scores = score(annotations, collected, kinds_of(saved))
     print(f"{path} on {len(annotations.images)} images of {annotations.path}")
