@@ -94,6 +94,11 @@ def test_the_shorter_side_is_800_unless_the_longer_would_be_more_than_1333(
 def test_an_image_that_would_vanish_is_named() -> None:
     with pytest.raises(UserError, match=r"an image of 2 x 4000 pixels cannot be resized to 256 at its longer side"):
         ShortestSide((128,), 256)(torch.zeros(3, 2, 4000, dtype=torch.uint8), {})
+    data = TransformedImages(
+        [(torch.zeros(3, 2, 4000, dtype=torch.uint8), {"image_id": 77})], ShortestSide((128,), 256)
+    )
+    with pytest.raises(UserError, match=r"image 77: an image of 2 x 4000 pixels"):
+        data[(0, None)]
 
 
 def test_boxes_that_become_too_thin_go_with_their_labels_and_masks() -> None:

@@ -94,7 +94,10 @@ class TransformedImages(Dataset[Sample | None]):
         image, target = self.images[index]
         if key is not None:
             seed_sample(key)
-        return self.transform(image, target)
+        try:
+            return self.transform(image, target)
+        except UserError as error:
+            raise UserError(f"image {target['image_id']}: {error}") from error
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> tv_tensors.Image:

@@ -49,9 +49,10 @@ def save_drawing(
     """One picture of several images side by side, as many in a row as make it about twice as wide as high."""
     columns = max(1, round((2 * len(images)) ** 0.5))
     rows = -(-len(images) // columns)
-    aspect = images[0].shape[0] / images[0].shape[1] if len(images) == 1 else 1.0
-    width = 7.0 if len(images) == 1 else 2.6 * columns
-    figure = Figure(figsize=(width, width * aspect if len(images) == 1 else 2.6 * rows), layout="constrained")
+    size = 2.6 * columns, 2.6 * rows
+    if len(images) == 1:  # of its shape, but for a strip, which would leave no room to draw or need too much
+        size = 7.0, min(max(7.0 * images[0].shape[0] / images[0].shape[1], 1.0), 28.0)
+    figure = Figure(figsize=size, layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells[len(images) :]:
         axes.set_axis_off()

@@ -24,7 +24,10 @@ from contagg.training.run_folder import weights_in
 def detect(saved: Saved, path: Path, device: torch.device) -> tuple[np.ndarray, Detections]:
     """An image file, uint8 (H, W, 3), and what is found in it, in its pixels."""
     image = read_image(path)
-    prepared, _ = evaluation_transform(saved.resizing)(image, {})
+    try:
+        prepared, _ = evaluation_transform(saved.resizing)(image, {})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     found = saved.model([torch.as_tensor(prepared).to(device)])[0]
     return np.asarray(image.permute(1, 2, 0)), in_file_pixels(found, prepared.shape[1:], image.shape[1:])
 
