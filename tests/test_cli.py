@@ -59,6 +59,14 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], mes
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["validate", "run"], ["predict", "run", "image"], ["knn", "run"]])
+def test_fewer_workers_than_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main([*words, "--workers", "-1"])
+    assert leave.value.code == 2
+    assert "--workers: '-1' is not a whole number from 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("rank", "code", "speaks"), [("0", 143, True), ("1", 0, False)])
 def test_stopped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, code: int, speaks: bool

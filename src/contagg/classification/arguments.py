@@ -5,19 +5,28 @@ import argparse
 
 def whole_above_zero(text: str) -> int:
     """An argument that counts something."""
+    return _whole(text, 1, "above 0")
+
+
+def whole_from_zero(text: str) -> int:
+    """An argument that counts something that may be absent."""
+    return _whole(text, 0, "from 0")
+
+
+def _whole(text: str, least: int, named: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {named}")
     return value
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a run folder, or a weights file of it")
     parser.add_argument("--batch-size", type=whole_above_zero, default=64, help="images at once (default 64)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
 
 

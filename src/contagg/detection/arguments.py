@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from contagg.classification.arguments import whole_above_zero
+from contagg.classification.arguments import whole_above_zero, whole_from_zero
 from contagg.files import FIGURE_ENDINGS
 from contagg.inspect.arguments import heads, number, numbers
 
@@ -19,7 +19,7 @@ def validate(parser: argparse.ArgumentParser) -> None:
     """For `contagg validate`."""
     _common(parser)
     parser.add_argument("--batch-size", type=whole_above_zero, default=2, help="images at once (default 2)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
     parser.add_argument("--data.root", dest="root", help="the data set's folder (default: where the run had it)")
     parser.add_argument("--data.annotations", dest="annotations", help="JSON below it (default: the run's)")
     parser.add_argument("--data.images", dest="images", help="folder of images below it (default: the run's)")

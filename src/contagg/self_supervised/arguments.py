@@ -2,7 +2,7 @@
 
 import argparse
 
-from contagg.classification.arguments import whole_above_zero
+from contagg.classification.arguments import whole_above_zero, whole_from_zero
 from contagg.classification.config import NAMED_DATA
 
 
@@ -25,5 +25,5 @@ def knn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", help="a folder where features are kept, and taken from the next time")
     parser.add_argument("--output", help="a .json file for the numbers")
     parser.add_argument("--batch-size", type=whole_above_zero, default=128, help="images at once (default 128)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
