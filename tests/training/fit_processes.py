@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,10 @@ PATIENCE = 180
 """Seconds."""
 
 
+def never() -> bool:
+    return False
+
+
 class Runs:
     """Calls `contagg fit` in a forked process; `meddle` runs in it first."""
 
@@ -48,18 +53,20 @@ class Runs:
         self.output = ""
 
     def fit(
-        self, name: str, *options: str, meddle: Callable[[], None] = lambda: None, kill_after: float | None = None
+        self, name: str, *options: str, meddle: Callable[[], None] = lambda: None, kill_when: Callable[[], bool] = never
     ) -> int:
         """The exit code; negative is the signal that killed it. What it printed is in `output`."""
         arguments = ["fit", "-c", str(self.recipe), "--run.folder", str(self.folder / name), *options]
         printed = self.folder / "printed.txt"
         process = multiprocessing.get_context("fork").Process(target=_child, args=(arguments, printed, meddle))
         process.start()
-        process.join(kill_after or PATIENCE)
+        began, late = time.monotonic(), False
+        while process.is_alive() and not (late := time.monotonic() - began > PATIENCE) and not kill_when():
+            process.join(0.01)
         if process.is_alive():
             process.kill()
             process.join()
-            if kill_after is None:
+            if late:
                 pytest.fail(f"no end after {PATIENCE} s: {printed.read_text()}")
         self.output = printed.read_text()
         assert process.exitcode is not None

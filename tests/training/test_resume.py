@@ -103,6 +103,22 @@ def test_same_command_after_the_end_changes_nothing(runs: Runs) -> None:
     assert before == {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
 
 
+def after(folder: Path, steps: int, seconds: float) -> Callable[[], bool]:
+    """Whether so many more steps are saved, and then so much time is gone: how busy the machine is does not matter."""
+
+    def saved() -> int:
+        return max((int(path.stem.split("_")[-1]) for path in checkpoint.checkpoints(folder)), default=0)
+
+    begin, reached = saved(), [float("inf")]
+
+    def due() -> bool:
+        if saved() >= begin + steps:
+            reached[0] = min(reached[0], time.monotonic())
+        return time.monotonic() - reached[0] >= seconds
+
+    return due
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock, from outside, whatever it is doing; with the temporary folder on another file system."""
@@ -110,18 +126,16 @@ def test_killed_at_random_moments(runs: Runs, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")  # forked processes inherit it; TMPDIR would be read no more
     assert Path(tempfile.gettempdir()).stat().st_dev != runs.folder.stat().st_dev
     options = (*ALL, "--optimization.epochs", "8")
-    began = time.monotonic()
     assert runs.fit("whole", *options) == 0, runs.output
-    whole = time.monotonic() - began
     killed = 0
     for attempt in range(40):
-        wait = whole * (0.2 + 0.5 * torch.rand(1, generator=generator).item())
-        workers = str(attempt % 3)
-        code = runs.fit("cut", *options, "--run.workers", workers, kill_after=wait)
+        steps, seconds = int(torch.randint(0, 9, (), generator=generator)), torch.rand((), generator=generator).item()
+        when = after(runs.folder / "cut" / "checkpoints", steps, seconds / 2)
+        code = runs.fit("cut", *options, "--run.workers", str(attempt % 3), kill_when=when)
         if code == 0:
             break
         assert code == -signal.SIGKILL, runs.output
         killed += 1
     assert code == 0
-    assert killed >= 2
+    assert killed >= 3
     assert_equal(runs, "whole", "cut")
