@@ -127,6 +127,7 @@ class RunConfig:
         for name in ("seed", "workers", "checkpoint_minutes"):
             value = getattr(self, name)
             require(value >= 0, f"run.{name} must not be negative, but is {value}")
+        require(self.seed < 2**63, f"run.seed must be below 2^63, not {self.seed}")
         if self.accelerator == "cpu":
             require(self.precision != "fp16", "run.precision fp16 needs a GPU: take bf16 or fp32 on the CPU")
             require(not self.synchronize_batchnorm, "run.synchronize_batchnorm needs GPUs: turn it off on the CPU")

@@ -134,6 +134,11 @@ def check_machine(run: RunConfig) -> None:
     present = torch.cuda.device_count()
     if on_gpu and run.devices > present:
         raise UserError(f"run.devices is {run.devices}, but this machine has {present} GPUs")
+    if run.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("run.accelerator is mps, but this machine has no Apple GPU that PyTorch can use")
+    cores = os.cpu_count() or 1
+    if not on_gpu and run.devices > cores:
+        raise UserError(f"run.devices is {run.devices}, but this machine has {cores} CPU cores, a process each")
     if not on_gpu and run.precision == "fp16":
         raise UserError("run.precision fp16 needs a GPU: take bf16 or fp32 on the CPU")
     if not on_gpu and run.synchronize_batchnorm:

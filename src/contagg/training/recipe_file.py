@@ -80,7 +80,7 @@ def _recipe_class(task: Any, options: argparse.Namespace, tasks: Tasks) -> type:
         task = next(iter(tasks))
     known = f"known: {', '.join(tasks)}"
     require(task is not None, f"{options.config or 'the command'} names no task ({known}); give a recipe with -c FILE")
-    require(task in tasks, f"unknown task {task!r}.{nearest(str(task), tasks)} ({known})")
+    require(isinstance(task, str) and task in tasks, f"unknown task {task!r}.{nearest(str(task), tasks)} ({known})")
     module, _, name = tasks[task].partition(":")
     return getattr(importlib.import_module(module), name)
 
