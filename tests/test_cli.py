@@ -44,6 +44,8 @@ BAD = [
     (["predict", "a", "b", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),
     (["predict", "a", "b", "--top-k", "0"], "'0' is not a whole number above 0"),
     (["predict", "a", "b", "--output", "xml"], "invalid choice: 'xml'"),
+    (["predict", "a", "b", "--workers", "-1"], "'-1' is not a whole number from 0"),
+    (["validate", "runs/absent"], "no weights at 'runs/absent'; a run folder or a weights file of a run was expected"),
     (["curves"], "the following arguments are required: runs"),
 ]
 

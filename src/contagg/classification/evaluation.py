@@ -106,6 +106,8 @@ def choose_device(name: str) -> torch.device:
 def validate(options: argparse.Namespace) -> None:
     """`contagg validate`: prints accuracies, writes the confusion matrix."""
     path = weights_in(options.checkpoint)
+    if not path.is_file():
+        raise UserError(f"no weights at {str(path)!r}; a run folder or a weights file of a run was expected there")
     device = choose_device(options.device)
     config = data_config(path, options)
     data = open_data(config)
