@@ -202,7 +202,7 @@ def test_hub_folder_is_pushed_and_pulled(tmp_path) -> None:
         ({"name": "container_lite"}, r"unknown model 'container_lite'. Did you mean 'container_light'\?"),
         ({"name": "container", "affinity": "atention"}, "Did you mean 'attention'"),
         ({"name": "container", "affinity": ("conv3", "conv3")}, "one word, or 4, one a stage"),
-        ({"name": "container", "depths": (1, 2, 3)}, r"depths \(1, 2, 3\) must be 4 positive numbers"),
+        ({"name": "container", "depths": (1, 2, 3)}, r"depths \(1, 2, 3\) must be 4 positive whole numbers"),
         ({"name": "container", "position": "relative"}, "must be 'absolute' or 'convolution'"),
         ({"name": "container", "gate": "sigmoyd"}, "Did you mean 'sigmoid'"),
     ],

@@ -40,14 +40,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "patches", "mlp_ratios"):
-            values = tuple(getattr(self, name))
-            if len(values) != STAGES or min(values) <= 0:
-                raise UserError(f"{name} {values} must be {STAGES} positive numbers, one a stage")
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, _a_stage_each(name, getattr(self, name)))
         if not isinstance(self.affinity, str):
-            object.__setattr__(self, "affinity", tuple(self.affinity))
-            if len(self.affinity) != STAGES:
-                raise UserError(f"affinity {self.affinity} must be one word, or {STAGES}, one a stage")
+            words = self.affinity
+            if not isinstance(words, list | tuple) or len(words) != STAGES or {*map(type, words)} != {str}:
+                raise UserError(f"affinity {words!r} must be one word, or {STAGES}, one a stage")
+            object.__setattr__(self, "affinity", tuple(words))
         if self.position not in ("absolute", "convolution"):
             raise UserError(f"position {self.position!r} must be 'absolute' or 'convolution'")
 
@@ -70,6 +68,15 @@ class NetworkConfig:
         for patch in self.patches:
             height, width = -(-height // patch), -(-width // patch)
             yield height, width
+
+
+def _a_stage_each(name: str, values: Any) -> tuple[Any, ...]:
+    """One positive number a stage, as a tuple; whole ones for all but ratios. UserError for anything else."""
+    kinds, word = ((int, float), "positive numbers") if name == "mlp_ratios" else ((int,), "positive whole numbers")
+    values = tuple(values) if isinstance(values, list) else values
+    if not (isinstance(values, tuple) and len(values) == STAGES and all(type(v) in kinds and v > 0 for v in values)):
+        raise UserError(f"{name} {values!r} must be {STAGES} {word}, one a stage")
+    return values
 
 
 class PatchEmbedding(nn.Module):
