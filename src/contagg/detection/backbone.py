@@ -38,6 +38,7 @@ class Features(nn.Module):
 
     def __init__(self, name: str, strides: Sequence[int], frozen: bool, **options: Any) -> None:
         super().__init__()
+        self.name = name
         self.body = _with_features(name, strides, options)
         self.strides = tuple(strides)
         self.channels: list[int] = self.body.feature_info.channels()  # type: ignore[operator, union-attr]
@@ -64,7 +65,11 @@ class Features(nn.Module):
         body.set_grad_checkpointing()  # type: ignore[operator]
 
     def forward(self, batch: Tensor) -> list[Tensor]:
-        """(B, 3 or 4, H, W) -> a map a stride, finest first; with a mask, padding is 0 in them."""
+        """(B, 3 or 4, H, W) -> a map a stride, finest first; with a mask, padding is 0 in them.
+
+        Raises:
+            UserError: the backbone takes no images of this size.
+        """
         images, inside = split_mask(batch)
         body: Any = self.body
         maps: Any
@@ -72,8 +77,17 @@ class Features(nn.Module):
             options: Any = {"indices": body.out_indices, "stop_early": True, "intermediates_only": True}
             maps = body.model.forward_intermediates(images, inside=inside, **options)
         else:
-            maps = body(images)
+            maps = self._of_any_other(images)
         return [self._checked(found, level, images) for level, found in enumerate(maps)]
+
+    def _of_any_other(self, images: Tensor) -> Any:
+        try:
+            return self.body(images)
+        except AssertionError as error:  # how timm's refuse a size
+            raise UserError(
+                f"backbone {self.name!r} takes no images of {images.shape[2]} x {images.shape[3]} pixels: {error} "
+                "model.options may help, such as strict_img_size false or img_size"
+            ) from error
 
     def _checked(self, found: Tensor, level: int, images: Tensor) -> Tensor:
         """A map with its channels first, which some of timm's put last. UserError if its stride is not the declared."""
