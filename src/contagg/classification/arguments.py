@@ -23,13 +23,6 @@ def _whole(text: str, least: int, named: str) -> int:
     return value
 
 
-def whole_from_zero(text: str) -> int:
-    """An argument that counts what may be absent."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a run folder, or a weights file of it")
     parser.add_argument("--batch-size", type=whole_above_zero, default=64, help="images at once (default 64)")

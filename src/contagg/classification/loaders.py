@@ -38,12 +38,16 @@ class ImageLoader(DataLoader[Any]):
             self.dataset.broken.start()
         try:
             for images, targets in super().__iter__():
-                self.dataset.check()  # type: ignore[attr-defined]
+                self._check()
                 yield images, targets
-            self.dataset.check()  # type: ignore[attr-defined]
+            self._check()
         except UserError as error:
             self._stop_workers()
             raise UserError(_without_traceback(str(error))) from error
+
+    def _check(self) -> None:
+        if isinstance(self.dataset, KeyedDataset | _TransformedStream):
+            self.dataset.check()
 
     def _stop_workers(self) -> None:
         # Left to the garbage collector, which closes their queues first, each worker would take five seconds to go.

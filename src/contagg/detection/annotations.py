@@ -74,9 +74,15 @@ class CocoAnnotations:
         return self._stored[index]
 
     def require_objects(self) -> None:
-        """UserError where there is nothing to find."""
-        if not any(self.objects(index) for index in range(len(self.images))):
+        """UserError where there is nothing to find, or boxes are not in pixels."""
+        boxes = [thing["bbox"] for index in range(len(self.images)) for thing in self.objects(index)]
+        if not boxes:
             raise UserError(f"{self.path} has no annotation that can be used")
+        if max(map(max, boxes)) <= 1:
+            raise UserError(
+                f"{self.path}: no box reaches beyond the first pixel; x, y, width and height must be in pixels, not "
+                "fractions of the image"
+            )
 
     def label(self, category_id: int) -> int:
         """The label of a category id."""

@@ -83,20 +83,28 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target] | None, cl
         raise UserError(f"{len(images)} images, but {len(targets or [])} targets: training needs one for each")
     for number, (image, target) in enumerate(zip(images, targets, strict=True)):
         try:
-            _check_target(tuple(image.shape[1:]), target, classes, masks)
+            _check_form(tuple(image.shape[1:]), target, masks)
+            if len(target["boxes"]):
+                _check_values(tuple(image.shape[1:]), target["boxes"], target["labels"], classes)
         except UserError as error:
             raise UserError(f"target of image {target.get('image_id', number)}: {error}") from error
 
 
-def _check_target(size: tuple[int, ...], target: Target, classes: int, masks: bool) -> None:
+def _check_form(size: tuple[int, ...], target: Target, masks: bool) -> None:
+    for key in ("boxes", "labels"):
+        if key not in target:
+            raise UserError(f"it has no {key!r}")
     boxes, labels = target["boxes"], target["labels"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise UserError(f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} must be (N, 4) and (N,)")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UserError(f"labels are {labels.dtype}, whole numbers were expected")
     if masks and ("masks" not in target or target["masks"].shape != (len(boxes), *size)):
         found = tuple(target["masks"].shape) if "masks" in target else "absent"
         raise UserError(f"masks are {found}, {(len(boxes), *size)} were expected")
-    if not len(boxes):
-        return
+
+
+def _check_values(size: tuple[int, ...], boxes: Tensor, labels: Tensor, classes: int) -> None:
     if not torch.isfinite(boxes).all():
         raise UserError(f"a box is not finite: {boxes[~torch.isfinite(boxes).all(1)][0].tolist()}")
     limit = boxes.new_tensor([size[1], size[0]]).repeat(2)
@@ -106,5 +114,7 @@ def _check_target(size: tuple[int, ...], target: Target, classes: int, masks: bo
     thin = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     if thin.any():
         raise UserError(f"box {boxes[thin][0].tolist()} has no width or height")
+    if boxes.max() <= 1 and (boxes[:, 2:] - boxes[:, :2] < 1).any():  # training leaves nothing thinner than a pixel
+        raise UserError(f"box {boxes[0].tolist()} must be in pixels, not fractions of the image")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"labels {labels.min()} to {labels.max()} must lie between 0 and {classes - 1}")

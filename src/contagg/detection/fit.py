@@ -41,7 +41,11 @@ def fit(recipe: DetectionRecipe) -> None:
 
 
 def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """Training and validation annotations. UserError if their categories differ or there is nothing to find."""
+    """Training and validation annotations.
+
+    Raises:
+        UserError: their categories differ, there is nothing to find, or boxes are fractions of their images.
+    """
     root = Path(data.root)
     training = read_annotations(root / data.train_annotations, root / data.train_images, masks)
     validation = read_annotations(root / data.validation_annotations, root / data.validation_images, masks)

@@ -187,6 +187,23 @@ def test_more_objects_than_queries_names_both_numbers_and_the_image() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"boxes": torch.tensor([[0.1, 0.2, 0.5, 1.0]])}, "must be in pixels, not fractions"),
+        ({"labels": torch.tensor([1.0])}, "labels are torch.float32, whole numbers were expected"),
+        ({"boxes": None}, "it has no 'boxes'"),
+        ({"labels": None}, "it has no 'labels'"),
+    ],
+)
+def test_bad_targets_name_the_image(changed: dict, message: str) -> None:
+    given = {
+        key: value for key, value in (target([[5, 7, 41, 50]], [1], image_id=77) | changed).items() if value is not None
+    }
+    with pytest.raises(UserError, match=f"target of image 77: .*{message}"):
+        small("smca_detr")([torch.rand(3, 64, 96)], [given])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
         ({"queries": 0}, "model.sets.queries must be at least 1, not 0"),
         ({"stride": 12}, "model.sets.stride must be 4, 8, 16 or 32, not 12"),
         ({"width": 30}, "model.sets.width 30 must be a multiple of 4 and of model.sets.heads 4"),

@@ -63,6 +63,7 @@ def test_fit_validate_predict(detector: str, composed: Path, tmp_path: Path, cap
         (["--model.sets.width", "30"], "model.sets.width 30 must be a multiple of 4"),
         (["--model.sets.querys", "2"], "unknown option --model.sets.querys. Did you mean 'model.sets.queries'"),
         (["--model.backbone", "vit_tiny_patch16_224"], "has features at strides [16, 16, 16]"),
+        (["--model.backbone", "swin_tiny_patch4_window7_224"], "swin_tiny_patch4_window7_224' takes no images of 64 x"),
         (["--augmentation.crop", "1.5"], "augmentation.crop must lie between 0 and 1, not 1.5"),
         (["--augmentation.crop_sides", "[60, 40]"], "augmentation.crop_sides must ascend from 32 or more"),
         (["--optimization.learning_rate", "1e20"], "became"),
@@ -71,12 +72,27 @@ def test_fit_validate_predict(detector: str, composed: Path, tmp_path: Path, cap
 def test_what_cannot_be_trained_is_told_in_one_line(
     words: list[str], message: str, composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    if "vit" in words[1]:
+    if words[0] == "--model.backbone":
         words = [*words, "--model.sets.stride", "32"]
     with pytest.raises(SystemExit) as leaving:
         main(["fit", "-c", recipe(composed, tmp_path / "run", "smca_detr"), *words])
     told = capsys.readouterr().err
     assert leaving.value.code == 2 and message in told and "Traceback" not in told
+
+
+def test_boxes_as_fractions_are_told_before_training(
+    composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """They would all be dropped as thinner than a pixel, and a run would learn that images hold nothing."""
+    path = composed / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    for thing in content["annotations"]:
+        thing["bbox"] = [value / 96 for value in thing["bbox"]]
+    other = tmp_path / "fractions.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", recipe(composed, tmp_path / "run", "smca_detr"), "--data.train_annotations", str(other)])
+    assert f"{other}: no box reaches beyond the first pixel" in capsys.readouterr().err
 
 
 def test_parts_are_cut_with_their_boxes() -> None:
