@@ -107,7 +107,7 @@ def test_slices_of_tokens_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(SlicedMlp, "HIDDEN", 10_000)
     fused = contagg.fuse(model)
     first = fused.stages[0].blocks[0].mlp
-    first.act.register_forward_hook(lambda module, inputs, output: hidden_widths.append(inputs[0].shape[3]))
+    first.act.register_forward_hook(lambda module, inputs, output: hidden_widths.append(len(output)))
     with torch.no_grad():
         torch.testing.assert_close(fused(images), model(images), rtol=1e-10, atol=1e-10)
     assert hidden_widths == [78, 78, 78, 78, 78, 30]
@@ -118,18 +118,33 @@ def test_a_projection_is_the_matrix_product_in_either_form(batch: int) -> None:
     linear = nn.Linear(11, 7).double()
     tokens = torch.randn(batch, 13, 11, dtype=torch.float64)
     projection = Projection(linear)
-    got = projection(tokens)
-    torch.testing.assert_close(got, linear(tokens), rtol=1e-12, atol=1e-12)
-    assert got.stride() == linear(tokens).stride()
+    for got in (projection(tokens), torch.compile(projection, backend="eager")(tokens)):
+        torch.testing.assert_close(got, linear(tokens), rtol=1e-12, atol=1e-12)
+        assert got.stride() == linear(tokens).stride()
     torch.testing.assert_close(projection(tokens[0]), linear(tokens[0]), rtol=1e-12, atol=1e-12)
 
 
-def test_projections_on_a_cpu_are_convolutions_and_matrix_products_in_an_exported_graph() -> None:
-    fused = contagg.fuse(drawn("container_light_tiny"))
-    blocks = [module for stage in fused.stages for module in stage.blocks.modules()]
-    assert all(isinstance(module, Projection) for module in blocks if isinstance(module, nn.Linear))
-    targets = [str(node.target) for node in export_program(drawn("container_light_tiny"), (3, *SIZE)).graph.nodes]
-    assert targets.count("aten.linear.default") == 1 + sum(isinstance(module, nn.Linear) for module in blocks)
+def test_compiled_for_a_cpu_projections_are_convolutions_and_matrix_products_in_an_exported_graph() -> None:
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    model = drawn("container_light_tiny").eval()
+    fused = contagg.fuse(model)
+    images = torch.randn(2, 3, *SIZE)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(fused, backend=keep, fullgraph=True)(images), model(images), rtol=1e-4, atol=1e-5
+        )
+    assert [node.name for node in graphs[0].graph.nodes if node.target is nn.functional.linear] == [
+        "linear"
+    ]  # the head
+    projections = sum(isinstance(module, Projection) for module in fused.modules())
+    targets = [str(node.target) for node in export_program(model, (3, *SIZE)).graph.nodes]
+    assert targets.count("aten.linear.default") == projections
 
 
 @pytest.mark.parametrize("name", ["container_tiny", "container_light_tiny"])

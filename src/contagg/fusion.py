@@ -28,7 +28,7 @@ def fuse(model: nn.Module) -> nn.Module:
     - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
     - a mixture's gates go into its static kernels; a dynamic affinity's gate rides on the sum (Eq. 7);
     - a kernel a head becomes a kernel a channel; stochastic depth goes;
-    - on a CPU, projections run as 1 x 1 convolutions, and where nothing compiles it, the MLP some tokens at a time.
+    - on a CPU the MLP runs some tokens at a time, and projections that are compiled as 1 x 1 convolutions.
 
     The last BatchNorm stays: it is what `forward_features` promises, and covers 1 / 32 of each side.
 
@@ -56,10 +56,10 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 class Projection(nn.Linear):
-    """A projection that runs as a 1 x 1 convolution where that is faster: forward on a CPU.
+    """A projection that a compiler for a CPU sees as a 1 x 1 convolution.
 
-    Torch's convolutions there are oneDNN's, which takes 0.55 to 1 of the time of the matrix product and applies a
-    compiler's GELU to what it still holds in registers (docs/speed.md).
+    Those are oneDNN's there, which apply the GELU that follows to what they still hold in registers. Uncompiled,
+    the matrix product is as fast, and needs no weights in another order (docs/speed.md).
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -68,14 +68,18 @@ class Projection(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # A graph that leaves home keeps the matrix product, which other runtimes do best.
-        if not tokens.is_cpu or tokens.ndim != 3 or torch.compiler.is_exporting():
-            return super().forward(tokens)
-        return self.of_row(tokens.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
+        if tokens.ndim == 3 and _compiled_for_cpu(tokens):
+            return self.of_row(tokens.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
+        return super().forward(tokens)
 
     def of_row(self, row: Tensor) -> Tensor:
         """(B, C, 1, N) -> (B, C', 1, N): tokens as one row of a channels_last map."""
         return F.conv2d(row, self.weight[:, :, None, None], self.bias)
+
+
+def _compiled_for_cpu(tokens: Tensor) -> bool:
+    # A graph that leaves home keeps the matrix product, which other runtimes do best.
+    return tokens.is_cpu and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 class FoldedPosition(nn.Conv2d):
@@ -107,15 +111,19 @@ class SlicedMlp(nn.Module):
         self.rows: int = max(1, self.HIDDEN // mlp.fc1.weight.shape[0])
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if _compiled_for_cpu(tokens):
+            # One row throughout: the compiler then sees that GELU follows a convolution, and plans memory itself.
+            row = tokens.flatten(0, 1).T[None, :, None]
+            row = self.fc2.of_row(self.act(self.fc1.of_row(row)))
+            return row[0, :, 0].T.unflatten(0, tokens.shape[:2])
         if not tokens.is_cpu or torch.compiler.is_exporting():
             return self.fc2(self.act(self.fc1(tokens)))
-        # One row throughout: a compiler then sees that GELU follows a convolution, and has oneDNN apply it.
-        row = tokens.flatten(0, 1).T[None, :, None]
-        # A compiler plans memory itself.
-        slices = [row] if torch.compiler.is_compiling() else row.split(self.rows, 3)
-        parts = [self.fc2.of_row(self.act(self.fc1.of_row(part))) for part in slices]
-        row = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
-        return row[0, :, 0].T.unflatten(0, tokens.shape[:2])
+        flat = tokens.flatten(0, 1)
+        answer = flat.new_empty(len(flat), self.fc2.out_features)
+        for begin in range(0, len(flat), self.rows):
+            part = slice(begin, begin + self.rows)
+            answer[part] = self.fc2(self.act(self.fc1(flat[part])))
+        return answer.unflatten(0, tokens.shape[:2])
 
 
 class GatedSum(nn.Module):

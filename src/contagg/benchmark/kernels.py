@@ -75,12 +75,15 @@ def parts(width: int, grid: Grid, setting: Setting, attends: bool) -> dict[str, 
         module.to(setting.device, DTYPES[setting.precision])
     formed = Formed(attention)
     ways: dict[str, Ways] = {
-        "projection": {"matrix product": linear, "1 x 1 convolution": projection},
+        "projection": {
+            "matrix product": linear,
+            "1 x 1 convolution": lambda tokens: as_tokens(projection.of_row(as_map(tokens, (1, tokens.shape[1])))),
+        },
         "depthwise 5 x 5": {
             "channels last": lambda tokens: as_tokens(convolution(as_map(tokens, grid))),
             "channels first": lambda tokens: as_tokens(convolution(as_map(tokens, grid).contiguous())),
         },
-        "MLP": {"matrix products": mlp, "slices of 1 x 1 convolutions": sliced, "without GELU": linear_mlp},
+        "MLP": {"whole": mlp, "in slices": sliced, "without GELU": linear_mlp},
     }
     if attends:
         ways["attention"] = {
