@@ -1,10 +1,10 @@
 """The static, local, shared affinity: depthwise convolution (Eq. 5)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, as_map, as_tokens
+from contagg.affinity.depthwise import depthwise
 from contagg.errors import UserError
 
 
@@ -52,10 +52,7 @@ class Convolution(Affinity):
     def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
         self._check(values, grid)
         weight = self.weight.repeat_interleave(self.head_width, 0) if self.head_width > 1 else self.weight
-        channels = values.shape[2]
-        return as_tokens(
-            F.conv2d(as_map(values, grid), weight, self.bias, padding=self.kernel_size // 2, groups=channels)
-        )
+        return as_tokens(depthwise(as_map(values, grid), weight, self.bias))
 
     def shift(self) -> Tensor | None:
         return self.bias

@@ -1,0 +1,70 @@
+"""Depthwise convolution of the same size, with a gradient that oneDNN's fast kernels compute.
+
+oneDNN has a fast gradient of depthwise kernels for 3 x 3 alone: that of 5 x 5 takes 10 to 20 times as long
+(docs/speed.md). A larger kernel's gradient is therefore put together from those of 3 x 3 windows that cover it.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+_WORTHWHILE = 2**16
+"""Numbers in a feature map from which several fast kernels take less time than one slow one."""
+
+
+def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, C, H, W) with kernels (C, 1, k, k), k odd, and zeros around it: (B, C, H, W), as `F.conv2d` has it."""
+    size = weight.shape[-1]
+    learnt = torch.is_grad_enabled() and weight.requires_grad
+    if (
+        learnt
+        and size > 3
+        and feature_map.is_cpu
+        and feature_map.numel() >= _WORTHWHILE
+        and not torch.compiler.is_compiling()
+    ):
+        if torch.is_autocast_enabled("cpu"):
+            precision = torch.get_autocast_dtype("cpu")
+            feature_map, weight = feature_map.to(precision), weight.to(precision)
+            bias = None if bias is None else bias.to(precision)
+        return _Depthwise.apply(feature_map, weight, bias)
+    return F.conv2d(feature_map, weight, bias, padding=size // 2, groups=len(weight))
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(feature_map, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        feature_map, weight, bias = inputs
+        ctx.save_for_backward(feature_map, weight)
+        ctx.has_bias = bias is not None
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        (gradient,) = gradients
+        feature_map, weight = ctx.saved_tensors
+        of_map = None
+        if ctx.needs_input_grad[0]:
+            of_map = F.conv2d(gradient, weight.flip(2, 3), padding=weight.shape[-1] // 2, groups=len(weight))
+        of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias else None
+        return of_map, kernel_gradient(feature_map, gradient, weight.shape[-1]), of_bias
+
+
+def kernel_gradient(feature_map: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """Of kernels (C, 1, size, size), given that of the output (B, C, H, W): window by window of 3 x 3."""
+    channels, (height, width) = gradient.shape[1], gradient.shape[2:]
+    padded = F.pad(feature_map, [size // 2] * 4)
+    answer = gradient.new_empty(channels, 1, size, size)
+    for top in range(0, size - 2, 2):
+        for left in range(0, size - 2, 2):
+            seen = padded[:, :, top : top + height + 2, left : left + width + 2]
+            answer[:, :, top : top + 3, left : left + 3] = conv2d_weight(
+                seen, (channels, 1, 3, 3), gradient, groups=channels
+            )
+    return answer
