@@ -18,19 +18,22 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    heights: list[tuple[float, float]] = []
-    for model in dict.fromkeys(point["model"] for point in points):
-        own = [point for point in points if point["model"] == model]
-        fastest = max(own, key=lambda point: point["images_per_second"])
+    models = {model: [p for p in points if p["model"] == model] for model in dict.fromkeys(p["model"] for p in points)}
+    best = {model: max(own, key=lambda point: point["images_per_second"]) for model, own in models.items()}
+    for model, own in models.items():
+        fastest = best[model]
         plain = next((point for point in own if point["form"] == "plain"), fastest)
         colour = OURS if model.startswith("container") else OTHERS
         speeds = [plain["images_per_second"], fastest["images_per_second"]]
         axes.plot(speeds, [fastest["reported_top1"]] * 2, color=colour, linewidth=1.5, alpha=0.5)
         axes.plot(speeds[0], fastest["reported_top1"], "o", color=colour, markerfacecolor="white", markersize=7)
         axes.plot(speeds[1], fastest["reported_top1"], "o", color=colour, markersize=7)
-        # Names of neighbours as accurate stand on other sides of their marks.
-        near = any(abs(s - speeds[1]) < 0.2 * s and abs(h - fastest["reported_top1"]) < 0.35 for s, h in heights)
-        heights.append((speeds[1], fastest["reported_top1"]))
+        # A name stands above its mark, and below it where another mark is near above.
+        near = any(
+            abs(other["images_per_second"] - speeds[1]) < 0.2 * speeds[1]
+            and 0 < other["reported_top1"] - fastest["reported_top1"] < 1
+            for other in best.values()
+        )
         axes.annotate(
             model,
             (speeds[1], fastest["reported_top1"]),
