@@ -20,10 +20,10 @@ def test_every_part_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("contagg.benchmark.precision.FORMS", ("plain", "fused"))
     device.main([*words, "--device", "cpu", "--out", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
-    assert {path.name for path in folder.iterdir()} == {
-        "device.json", "precision.csv", "memory.csv", "memory.png", "kernels.csv",
-    }  # fmt: skip
-    about = json.loads((folder / "device.json").read_text())
+    parts = ("precision", "memory", "kernels")
+    written = {f"{part}.{ending}" for part in parts for ending in ("csv", "json")} | {"memory.png"}
+    assert {path.name for path in folder.iterdir()} == written
+    about = json.loads((folder / "memory.json").read_text())
     assert about["command"].startswith("python -m contagg.benchmark.device --models container_light_tiny")
     rows = list(csv.DictReader((folder / "precision.csv").open()))
     assert [(row["form"], row["precision"]) for row in rows][:2] == [("plain", "fp32"), ("fused", "fp32")]

@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
             Setting(device=device, precision=word, batch=options.batch, size=options.size) for word in ("fp32", "bf16")
         ]
         write_output(folder / "kernels.csv", bench.csv_of([row for setting in settings for row in kernels(setting)]))
-    write_output(folder / "device.json", (json.dumps(about, indent=2) + "\n").encode())
+    for part in set(options.parts) - {"bench"}:  # which writes its own
+        write_output(folder / f"{part}.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
