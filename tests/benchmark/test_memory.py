@@ -19,7 +19,7 @@ def test_forming_answers_alike() -> None:
 
 
 def test_the_fast_path_grows_with_the_tokens_and_the_other_with_their_square() -> None:
-    rows = memory(["container_tiny"], CPU, [(96, 96), (192, 192)])
+    rows = list(memory(["container_tiny"], CPU, [(96, 96), (192, 192)]))
     peaks = {(row.path, row.height): row.peak_megabytes for row in rows}
     assert [row.tokens for row in rows] == [576, 2304, 576, 2304]
     assert 3 < peaks[FAST, 192] / peaks[FAST, 96] < 4.5  # type: ignore[operator]
@@ -27,7 +27,7 @@ def test_the_fast_path_grows_with_the_tokens_and_the_other_with_their_square() -
 
 
 def test_what_does_not_fit_is_not_tried_and_ends_its_line() -> None:
-    rows = memory(["container_tiny"], CPU, [(64, 64), (96, 96), (320, 344)], available=10**9)
+    rows = list(memory(["container_tiny"], CPU, [(64, 64), (96, 96), (320, 344)], available=10**9))
     formed = [row for row in rows if row.path == FORMED]
     assert formed[1].peak_megabytes and formed[2].peak_megabytes is None
     assert "of 1.0" in formed[2].note and formed[2].tokens == 80 * 86

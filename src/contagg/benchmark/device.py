@@ -47,8 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     if "precision" in options.parts:
         write_output(folder / "precision.csv", bench.csv_of(precision(OURS, device, options.size)))
     if "memory" in options.parts:
-        rows = memory(OURS, device, [size for size in SIZES if max(size) <= options.largest])
-        write_output(folder / "memory.csv", bench.csv_of(rows))
+        rows = []
+        for row in memory(OURS, device, [size for size in SIZES if max(size) <= options.largest]):
+            rows.append(row)
+            print(row, flush=True)
+            write_output(folder / "memory.csv", bench.csv_of(rows))
         save_figure(memory_against_tokens(rows, f"one image, fp32, {about['device']}"), folder / "memory.png")
     if "kernels" in options.parts:
         settings = [

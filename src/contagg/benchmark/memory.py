@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from contagg.models import create
 Size = tuple[int, int]
 SIZES: tuple[Size, ...] = ((224, 224), (320, 320), (448, 448), (800, 1333))
 FAST, FORMED = "fast", "forms A"
+MOST = 0.7
+"""Of the memory that is free: what is expected to need more could end the process, and what it has measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,8 @@ def forming(model: nn.Module) -> nn.Module:
 
 
 def memory(
-    names: Iterable[str], device: torch.device, sizes: Iterable[Size] = SIZES, available: int | None = None
-) -> list[MemoryRow]:
+    names: Iterable[str], device: torch.device, sizes: Sequence[Size] = SIZES, available: int | None = None
+) -> Iterator[MemoryRow]:
     """A row for each network, size and path. What would not fit, by N^2 from the size before, is not tried.
 
     Args:
@@ -66,33 +68,31 @@ def memory(
         sizes: (height, width), ascending.
         available: Bytes; None asks the device.
     """
-    rows = []
     for name in names:
         for path in (FAST, FORMED):
             model = create(name).train().to(device)
             model = forming(model) if path == FORMED else model
-            rows += _grow(model, name, path, device, sizes, available or _available(device))
-    return rows
+            yield from _grow(model, name, path, device, sizes, available)
 
 
 def _grow(
-    model: nn.Module, name: str, path: str, device: torch.device, sizes: Iterable[Size], available: int
-) -> list[MemoryRow]:
-    rows: list[MemoryRow] = []
+    model: nn.Module, name: str, path: str, device: torch.device, sizes: Sequence[Size], available: int | None
+) -> Iterator[MemoryRow]:
+    known: tuple[float, int] | None = None  # megabytes and tokens of the size before
     for height, width in sizes:
+        room = available or _available(device)
         tokens = -(-height // 4) * -(-width // 4)  # of the first stage, at stride 4
         peak, note = None, ""
-        known = [row for row in rows if row.peak_megabytes]
         growth = 2 if path == FORMED else 1
-        needed = known[-1].peak_megabytes * (tokens / known[-1].tokens) ** growth if known else 0  # type: ignore[operator]
-        if needed * 1e6 > available:
-            note = f"would need {needed / 1e3:.1f} GB of {available / 1e9:.1f}"
+        needed = 1e6 * known[0] * (tokens / known[1]) ** growth if known else 0.0
+        if needed > MOST * room:
+            note = f"would need {needed / 1e9:.1f} GB of {room / 1e9:.1f}"
         else:
             peak = _peak(model, (height, width), device) / 1e6
-        rows.append(
-            MemoryRow(model=name, path=path, height=height, width=width, tokens=tokens, peak_megabytes=peak, note=note)
+            known = peak, tokens
+        yield MemoryRow(
+            model=name, path=path, height=height, width=width, tokens=tokens, peak_megabytes=peak, note=note
         )
-    return rows
 
 
 def _peak(model: nn.Module, size: Size, device: torch.device) -> int:
