@@ -28,9 +28,9 @@ def saving(folder: Path, keep_best: int) -> SaveState:
 def end_epochs(saver: SaveState, *accuracies: float) -> None:
     """Epochs end with these accuracies; the weights are all equal to the epoch's number."""
     for accuracy in accuracies:
-        epoch = len(saver.metrics.rows) + 1
-        saver.metrics.rows.append({"epoch": epoch, "accuracy": accuracy})
-        saver._write_alongside({"state_dict": {"model.weight": torch.full((2, 3), float(epoch))}})
+        epoch = len(saver.weights.metrics.rows) + 1
+        saver.weights.metrics.rows.append({"epoch": epoch, "accuracy": accuracy})
+        saver.weights.write({"state_dict": {"model.weight": torch.full((2, 3), float(epoch))}})
 
 
 def epochs_in(folder: Path) -> dict[str, int]:
@@ -68,7 +68,7 @@ def test_of_an_epoch_whose_weights_were_lost_none_is_the_best(tmp_path: Path, mo
     end_epochs(saver, 0.5)
     assert epochs_in(tmp_path) == {"best": 2, "last": 2, "best_epoch_00002": 2}
     gone_on = saving(tmp_path, keep_best=2)
-    gone_on.metrics.rows = saver.metrics.rows
+    gone_on.weights.metrics.rows = saver.weights.metrics.rows
     gone_on.load_state_dict(saver.state_dict())
     end_epochs(gone_on, 0.6)
     assert epochs_in(tmp_path) == {"best": 3, "last": 3, "best_epoch_00002": 2, "best_epoch_00003": 3}

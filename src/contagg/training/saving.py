@@ -1,6 +1,7 @@
 """When the training state and the weights to use are saved, how many are kept, and what a failed save does."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,57 @@ from contagg.weights import save_weights
 
 FAILURES_ALLOWED = 3
 """Saves that may fail one after the other before training stops."""
+
+
+@dataclass
+class KeptWeights:
+    """The weights files of a run: of the last epoch, of the best, and of some of the best.
+
+    Attributes:
+        monitor: The column of the metrics to be best in; the larger, the better.
+        prefix: Of the names in a training state of what is written.
+        metadata: What the files say of themselves, beside epoch and metrics.
+        lost_epochs: Those whose weights no disk took. None of them is the best: there would be nothing to use.
+    """
+
+    folder: Path
+    metrics: EpochMetrics
+    monitor: str
+    prefix: str
+    metadata: dict[str, Any]
+    keep_best: int
+    lost_epochs: list[int] = field(default_factory=list)
+
+    def write(self, checkpoint: Mapping[str, Any]) -> None:
+        """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
+        try:
+            self.metrics.write()
+            self._write(
+                {  # Lightning's averaging has put the average under the names of the weights
+                    name.removeprefix(self.prefix): value
+                    for name, value in checkpoint["state_dict"].items()
+                    if name.startswith(self.prefix)
+                }
+            )
+        except OSError:
+            self.lost_epochs.append(int(self.metrics.rows[-1]["epoch"]))
+            raise
+
+    def _write(self, state: dict[str, Tensor]) -> None:
+        row = self.metrics.rows[-1]
+        metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
+        validated = [r for r in self.metrics.rows if self.monitor in r and r["epoch"] not in self.lost_epochs]
+        ranked = sorted(validated, key=lambda row: (-row[self.monitor], row["epoch"]))
+        save_weights(self.folder / "last.safetensors", state, metadata)
+        if ranked and ranked[0] is row:
+            save_weights(self.folder / "best.safetensors", state, metadata)
+        best = ranked[: self.keep_best] if self.keep_best > 1 else []
+        kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in best]
+        if row in best:
+            save_weights(self.folder / kept[best.index(row)], state, metadata)
+        for path in self.folder.glob("best_epoch_*.safetensors"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
 class SaveState(Checkpoint):
@@ -49,16 +101,14 @@ class SaveState(Checkpoint):
         keep_best: int,
         identity: Mapping[str, Any],
     ) -> None:
-        self.folder, self.io, self.guard, self.metrics = folder, reader, guard, metrics
-        self.monitor, self.prefix, self.metadata = monitor, f"{export}.", dict(metadata)
-        self.keep_last, self.keep_best = keep_last, keep_best
+        self.folder, self.io, self.guard, self.keep_last = folder, reader, guard, keep_last
+        self.weights = KeptWeights(folder, metrics, monitor, f"{export}.", dict(metadata), keep_best)
         self.identity = dict(identity)
         self._failures = 0
-        self._lost_epochs: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What must be the same when the run goes on, and the epochs whose weights no disk took."""
-        return {"identity": self.identity, "lost_epochs": self._lost_epochs}
+        return {"identity": self.identity, "lost_epochs": self.weights.lost_epochs}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """UserError for a training state that does not say of which data: Lightning passes over what is missing."""
@@ -70,7 +120,7 @@ class SaveState(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """UserError if the data are not the same."""
-        self._lost_epochs = list(state_dict.get("lost_epochs", []))  # a state may be older than the key
+        self.weights.lost_epochs = list(state_dict.get("lost_epochs", []))  # a state may be older than the key
         for name, before in state_dict["identity"].items():
             if self.identity.get(name) != before:
                 raise UserError(
@@ -90,42 +140,11 @@ class SaveState(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state and the weights to use."""
-        self.io.alongside = self._write_alongside
+        self.io.alongside = self.weights.write
         self._save(trainer, trainer.current_epoch + 1)
         self.io.alongside = None
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._stop_if_asked(trainer)
-
-    def _write_alongside(self, checkpoint: Mapping[str, Any]) -> None:
-        """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
-        try:
-            self._write_weights(checkpoint)
-        except OSError:
-            self._lost_epochs.append(int(self.metrics.rows[-1]["epoch"]))
-            raise
-
-    def _write_weights(self, checkpoint: Mapping[str, Any]) -> None:
-        self.metrics.write()
-        state = {  # Lightning's averaging has put the average under the names of the weights
-            name.removeprefix(self.prefix): value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith(self.prefix)
-        }
-        row = self.metrics.rows[-1]
-        metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
-        # An epoch whose weights are lost cannot be the best: there would be nothing to use.
-        validated = [r for r in self.metrics.rows if self.monitor in r and r["epoch"] not in self._lost_epochs]
-        ranked = sorted(validated, key=lambda row: (-row[self.monitor], row["epoch"]))
-        save_weights(self.folder / "last.safetensors", state, metadata)
-        if ranked and ranked[0] is row:
-            save_weights(self.folder / "best.safetensors", state, metadata)
-        best = ranked[: self.keep_best] if self.keep_best > 1 else []
-        kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in best]
-        if row in best:
-            save_weights(self.folder / kept[best.index(row)], state, metadata)
-        for path in self.folder.glob("best_epoch_*.safetensors"):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer, next_epoch: int) -> None:
         _refuse_unsound(trainer)
