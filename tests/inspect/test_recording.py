@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import contagg
 from contagg.aggregation import Aggregation
+from contagg.block import normalized
 from contagg.errors import UserError
 from contagg.inspect.recording import RecordedAggregation, layers, record
 
@@ -78,7 +79,7 @@ def test_recorded_tokens_are_the_true_inputs() -> None:
     images = torch.randn(1, 3, 40, 56, dtype=torch.float64)
     with torch.no_grad():
         tokens, grid = stage.embedding(model.get_submodule("stages.0")(images))
-        tokens = block.norm1(block.position(stage.blocks[0](tokens, grid), grid), grid)
+        tokens = normalized(block.norm1, block.position(stage.blocks[0](tokens, grid), grid), grid)
         with record(model, lambda layer: (layer.stage, layer.block) == (2, 2)) as entries:
             model(images)
     [entry] = entries
