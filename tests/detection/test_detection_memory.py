@@ -18,7 +18,7 @@ def test_a_row_a_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "64",
         "91",
     )
-    assert 100 < float(row["before_megabytes"]) < float(row["peak_megabytes"]) and float(row["seconds"]) > 0
+    assert 100 < float(row["before_megabytes"]) <= float(row["peak_megabytes"]) and float(row["seconds"]) > 0
     assert json.loads((tmp_path / "memory.json").read_text())["commit"]
     assert "training" in capsys.readouterr().out
 

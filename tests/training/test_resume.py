@@ -12,7 +12,7 @@ import torch
 from fit_processes import Runs, differences
 
 from contagg.training import checkpoint
-from contagg.training.saving import SaveState
+from contagg.training.saving import KeptWeights, SaveState
 
 ALL = ("--optimization.average_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
 WRITTEN = ("metrics.csv", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
@@ -54,13 +54,13 @@ def die_writing_state(number: int) -> Callable[[], None]:
 
 
 def die_between_weights_and_state() -> None:
-    whole = SaveState._write_alongside
+    whole = KeptWeights.write
 
-    def cut(self: SaveState, state: dict) -> None:
+    def cut(self: KeptWeights, state: dict) -> None:
         whole(self, state)
         die()
 
-    SaveState._write_alongside = cut
+    KeptWeights.write = cut
 
 
 def die_after_epoch() -> None:
