@@ -19,11 +19,11 @@ def test_forming_answers_alike() -> None:
 
 
 def test_the_fast_path_grows_with_the_tokens_and_the_other_with_their_square() -> None:
-    rows = list(memory(["container_tiny"], CPU, [(96, 96), (192, 192)]))
+    rows = list(memory(["container_tiny"], CPU, [(128, 128), (256, 256)]))
     peaks = {(row.path, row.height): row.peak_megabytes for row in rows}
-    assert [row.tokens for row in rows] == [576, 2304, 576, 2304]
-    assert 3 < peaks[FAST, 192] / peaks[FAST, 96] < 4.5  # type: ignore[operator]
-    assert peaks[FORMED, 192] / peaks[FORMED, 96] > 9  # type: ignore[operator]
+    assert [row.tokens for row in rows] == [1024, 4096, 1024, 4096]
+    assert 3 < peaks[FAST, 256] / peaks[FAST, 128] < 4.5  # type: ignore[operator]
+    assert peaks[FORMED, 256] / peaks[FORMED, 128] > 9  # type: ignore[operator]
 
 
 def test_what_does_not_fit_is_not_tried_and_ends_its_line() -> None:

@@ -1,4 +1,4 @@
-"""Peak memory of training against the number of tokens: beside the fast path one that forms every A (Sec. 3.3)."""
+"""Peak memory of training against the number of tokens: beside the fast path one that forms attention's A (Sec. 3.3)."""
 
 import copy
 import os
@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid, join_heads, split_heads
-from contagg.aggregation import Aggregation
 from contagg.benchmark.timing import peak_bytes
 from contagg.models import create
 
@@ -35,26 +35,24 @@ class MemoryRow:
 
 
 class Formed(nn.Module):
-    """An affinity that aggregates by its matrix, N x N a head."""
+    """An attention that aggregates by its matrix, N x N a head."""
 
-    def __init__(self, affinity: Affinity) -> None:
+    def __init__(self, attention: Affinity) -> None:
         super().__init__()
-        self.affinity = affinity
+        self.attention = attention
 
     def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        """A V + shift, (B, N, C)."""
-        matrix = self.affinity.matrix(tokens, grid)
-        together = join_heads(matrix @ split_heads(values, matrix.shape[1]))
-        shift = self.affinity.shift()
-        return together if shift is None else together + shift
+        """A V, (B, N, C)."""
+        return join_heads(self.attention.matrix(tokens, grid) @ split_heads(values, self.attention.heads))
 
 
 def forming(model: nn.Module) -> nn.Module:
-    """A copy of one of our networks in which every aggregation forms its A."""
+    """A copy of one of our networks in which every self-attention forms its A."""
     formed = copy.deepcopy(model)
-    for module in formed.modules():
-        if isinstance(module, Aggregation) and isinstance(module.affinity, Affinity):
-            module.affinity = Formed(module.affinity)  # type: ignore[assignment]
+    for module in list(formed.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, SelfAttention):
+                setattr(module, name, Formed(child))
     return formed
 
 
