@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Grid, as_map, as_tokens
+from contagg.affinity.depthwise import depthwise
 from contagg.benchmark.forms import DTYPES, Setting
 from contagg.benchmark.memory import Formed
 from contagg.benchmark.timing import Work, interleaved
@@ -81,6 +82,9 @@ def parts(width: int, grid: Grid, setting: Setting, attends: bool) -> dict[str, 
         },
         "depthwise 5 x 5": {
             "channels last": lambda tokens: as_tokens(convolution(as_map(tokens, grid))),
+            "channels last, gradient by windows": lambda tokens: as_tokens(
+                depthwise(as_map(tokens, grid), convolution.weight, convolution.bias)
+            ),
             "channels first": lambda tokens: as_tokens(convolution(as_map(tokens, grid).contiguous())),
         },
         "MLP": {"whole": mlp, "in slices": sliced, "without GELU": linear_mlp},

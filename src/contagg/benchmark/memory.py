@@ -1,4 +1,4 @@
-"""Peak memory of training against the number of tokens: beside the fast path one that forms attention's A (Sec. 3.3)."""
+"""Peak memory of training against tokens: beside the fast path one that forms attention's A (Sec. 3.3)."""
 
 import copy
 import os
