@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -105,6 +106,10 @@ def _peak(model: nn.Module, size: Size, device: torch.device) -> int:
 def _available(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    information = Path("/proc/meminfo")
+    if information.is_file():  # what is free and what the system keeps of files, which it gives up
+        fields = dict(line.split(":") for line in information.read_text().splitlines())
+        return 1024 * int(fields["MemAvailable"].split()[0])
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
