@@ -17,11 +17,10 @@ _WORTHWHILE = 2**16
 
 def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, C, H, W) with kernels (C, 1, k, k), k odd, and zeros around it: (B, C, H, W), as `F.conv2d` has it."""
-    size = weight.shape[-1]
     learnt = torch.is_grad_enabled() and weight.requires_grad
     if (
         learnt
-        and size > 3
+        and weight.shape[-1] > 3
         and feature_map.is_cpu
         and feature_map.numel() >= _WORTHWHILE
         and not torch.compiler.is_compiling()
@@ -31,13 +30,17 @@ def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
             feature_map, weight = feature_map.to(precision), weight.to(precision)
             bias = None if bias is None else bias.to(precision)
         return _Depthwise.apply(feature_map, weight, bias)
-    return F.conv2d(feature_map, weight, bias, padding=size // 2, groups=len(weight))
+    return _convolved(feature_map, weight, bias)
+
+
+def _convolved(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(feature_map, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(feature_map, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+        return _convolved(feature_map, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -49,9 +52,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         (gradient,) = gradients
         feature_map, weight = ctx.saved_tensors
-        of_map = None
-        if ctx.needs_input_grad[0]:
-            of_map = F.conv2d(gradient, weight.flip(2, 3), padding=weight.shape[-1] // 2, groups=len(weight))
+        of_map = _convolved(gradient, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
         of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias else None
         return of_map, kernel_gradient(feature_map, gradient, weight.shape[-1]), of_bias
 

@@ -4,8 +4,6 @@ Each measurement has a process of its own, so that the peak of its resident memo
 """
 
 import argparse
-import csv
-import io
 import json
 import multiprocessing
 import resource
@@ -13,12 +11,12 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from contagg.benchmark.bench import describe
+from contagg.benchmark.bench import csv_of, describe
 from contagg.detection.config import DetectorConfig
 from contagg.detection.dataset import Target
 from contagg.detection.detectors import Detector, build_detector
@@ -118,10 +116,6 @@ def _peak_megabytes() -> float:
 
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_output(options.out / "memory.csv", table.getvalue().encode())
+    write_output(options.out / "memory.csv", csv_of(rows))
     about = describe(torch.device("cpu")) | {"threads": options.threads}
-    write_output(options.out / "memory.json", json.dumps(about, indent=2).encode())
+    write_output(options.out / "memory.json", (json.dumps(about, indent=2) + "\n").encode())
