@@ -2,12 +2,18 @@
 
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from composed import COMPOSITION, SPLITS
+from photographs import piece
+
+from contagg.detection.compose import write_split
 
 torch.set_num_threads(1)
 _LOCAL = ("127.0.0.1", "::1", "localhost", "")
@@ -23,3 +29,31 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_local)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make train/ and val/ of classes with so many images each: PNG and JPEG, the odd ones in a subfolder."""
+
+    def make(classes: tuple[str, ...] = ("china", "flower"), train: int = 6, val: int = 3) -> Path:
+        root = tmp_path / "images"
+        for split, count in (("train", train), ("val", val)):
+            for class_number, class_name in enumerate(classes):
+                for number in range(count):
+                    folder = root / split / class_name / ("deep" if number % 2 else "")
+                    folder.mkdir(parents=True, exist_ok=True)
+                    source = "china.jpg" if class_number % 2 == 0 else "flower.jpg"
+                    kind = "png" if number % 3 == 0 else "JPEG"
+                    where = number + 50 * (split == "val")
+                    piece(where, name=source).save(folder / f"{class_name} {number}.{kind}")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("composed")
+    for split, count in SPLITS.items():
+        write_split(COMPOSITION, folder, split, count, workers=0)
+    return folder

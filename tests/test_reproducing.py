@@ -8,7 +8,7 @@ import yaml
 
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.cli import TASKS
-from contagg.training.config import as_dict, defaults
+from contagg.config import as_dict, defaults
 from contagg.training.recipe_file import _kinds, _NumberLoader, read_recipe
 from contagg.training.run_folder import _flatten
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from contagg.checkpoints.header import task_of
 from contagg.errors import UserError, nearest
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
-from contagg.training.weights_header import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ COMMANDS = {
     "export-weights": Command(
         help="a run's weights as timm and the hub load them",
         arguments="contagg.export.arguments:weights_arguments",
-        run="contagg.export.timm_folder:run",
+        run="contagg.checkpoints.timm_folder:run",
     ),
     "bench": Command(
         help="networks and their forms side by side: images a second, share of the machine's rate, memory",
@@ -92,7 +92,7 @@ OF_DETECTORS = {
     "validate": Command(
         help="COCO's twelve numbers of a detector's weights file",
         arguments="contagg.detection.arguments:validate",
-        run="contagg.detection.scoring:validate",
+        run="contagg.detection.validate:validate",
     ),
     "predict": Command(
         help="what a detector finds in images: COCO's result JSON, and pictures",
@@ -102,7 +102,7 @@ OF_DETECTORS = {
     "affinity": Command(
         help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",
         arguments="contagg.detection.arguments:affinity",
-        run="contagg.detection.sets.looking_figure:affinity",
+        run="contagg.detection.detr.cross_attention_figure:affinity",
     ),
 }
 """What stands in for COMMANDS where the weights file is a detector's."""

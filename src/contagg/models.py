@@ -7,11 +7,11 @@ import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from contagg import vit as vit  # registers DeiT with PAM
-from contagg.defaults import untrained
 from contagg.errors import UserError, nearest
-from contagg.network import Container
-from contagg.stages import NetworkConfig
+from contagg.nn import vit as vit  # registers DeiT with PAM
+from contagg.nn.network import Container
+from contagg.nn.pretrained_cfg import untrained
+from contagg.nn.stages import NetworkConfig
 
 _TABLE2 = NetworkConfig()
 _LIGHT = replace(_TABLE2, affinity=("conv5", "conv5", "conv5", "attention + conv5"), position="convolution")

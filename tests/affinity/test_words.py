@@ -1,8 +1,8 @@
 import pytest
 
 from contagg.affinity import MLP, Affinity, Convolution, Mixture, SelfAttention, Site, build_affinity
-from contagg.aggregation import WORDS, ChannelMixingConvolution, build_aggregation
 from contagg.errors import UserError
+from contagg.nn.aggregation import WORDS, ChannelMixingConvolution, build_aggregation
 
 SITE = Site(channels=64, grid=(3, 5))
 

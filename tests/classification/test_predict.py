@@ -11,12 +11,12 @@ import torch
 import yaml
 from PIL import Image
 
+from contagg.checkpoints.weights import save_weights
 from contagg.classification.building import Preprocessing
-from contagg.classification.images import read_image
-from contagg.classification.sources import DataConfig, open_data
 from contagg.cli import main
+from contagg.data.decode import read_image
+from contagg.data.sources import DataConfig, open_data
 from contagg.models import create
-from contagg.weights import save_weights
 
 CLASSES = ["china", "flower", "tower"]
 OPTIONS = {"num_classes": 3, "in_chans": 3, "img_size": 32, "widths": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
@@ -44,7 +44,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def expected(path: Path, image: Path) -> torch.Tensor:
-    from contagg.weights import load_model
+    from contagg.checkpoints.weights import load_model
 
     model, _ = load_model(path)
     with torch.no_grad():

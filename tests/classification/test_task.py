@@ -5,11 +5,11 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from contagg.classification.config import AugmentationConfig
 from contagg.classification.task import Classification, accuracies
-from contagg.classification.transforms import mixup
+from contagg.data.config import AugmentationConfig
+from contagg.data.sampling import IGNORED, seed_step
+from contagg.data.transforms import mixup
 from contagg.training.config import OptimizationConfig
-from contagg.training.sampling import IGNORED, seed_step
 
 CLASSES = 5
 

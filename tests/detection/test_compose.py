@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composed import COMPOSITION, SPLITS
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -13,7 +14,6 @@ from contagg.detection import compose, scenes
 from contagg.detection.compose import CATEGORY_IDS, Composition, annotate, draw, write_split
 from contagg.detection.sprites import GARMENTS, load_sprites
 from contagg.errors import UserError
-from detection.conftest import COMPOSITION, SPLITS
 
 
 def read(folder: Path, split: str) -> COCO:

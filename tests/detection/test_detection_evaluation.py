@@ -11,10 +11,10 @@ import torch.multiprocessing as processes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.masks import to_mask, to_rle
 from contagg.detection import evaluation
-from contagg.detection.annotations import CocoAnnotations, read_annotations
 from contagg.detection.evaluation import NAMES, Collected, in_file_pixels, masks_of, results, score, score_together
-from contagg.detection.regions import to_mask, to_rle
 
 
 def annotations(folder: Path, split: str = "train") -> CocoAnnotations:

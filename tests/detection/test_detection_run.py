@@ -13,13 +13,13 @@ from PIL import Image
 from test_resume import die_after_epoch, die_after_step
 
 from contagg import create
+from contagg.checkpoints.weights import read_weights, save_weights
 from contagg.cli import main
 from contagg.detection.backbone import Features
 from contagg.detection.config import DetectorConfig, StepOptimizationConfig
 from contagg.detection.initial import load_backbone
 from contagg.detection.task import StepSchedule
 from contagg.errors import UserError
-from contagg.weights import read_weights, save_weights
 
 
 def recipe(data: Path, folder: Path, detector: str = "mask_rcnn") -> dict:
@@ -188,8 +188,8 @@ def test_the_schedule_is_the_papers() -> None:
 
 
 def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
-    from contagg.detection.annotations import Category
-    from contagg.detection.config import ResizingConfig
+    from contagg.data.coco.annotations import Category
+    from contagg.data.coco.config import ResizingConfig
     from contagg.detection.detectors import build_detector
     from contagg.detection.saved import describe, load_detector
 

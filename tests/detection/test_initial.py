@@ -9,7 +9,7 @@ import contagg
 from contagg.detection.backbone import Features
 from contagg.detection.initial import load_backbone
 from contagg.errors import UserError
-from contagg.released import to_released
+from contagg.nn.released import to_released
 
 
 def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 
 import contagg
 import contagg.export.command as command
+from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
 from contagg.export.arguments import image_size, target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
 from contagg.export.program import export_program, serves_any_size
-from contagg.weights import save_weights
 
 SMALL = {"widths": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
 SIZES = [(2, 64, 64), (2, 91, 70), (1, 40, 129), (3, 301, 400)]

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 import contagg
+from contagg.checkpoints.weights import save_weights
 from contagg.cli import main
 from contagg.errors import UserError
 from contagg.inspect.loading import open_image
-from contagg.weights import save_weights
 
 SIZES = {"widths": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3, "in_chans": 1, "img_size": 32}
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import contagg
-from contagg.aggregation import Aggregation
-from contagg.block import normalized
 from contagg.errors import UserError
 from contagg.inspect.recording import RecordedAggregation, layers, record
+from contagg.nn.aggregation import Aggregation
+from contagg.nn.block import normalized
 
 TINY = {"widths": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 7}
 WORDS = [

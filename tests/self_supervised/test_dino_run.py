@@ -12,14 +12,14 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from contagg.classification.sources import open_data
+from contagg.checkpoints.weights import load_model
 from contagg.cli import TASKS, main
+from contagg.data.sources import open_data
 from contagg.errors import UserError
 from contagg.self_supervised.fit import make_job
 from contagg.self_supervised.task import Dino
 from contagg.training.recipe_file import read_recipe
 from contagg.training.saving import SaveState
-from contagg.weights import load_model
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "dino"
 WriteRecipe = Callable[..., Path]

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from contagg.data.sampling import IGNORED
 from contagg.errors import UserError
 from contagg.self_supervised import knn
 from contagg.self_supervised.knn import Features, accuracies, nearest, vote
-from contagg.training.sampling import IGNORED
 
 CPU = torch.device("cpu")
 

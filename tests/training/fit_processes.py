@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from contagg.classification import fit
-from contagg.classification.config import DataConfig
-from contagg.classification.sources import ImageData, open_data
 from contagg.cli import main
+from contagg.data.config import DataConfig
+from contagg.data.sources import ImageData, open_data
 
 TINY = {
     "task": "classification",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
 from contagg.training.checkpoint import (
     AtomicCheckpointIO,
@@ -19,7 +20,6 @@ from contagg.training.checkpoint import (
     newest_sound_checkpoint,
     sweep_temporaries,
 )
-from contagg.weights import save_weights
 
 STATE = {"state_dict": {"weight": torch.arange(35.0).view(5, 7)}, "rows": [{"epoch": 1, "loss": 0.5}]}
 

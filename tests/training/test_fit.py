@@ -6,9 +6,9 @@ import torch
 from fit_processes import Runs, _few_held_out
 from PIL import Image
 
+from contagg.checkpoints.weights import load_model
 from contagg.classification.evaluation import evaluate_file
-from contagg.classification.sources import DataConfig
-from contagg.weights import load_model
+from contagg.data.sources import DataConfig
 
 
 def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:

@@ -10,11 +10,11 @@ import torch
 from fit_processes import Runs, differences
 from test_resume import ALL, die_after_step
 
-from contagg.training import sampling
+from contagg.data import sampling
+from contagg.data.sampling import KeyedSampler
 from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.engine import Schedules
 from contagg.training.guards import SeedSteps
-from contagg.training.sampling import KeyedSampler
 
 pytestmark = pytest.mark.slow
 

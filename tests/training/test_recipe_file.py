@@ -10,8 +10,8 @@ from fit_processes import TINY
 
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.cli import TASKS
+from contagg.config import as_dict
 from contagg.errors import UserError
-from contagg.training.config import as_dict
 from contagg.training.recipe_file import read_recipe
 
 CONTAGG = Path(sys.executable).parent / "contagg"

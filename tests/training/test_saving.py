@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from contagg import weights
+from contagg.checkpoints import weights
+from contagg.checkpoints.weights import read_weights
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.guards import StepGuard
 from contagg.training.saving import SaveState
 from contagg.training.signals import StopSignals
-from contagg.weights import read_weights
 
 
 def saving(folder: Path, keep_best: int) -> SaveState:

@@ -10,9 +10,9 @@ import torch._dynamo.config
 import torch._inductor.config
 from torch import Tensor, nn
 
-from contagg.aggregation import Aggregation
 from contagg.benchmark.timing import Work, measure
-from contagg.fusion import fuse
+from contagg.nn.aggregation import Aggregation
+from contagg.nn.fuse import fuse
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,8 +15,8 @@ from contagg.affinity.depthwise import depthwise
 from contagg.benchmark.forms import DTYPES, Setting
 from contagg.benchmark.memory import Formed
 from contagg.benchmark.timing import Work, interleaved, keep_freed_memory
-from contagg.fusion import Projection, SlicedMlp
 from contagg.models import CONFIGS
+from contagg.nn.fuse import Projection, SlicedMlp
 
 Ways = Mapping[str, Callable[[Tensor], Tensor]]
 """Ways to compute a part from tokens (B, N, C); all but "without GELU" give the same."""

@@ -9,12 +9,12 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from contagg.classification.config import AugmentationConfig
+from contagg.checkpoints.weights import load_into, read_backbone
 from contagg.classification.recipe import ModelConfig
-from contagg.classification.transforms import evaluation_transform, train_transform
+from contagg.data.config import AugmentationConfig
+from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
 from contagg.models import create
-from contagg.weights import load_into, read_backbone
 
 Transform = Callable[[Image.Image], torch.Tensor]
 

@@ -10,16 +10,17 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing
-from contagg.classification.config import DataConfig
 from contagg.classification.confusion import write_confusion
-from contagg.classification.loaders import evaluation_loader
-from contagg.classification.sources import ImageData, open_data
 from contagg.classification.task import accuracies
+from contagg.data.config import DataConfig
+from contagg.data.loaders import evaluation_loader
+from contagg.data.sampling import IGNORED
+from contagg.data.sources import ImageData, open_data
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.training.run_folder import weights_in
-from contagg.training.sampling import IGNORED
-from contagg.weights import load_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,18 +90,6 @@ def evaluate_file(
         max_corrupt_fraction=config.max_corrupt_fraction,
     )
     return evaluate(model, batches, len(classes), device)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one. UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {' '.join(str(error).split())[:100]}") from error
-    return device
 
 
 def validate(options: argparse.Namespace) -> None:

@@ -5,24 +5,25 @@ from typing import Any
 
 import torch
 
+from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing, build_model
-from contagg.classification.config import DataConfig
 from contagg.classification.confusion import write_confusion
-from contagg.classification.evaluation import choose_device, evaluate_file
-from contagg.classification.loaders import evaluation_loader, train_loader
+from contagg.classification.evaluation import evaluate_file
 from contagg.classification.recipe import ClassificationRecipe
-from contagg.classification.sources import ImageData, open_data
 from contagg.classification.task import Classification
-from contagg.classification.transforms import mixup
+from contagg.data.config import DataConfig
+from contagg.data.loaders import evaluation_loader, train_loader
+from contagg.data.sampling import UnreadableSampleError
+from contagg.data.sources import ImageData, open_data
+from contagg.data.transforms import mixup
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.inspect.figures import draw_affinity
 from contagg.training.config import RunConfig
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process
-from contagg.training.sampling import UnreadableSampleError
 from contagg.training.schedule import cosine_schedule
-from contagg.weights import load_model
 
 
 def fit(recipe: ClassificationRecipe) -> None:

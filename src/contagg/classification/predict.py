@@ -15,14 +15,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
+from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing, Transform
-from contagg.classification.datasets import printable
-from contagg.classification.evaluation import choose_device
-from contagg.classification.images import read_image
+from contagg.data.datasets import printable
+from contagg.data.decode import read_image
+from contagg.data.sampling import UnreadableSampleError
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.training.run_folder import weights_in
-from contagg.training.sampling import UnreadableSampleError
-from contagg.weights import load_model
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from contagg.classification.config import AugmentationConfig, DataConfig
-from contagg.training.config import OptimizationConfig, RunConfig, require
+from contagg.config import require
+from contagg.data.config import AugmentationConfig, DataConfig
+from contagg.training.config import OptimizationConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from contagg.data.sampling import IGNORED
 from contagg.training.config import OptimizationConfig
 from contagg.training.optimizer import build_optimizer
-from contagg.training.sampling import IGNORED
 
 
 class Classification(LightningModule):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from contagg.detection.edges import Edges
+from contagg.detection.padding import Edges
 from contagg.errors import UserError
 from contagg.models import create
-from contagg.network import Container
+from contagg.nn.network import Container
 
 
 class Features(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from contagg.detection.dataset import Target
+from contagg.data.coco.dataset import Target
 from contagg.errors import UserError
 
 DIVISOR = 32

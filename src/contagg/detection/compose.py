@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from contagg.detection.regions import to_plain_rle, to_polygons, to_rle
+from contagg.data.coco.masks import to_plain_rle, to_polygons, to_rle
 from contagg.detection.scenes import LARGEST, Scene, Thing, compose
 from contagg.detection.sprites import SourceName, Split, load_sprites
 from contagg.errors import UserError

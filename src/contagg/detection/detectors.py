@@ -14,12 +14,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from contagg.data.coco.dataset import Target
 from contagg.detection.backbone import P6P7, Features, MaxP6, PyramidBackbone
 from contagg.detection.batching import DETECTIONS, MEAN, STD, Batching, Detections, check_images, check_targets
 from contagg.detection.config import DetectorConfig
-from contagg.detection.dataset import Target
-from contagg.detection.edges import EdgedRoIAlign
-from contagg.detection.sets.network import AttendingCore, SetNetwork
+from contagg.detection.detr.network import AttendingCore, SetNetwork
+from contagg.detection.padding import EdgedRoIAlign
 
 PAPER_CHANNELS = 256
 """Of the feature pyramid; torchvision's start of RetinaNet's head is made for it."""
@@ -45,7 +45,7 @@ class Detector(nn.Module):
 
         Args:
             images: uint8 or 0 to 1, (3, H, W), of any sizes.
-            targets: One an image, see `contagg.detection.dataset`.
+            targets: One an image, see `contagg.data.coco.dataset`.
 
         Raises:
             UserError: images or targets that are not that; names the image.
@@ -174,7 +174,7 @@ def _attending(config: DetectorConfig, classes: int) -> Detector:
 
 
 def _deformable(config: DetectorConfig, classes: int) -> Detector:
-    from contagg.detection.sets.deformable import DeformableCore, start_boxes  # its library takes seconds to import
+    from contagg.detection.detr.deformable import DeformableCore, start_boxes  # its library takes seconds to import
 
     features = _features(config, (config.sets.stride,))
     network = SetNetwork(features, DeformableCore(features.channels[0], config.sets), classes, config.sets)

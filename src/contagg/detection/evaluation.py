@@ -16,9 +16,9 @@ import torch.distributed as dist
 from faster_coco_eval import COCO, COCOeval_faster
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from contagg.detection.annotations import CocoAnnotations
+from contagg.data.coco.annotations import CocoAnnotations
+from contagg.data.coco.masks import to_rle
 from contagg.detection.batching import Detections
-from contagg.detection.regions import to_rle
 
 Kind = Literal["box", "mask"]
 Result = dict[str, Any]

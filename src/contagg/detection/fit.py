@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contagg.detection.annotations import CocoAnnotations, read_annotations
-from contagg.detection.config import CocoDataConfig, DetectionRecipe
-from contagg.detection.dataset import CocoImages, evaluation_transform, training_transform
+from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.config import CocoDataConfig
+from contagg.data.coco.dataset import CocoImages, evaluation_transform, training_transform
+from contagg.data.coco.loaders import evaluation_loader, train_loader
+from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
+from contagg.detection.detr.config import SET_DETECTORS
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, in_file_pixels
 from contagg.detection.initial import load_backbone
-from contagg.detection.loaders import evaluation_loader, train_loader
 from contagg.detection.saved import Saved, describe, load_detector
-from contagg.detection.scoring import evaluate
-from contagg.detection.sets.config import SET_DETECTORS
 from contagg.detection.task import Detection, StepSchedule
+from contagg.detection.validate import evaluate
 from contagg.errors import UserError
 from contagg.files import save_figure, write_output
 from contagg.training.curves import read_metrics, run_figure

@@ -4,10 +4,10 @@ from typing import Any
 
 from timm.models._features import FeatureGetterNet
 
+from contagg.checkpoints.weights import read_weights
 from contagg.detection.backbone import Features
 from contagg.errors import UserError
-from contagg.released import from_released, is_released
-from contagg.weights import read_weights
+from contagg.nn.released import from_released, is_released
 
 
 def load_backbone(features: Features, path: str) -> str:

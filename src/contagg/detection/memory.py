@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from contagg.benchmark.bench import csv_of, describe
+from contagg.data.coco.dataset import Target
 from contagg.detection.config import DetectorConfig
-from contagg.detection.dataset import Target
 from contagg.detection.detectors import Detector, build_detector
 from contagg.errors import UserError
 from contagg.files import write_output

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from contagg.classification.evaluation import choose_device
 from contagg.classification.predict import find_images
+from contagg.data.coco.dataset import evaluation_transform, read_image
 from contagg.detection.batching import Detections
-from contagg.detection.dataset import evaluation_transform, read_image
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import in_file_pixels, results
 from contagg.detection.saved import Saved, load_detector
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.training.run_folder import weights_in

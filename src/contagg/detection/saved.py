@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contagg.detection.annotations import Category
-from contagg.detection.config import DetectorConfig, ResizingConfig
+from contagg.checkpoints.weights import load_into, read_weights
+from contagg.data.coco.annotations import Category
+from contagg.data.coco.config import ResizingConfig
+from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
-from contagg.detection.sets.config import SetConfig
+from contagg.detection.detr.config import SetConfig
 from contagg.errors import UserError
-from contagg.weights import load_into, read_weights
 
 TASK = "detection"
 

@@ -8,11 +8,11 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from contagg.detection.annotations import CocoAnnotations
+from contagg.data.coco.annotations import CocoAnnotations
+from contagg.data.coco.loaders import Batch
 from contagg.detection.config import StepOptimizationConfig
 from contagg.detection.detectors import features_of
 from contagg.detection.evaluation import Collected, Kind, add_batch, score_together
-from contagg.detection.loaders import Batch
 from contagg.training.optimizer import parameter_groups
 
 LOGGED = ("ap", "ap50", "ap75")

@@ -8,13 +8,13 @@ import timm.data
 import torch
 from torch import nn
 
+from contagg.checkpoints.models import open_model, weights_file
+from contagg.checkpoints.weights import read_weights
 from contagg.errors import UserError
 from contagg.export.arguments import target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
 from contagg.export.program import export_program, serves_any_size
 from contagg.files import write_output
-from contagg.inspect.loading import open_model, weights_file
-from contagg.weights import read_weights
 
 TOLERANCE = 1e-4
 """Largest relative difference of a file's answers, in fp32, that is taken for rounding."""

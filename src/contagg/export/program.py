@@ -5,9 +5,9 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from contagg.affinity.mlp import MLP
-from contagg.aggregation import Aggregation
 from contagg.errors import UserError
-from contagg.fusion import fuse
+from contagg.nn.aggregation import Aggregation
+from contagg.nn.fuse import fuse
 
 
 def export_program(model: nn.Module, input_size: tuple[int, int, int], any_size: bool = True) -> ExportedProgram:

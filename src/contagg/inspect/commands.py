@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from contagg.checkpoints.models import open_model, weights_file
 from contagg.inspect.figures import draw_affinity
-from contagg.inspect.loading import open_image, open_model, weights_file
+from contagg.inspect.loading import open_image
 from contagg.inspect.static import draw_static
 from contagg.inspect.tables import affinity_table, save_rows, static_table
 

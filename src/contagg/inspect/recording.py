@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from contagg.affinity import Affinity, Grid, Mixture
 from contagg.affinity.mixture import spread
-from contagg.aggregation import Aggregation
 from contagg.errors import UserError
 from contagg.inspect.timm_attention import grid_of, is_plain_attention, self_attention_of
+from contagg.nn.aggregation import Aggregation
 
 
 @dataclass(frozen=True, kw_only=True)

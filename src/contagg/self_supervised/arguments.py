@@ -3,7 +3,7 @@
 import argparse
 
 from contagg.classification.arguments import whole_above_zero, whole_from_zero
-from contagg.classification.config import NAMED_DATA
+from contagg.data.config import NAMED_DATA
 
 
 def knn(parser: argparse.ArgumentParser) -> None:

@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from contagg.checkpoints.weights import load_into, load_model, read_backbone, read_weights, save_weights
 from contagg.classification.building import Preprocessing
-from contagg.classification.config import NAMED_DATA, AugmentationConfig, DataConfig
-from contagg.classification.evaluation import choose_device, data_config
-from contagg.classification.loaders import ImageLoader, evaluation_loader
+from contagg.classification.evaluation import data_config
 from contagg.classification.recipe import ModelConfig
-from contagg.classification.sources import ImageData, open_data
+from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
+from contagg.data.loaders import ImageLoader, evaluation_loader
+from contagg.data.sources import ImageData, open_data
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
 from contagg.training.run_folder import weights_in
-from contagg.weights import load_into, load_model, read_backbone, read_weights, save_weights
 
 
 def knn(options: argparse.Namespace) -> None:

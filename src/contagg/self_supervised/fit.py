@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from contagg.classification.building import Preprocessing
-from contagg.classification.config import AugmentationConfig
-from contagg.classification.loaders import evaluation_loader, train_loader
-from contagg.classification.sources import ImageData, open_data
+from contagg.data.config import AugmentationConfig
+from contagg.data.crops import make_crops
+from contagg.data.loaders import evaluation_loader, train_loader
+from contagg.data.sources import ImageData, open_data
 from contagg.errors import UserError
 from contagg.self_supervised.collapse import draw_teacher
-from contagg.self_supervised.crops import make_crops
 from contagg.self_supervised.knn import check_neighbours
 from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import DinoRecipe

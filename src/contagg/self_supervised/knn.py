@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from contagg.data.sampling import IGNORED
 from contagg.errors import UserError
-from contagg.training.sampling import IGNORED
 
 QUERIES, BANK = 1024, 32768
 """Similarities computed at once: 128 MiB in float32."""

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from contagg.checkpoints.weights import load_into, read_dino, read_weights
 from contagg.classification.building import build_model
 from contagg.classification.recipe import ModelConfig
+from contagg.data.config import CropsConfig
 from contagg.errors import UserError
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.multi_crop import MultiCrop
-from contagg.self_supervised.recipe import CropsConfig, DinoConfig
-from contagg.weights import load_into, read_dino, read_weights
+from contagg.self_supervised.recipe import DinoConfig
 
 
 def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tuple[MultiCrop, MultiCrop, dict[str, Any]]:

@@ -3,58 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from contagg.classification.config import DataConfig
 from contagg.classification.recipe import ModelConfig
-from contagg.training.config import FREE, RunConfig, require
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropsConfig:
-    """The views of an image: two global ones, of model.image_size, and local ones. Three values: each global, local.
-
-    Grey images in memory are varied many at once, in tensors; all others one by one, in Pillow.
-
-    Attributes:
-        local_size, local_count: Pixels on a side of a local crop, and how many there are.
-        global_scale, local_scale: Range of a crop's part of the image's area.
-        horizontal_flip: Probability.
-        jitter, jitter_probability: Brightness, contrast, saturation and hue.
-        grey: Probability.
-        blur: Probability for the first and the second global crop and for local ones.
-        blur_sigma: Range, in pixels of the crop.
-        solarize: Probability for the second global crop.
-    """
-
-    local_size: int = 96
-    local_count: int = 8
-    global_scale: Range = (0.4, 1.0)
-    local_scale: Range = (0.05, 0.4)
-    horizontal_flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_probability: float = 0.8
-    grey: float = 0.2
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    blur_sigma: Range = (0.1, 2.0)
-    solarize: float = 0.2
-
-    def __post_init__(self) -> None:
-        require(self.local_size >= 1, f"crops.local_size must be at least 1, not {self.local_size}")
-        require(self.local_count >= 0, f"crops.local_count must not be negative, but is {self.local_count}")
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            require(0 < low <= high <= 1, f"crops.{name} must be low, high within (0, 1], not {[low, high]}")
-        for name in ("horizontal_flip", "jitter_probability", "grey", "solarize"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"crops.{name} must lie between 0 and 1, not {value}")
-        require(all(0 <= value <= 1 for value in self.blur), f"crops.blur must lie in [0, 1], not {list(self.blur)}")
-        low, high = self.blur_sigma
-        require(0 < low <= high, f"crops.blur_sigma must be low, high and above 0, not {[low, high]}")
-        require(
-            all(value >= 0 for value in self.jitter) and self.jitter[3] <= 0.5,
-            f"crops.jitter must not be negative, nor its hue above 0.5: {list(self.jitter)}",
-        )
+from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.data.config import CropsConfig, DataConfig
+from contagg.training.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +105,11 @@ class KnnConfig:
         batch_size: Images at once.
     """
 
-    every: int = field(default=20, metadata=FREE)
+    every: int = field(default=20, metadata=MUTABLE_ON_RESUME)
     neighbours: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
     crop_fraction: float = 0.875
-    batch_size: int = field(default=128, metadata=FREE)
+    batch_size: int = field(default=128, metadata=MUTABLE_ON_RESUME)
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"knn.every must not be negative, but is {self.every}")
@@ -188,7 +140,7 @@ class DinoRecipe:
     task: Literal["dino"]
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
-    crops: CropsConfig = CropsConfig()
+    crops: CropsConfig = field(default_factory=CropsConfig)
     dino: DinoConfig = DinoConfig()
     optimization: DinoOptimizationConfig = DinoOptimizationConfig()
     knn: KnnConfig = KnnConfig()

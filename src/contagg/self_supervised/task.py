@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from contagg.data.crops import GLOBAL_CROPS
 from contagg.self_supervised.collapse import collapse
-from contagg.self_supervised.crops import GLOBAL_CROPS
 from contagg.self_supervised.knn import Features, accuracies
 from contagg.self_supervised.loss import DinoLoss, entropy
 from contagg.self_supervised.multi_crop import MultiCrop

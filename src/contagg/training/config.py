@@ -1,18 +1,9 @@
 """What every task's recipe says about optimization and about the run. Needs no torch: a recipe is checked first."""
 
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from contagg.errors import UserError
-
-FREE = {"free": True}
-"""Metadata of a field that a run may change when it goes on: it does not touch the numbers."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise UserError(message) unless `condition` holds."""
-    if not condition:
-        raise UserError(message)
+from contagg.config import MUTABLE_ON_RESUME, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +95,7 @@ class RunConfig:
 
     folder: str
     seed: int = 0
-    resume: Literal["auto", "must"] = field(default="auto", metadata=FREE)
+    resume: Literal["auto", "must"] = field(default="auto", metadata=MUTABLE_ON_RESUME)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     nodes: int = 1
@@ -113,11 +104,11 @@ class RunConfig:
     channels_last: bool = False
     compile: bool = False
     synchronize_batchnorm: bool = False
-    workers: int = field(default=2, metadata=FREE)
-    checkpoint_minutes: float = field(default=10.0, metadata=FREE)
-    keep_last: int = field(default=2, metadata=FREE)
-    keep_best: int = field(default=1, metadata=FREE)
-    log_every: int = field(default=50, metadata=FREE)
+    workers: int = field(default=2, metadata=MUTABLE_ON_RESUME)
+    checkpoint_minutes: float = field(default=10.0, metadata=MUTABLE_ON_RESUME)
+    keep_last: int = field(default=2, metadata=MUTABLE_ON_RESUME)
+    keep_best: int = field(default=1, metadata=MUTABLE_ON_RESUME)
+    log_every: int = field(default=50, metadata=MUTABLE_ON_RESUME)
 
     def __post_init__(self) -> None:
         require(bool(self.folder.strip()), "run.folder must name a folder")
@@ -136,42 +127,3 @@ class RunConfig:
     def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.nodes
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A recipe as plain dictionaries and lists, as YAML writes them."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def defaults(config: Any) -> dict[str, Any]:
-    """What a recipe of the same classes says where nothing is given, as `as_dict` does; required keys are left out."""
-    found: dict[str, Any] = {}
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if is_dataclass(value):
-            found[entry.name] = defaults(value)
-        elif entry.default is not MISSING:
-            found[entry.name] = _plain(entry.default)
-        elif entry.default_factory is not MISSING:
-            found[entry.name] = _plain(entry.default_factory())
-    return found
-
-
-def free_keys(config: Any, prefix: str = "") -> set[str]:
-    """The dotted names of the fields that a run may change when it goes on."""
-    keys: set[str] = set()
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if entry.metadata.get("free"):
-            keys.add(prefix + entry.name)
-        elif is_dataclass(value):
-            keys |= free_keys(value, prefix + entry.name + ".")
-    return keys

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from contagg.data.sampling import seed_step
 from contagg.errors import UserError
-from contagg.training.sampling import seed_step
 from contagg.training.signals import StopSignals
 
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
+from contagg.config import as_dict, require
 from contagg.errors import UserError, nearest
-from contagg.training.config import as_dict, require
 
 Tasks = Mapping[str, str]
 """A task's name -> "module:class" of its recipe, a frozen dataclass of dataclasses."""

@@ -8,11 +8,11 @@ from typing import IO, Any
 
 import yaml
 
+from contagg.checkpoints.header import weights_in as weights_in
+from contagg.config import as_dict, defaults, mutable_keys
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.checkpoint import checkpoints, sweep_temporaries
-from contagg.training.config import as_dict, defaults, free_keys
-from contagg.training.weights_header import weights_in as weights_in
 
 _PROCESSES = ("optimization.batch_size", "run.devices", "run.nodes")
 _SHOWN = 5
@@ -65,7 +65,7 @@ class RunFolder:
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             raise UserError(f"{self.recipe} is not a recipe: {' '.join(str(error).split())}") from error
         now = _identity(_flatten(as_dict(recipe)))
-        free = free_keys(recipe) | {"run.folder"}
+        free = mutable_keys(recipe) | {"run.folder"}
         changed = [
             f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
             for key in sorted(before.keys() | now.keys())

@@ -10,12 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO, checkpoint_name, checkpoints
 from contagg.training.guards import StepGuard, at_step_end
 from contagg.training.metrics import EpochMetrics
 from contagg.training.signals import StoppedError
-from contagg.weights import save_weights
 
 FAILURES_ALLOWED = 3
 """Saves that may fail one after the other before training stops."""

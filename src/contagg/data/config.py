@@ -1,0 +1,202 @@
+"""What a recipe says about images: which, and how they are varied. Needs no torch: a recipe is checked first."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.errors import nearest
+
+Range = tuple[float, float]
+
+NAMED_DATA = ("digits", "fashion-mnist", "shifted-fashion-mnist", "cifar10", "folder", "tar")
+STREAM_PREFIXES = ("wds/", "hfids/", "tfds/")
+TIMM_PREFIXES = ("hfds/", *STREAM_PREFIXES)
+
+# timm's own words for a policy: rand-m9-mstd0.5-inc1, or a fixed policy with noise such as original-mstd0.5.
+_NOISE = r"mstd\d+(\.\d+)?"
+_RAND = re.compile(rf"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|{_NOISE}|mmax\d+|inc[01]|t(weights|3a|3aw)))*")
+_POLICY = re.compile(rf"(v0|v0r|original|originalr|3a)(-{_NOISE})?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images to learn from.
+
+    Attributes:
+        name: `digits` (scikit-learn's, 8x8 grey), `fashion-mnist`, `shifted-fashion-mnist` (each image moved by up to 6
+            pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/ with a folder a class), `tar` (the same,
+            as train.tar and val.tar or folders of one tar a class), or timm's `hfds/NAME` (Hugging Face), and as
+            streams, whose exact resume is not promised, `wds/`, `hfids/NAME` and `tfds/NAME`.
+        root: Where the data lie. For `hfds/` and `hfids/` the cache, for `wds/` the folder of shards.
+        train_split, validation_split: The split's names, for timm's data sets only; `wds/` also takes
+            `shard-{000..099}.tar|100000`, the number being that of the images.
+        image_key, label_key: What images and labels are called in timm's data sets, where not as timm expects.
+        classes: How many classes there are, where the data do not name them.
+        download: Fetch CIFAR-10 where it is missing. (`hfds/`, `hfids/` and `tfds/` fetch by nature.)
+        fraction: Part of the training images of each class to use, chosen by a hash of their names, so that a smaller
+            part lies within a larger one and every machine takes the same (Table 3).
+        max_corrupt_fraction: Part of the images that may be unreadable. Each is named; in training another takes its
+            place, in evaluation it counts nowhere. Beyond this training stops.
+    """
+
+    name: str = "folder"
+    root: str | None = field(default=None, metadata=MUTABLE_ON_RESUME)
+    train_split: str = "train"
+    validation_split: str = "validation"
+    image_key: str | None = None
+    label_key: str | None = None
+    classes: int | None = None
+    download: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
+    fraction: float = 1.0
+    max_corrupt_fraction: float = field(default=0.001, metadata=MUTABLE_ON_RESUME)
+
+    def __post_init__(self) -> None:
+        prefixed = any(
+            self.name.lower().startswith(prefix) and len(self.name) > len(prefix) for prefix in TIMM_PREFIXES
+        )
+        is_shards = self.name.lower() == "wds/"
+        known = (*NAMED_DATA, "wds/", *(prefix + "NAME" for prefix in TIMM_PREFIXES if prefix != "wds/"))
+        require(
+            self.name in NAMED_DATA or prefixed or is_shards,
+            f"data.name: unknown data set {self.name!r}.{nearest(self.name, NAMED_DATA)} Known: {', '.join(known)}",
+        )
+        require(self.classes is None or self.classes >= 2, f"data.classes must be at least 2, not {self.classes}")
+        require(0 < self.fraction <= 1, f"data.fraction must lie above 0 and up to 1, not {self.fraction}")
+        require(
+            0 <= self.max_corrupt_fraction <= 0.5,
+            f"data.max_corrupt_fraction must lie between 0 and 0.5, not {self.max_corrupt_fraction}",
+        )
+        require(not self.is_stream or self.fraction == 1, f"data.fraction must be 1 for the stream {self.name!r}")
+
+    def folder(self, default: str | None = None, must_exist: bool = True) -> Path:
+        """`root`, or `default`, as a folder. UserError if none is given or it is not there."""
+        text = self.root or default
+        require(text is not None, f"data.root must say where the data set {self.name!r} lies")
+        folder = Path(str(text)).expanduser()
+        require(folder.is_dir() or not must_exist, f"data.root {folder} is no folder")
+        return folder
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether images come in a stream, so that none can be asked for by number."""
+        return self.name.lower().startswith(STREAM_PREFIXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """How training images are varied; the defaults are DeiT's, but for its three views an epoch (`repeats: 3`).
+
+    Attributes:
+        crop: `resized` cuts a random part and resizes it; `padded`, for small images, resizes the whole image, pads it
+            and cuts the size back. Evaluation cuts the centre for the first and takes the whole image for the second.
+        scale, ratio: Range of the part's area and of its width by height, for `resized`.
+        padding: Pixels on each side, for `padded`.
+        horizontal_flip: Probability.
+        auto_augment: RandAugment in timm's words (`rand-m9-mstd0.5-inc1`), or `original`, `v0`, `3a`; null is none.
+        color_jitter: Brightness, contrast and saturation. timm, and so DeiT, leaves it out where auto_augment is on.
+        erasing, erasing_mode: Probability that a rectangle is erased, with noise (`pixel`) or the mean (`const`).
+        interpolation: Of every resizing.
+        crop_fraction: Part of the resized image that evaluation keeps, for `resized`.
+        mixup, cutmix: The alphas of their beta distributions; 0 is off.
+        mix_probability, cutmix_probability: That a batch is mixed, and, where both are on, that it is by cutmix.
+        repeats: Views of an image that follow each other; an epoch keeps its length and shows fewer images.
+    """
+
+    crop: Literal["resized", "padded"] = "resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: int = 4
+    horizontal_flip: float = 0.5
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.4
+    erasing: float = 0.25
+    erasing_mode: Literal["pixel", "const"] = "pixel"
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    crop_fraction: float = 0.875
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_probability: float = 1.0
+    cutmix_probability: float = 0.5
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "erasing", "mix_probability", "cutmix_probability"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"augmentation.{name} must lie between 0 and 1, not {value}")
+        for name in ("padding", "color_jitter", "mixup", "cutmix"):
+            value = getattr(self, name)
+            require(value >= 0, f"augmentation.{name} must not be negative, but is {value}")
+        low, high = self.scale
+        require(0 < low <= high <= 1, f"augmentation.scale must be low, high within (0, 1], not {list(self.scale)}")
+        low, high = self.ratio
+        require(0 < low <= high, f"augmentation.ratio must be low, high and above 0, not {list(self.ratio)}")
+        require(0 < self.crop_fraction <= 1, f"augmentation.crop_fraction must lie in (0, 1], not {self.crop_fraction}")
+        require(self.repeats >= 1, f"augmentation.repeats must be at least 1, not {self.repeats}")
+        word = self.auto_augment
+        require(
+            word is None or bool(_RAND.fullmatch(word) or _POLICY.fullmatch(word)),
+            f"augmentation.auto_augment: unknown policy {word!r}. Right are such as 'rand-m9-mstd0.5-inc1', "
+            "'original', 'originalr', 'v0', 'v0r', '3a', the latter with '-mstd0.5', or null",
+        )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that targets become distributions."""
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+    def check_batch(self, batch_size: int) -> None:
+        """UserError for an odd batch if batches are mixed: each image's partner stands as far from the other end."""
+        require(
+            not self.mixes or batch_size % 2 == 0,
+            f"optimization.batch_size {batch_size} is odd, but augmentation.mixup and cutmix pair the images of a "
+            "batch: take an even one, or set both to 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropsConfig:
+    """The views of an image: two global ones, of model.image_size, and local ones. Three values: each global, local.
+
+    Grey images in memory are varied many at once, in tensors; all others one by one, in Pillow.
+
+    Attributes:
+        local_size, local_count: Pixels on a side of a local crop, and how many there are.
+        global_scale, local_scale: Range of a crop's part of the image's area.
+        horizontal_flip: Probability.
+        jitter, jitter_probability: Brightness, contrast, saturation and hue.
+        grey: Probability.
+        blur: Probability for the first and the second global crop and for local ones.
+        blur_sigma: Range, in pixels of the crop.
+        solarize: Probability for the second global crop.
+    """
+
+    local_size: int = 96
+    local_count: int = 8
+    global_scale: Range = (0.4, 1.0)
+    local_scale: Range = (0.05, 0.4)
+    horizontal_flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: float = 0.8
+    grey: float = 0.2
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur_sigma: Range = (0.1, 2.0)
+    solarize: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.local_size >= 1, f"crops.local_size must be at least 1, not {self.local_size}")
+        require(self.local_count >= 0, f"crops.local_count must not be negative, but is {self.local_count}")
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            require(0 < low <= high <= 1, f"crops.{name} must be low, high within (0, 1], not {[low, high]}")
+        for name in ("horizontal_flip", "jitter_probability", "grey", "solarize"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"crops.{name} must lie between 0 and 1, not {value}")
+        require(all(0 <= value <= 1 for value in self.blur), f"crops.blur must lie in [0, 1], not {list(self.blur)}")
+        low, high = self.blur_sigma
+        require(0 < low <= high, f"crops.blur_sigma must be low, high and above 0, not {[low, high]}")
+        require(
+            all(value >= 0 for value in self.jitter) and self.jitter[3] <= 0.5,
+            f"crops.jitter must not be negative, nor its hue above 0.5: {list(self.jitter)}",
+        )

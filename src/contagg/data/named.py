@@ -1,0 +1,75 @@
+"""Small data sets known by name, held in memory."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, FashionMNIST
+
+from contagg.data.config import DataConfig
+from contagg.data.datasets import ImageData, MemoryImages, balanced_part
+from contagg.data.shifted import shifted
+from contagg.errors import UserError
+
+DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+
+
+def digits(config: DataConfig) -> ImageData:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; always the same fifth of each class is held out."""
+    known = load_digits()
+    images = MemoryImages(np.round(known.images * (255 / 16)).astype(np.uint8), known.target)
+    held_out = balanced_part(images, 0.2, purpose="digits held out ")
+    kept = np.setdiff1d(np.arange(len(images)), held_out)
+    return ImageData(
+        train=images.take(kept),
+        validation=images.take(held_out),
+        class_names=tuple(str(name) for name in known.target_names),
+    )
+
+
+def fashion_mnist(config: DataConfig, most_shift: int = 0) -> ImageData:
+    """70,000 pieces of clothing, 28 x 28 grey, from the idx files in data.root or where Debian puts them.
+
+    With `most_shift`, each image is moved by up to as many pixels, see `shifted`.
+    """
+    root = config.folder(default=DEBIAN_FASHION_MNIST)
+    splits = []
+    for number, split in enumerate(("train", "t10k")):
+        images, labels = _idx(root, f"{split}-images-idx3-ubyte", 3), _idx(root, f"{split}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise UserError(f"data: {root} holds {len(images)} {split} images, but {len(labels)} labels")
+        splits.append(MemoryImages(shifted(images, most_shift, number) if most_shift else images, labels))
+    return ImageData(train=splits[0], validation=splits[1], class_names=tuple(FashionMNIST.classes))
+
+
+def _idx(root: Path, name: str, dimensions: int) -> np.ndarray:
+    """The uint8 array in an idx file: a magic number, the sizes, the values; zipped or not."""
+    path = next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
+    if path is None:
+        raise UserError(f"data: no {name}.gz in {root}")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        header = np.frombuffer(content, ">u4", count=1 + dimensions).astype(int)
+        if header[0] != 0x0800 + dimensions:
+            raise ValueError(f"it begins with {header[0]:#x}")
+        return np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(header[1:])
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"data: {path} is no whole idx file of {dimensions} dimensions: {error}") from error
+
+
+def cifar10(config: DataConfig) -> ImageData:
+    """60,000 small photographs, 32 x 32, from the cifar-10-batches-py in data.root; fetched only if asked for."""
+    root = config.folder(must_exist=not config.download)
+    try:
+        train, validation = (CIFAR10(root, train=train, download=config.download) for train in (True, False))
+    except RuntimeError as error:
+        raise UserError(
+            f"data.root {root} holds no whole cifar-10-batches-py: put it there, or set data.download"
+        ) from error
+    return ImageData(
+        train=MemoryImages(train.data, np.array(train.targets)),
+        validation=MemoryImages(validation.data, np.array(validation.targets)),
+        class_names=tuple(train.classes),
+    )

@@ -1,0 +1,48 @@
+"""The block of Sec. 3.4: position encoding, x + aggregate(norm x), x + feed-forward(norm x)."""
+
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
+from contagg.nn.aggregation import Aggregation
+
+
+def normalized(norm: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+    """Tokens (B, H*W, C) through a norm of maps (B, C, H, W).
+
+    The norm is a plain BatchNorm2d, so that what replaces those fits: SyncBatchNorm, frozen ones, Identity.
+    """
+    return as_tokens(norm(as_map(tokens, grid)))
+
+
+class ConvolutionPosition(nn.Conv2d):
+    """Conditional position encoding, x + depthwise 3x3 convolution of x: the borders tell where a token is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        return tokens + as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
+
+
+class Block(nn.Module):
+    """One block over tokens (B, H*W, C); it never asks what its aggregation is."""
+
+    def __init__(
+        self, channels: int, aggregation: Aggregation, mlp_ratio: float, drop_path: float, convolution_position: bool
+    ) -> None:
+        super().__init__()
+        self.position = ConvolutionPosition(channels) if convolution_position else None
+        self.norm1: nn.Module = nn.BatchNorm2d(channels)
+        self.aggregation = aggregation
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """(B, H*W, C) -> (B, H*W, C)."""
+        if self.position is not None:
+            tokens = self.position(tokens, grid)
+        tokens = tokens + self.drop_path1(self.aggregation(normalized(self.norm1, tokens, grid), grid))
+        return tokens + self.drop_path2(self.mlp(normalized(self.norm2, tokens, grid)))

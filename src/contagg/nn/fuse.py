@@ -1,0 +1,227 @@
+"""The inference form of a network: the same answers from fewer passes over memory.
+
+In a block nothing but BatchNorm, projections and depthwise kernels lies between residuals, all of them linear, so
+neighbours fold into one another.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
+from contagg.affinity.convolution import Convolution
+from contagg.affinity.mixture import Mixture, spread
+from contagg.affinity.mlp import MLP
+from contagg.errors import UserError
+from contagg.nn.aggregation import Aggregation
+from contagg.nn.block import Block, ConvolutionPosition
+
+
+@torch.no_grad()
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of a network for inference, with the same interface; its answers differ by rounding only.
+
+    - a block's BatchNorms go into the projections that read them (query, key and value; the first of the MLP);
+    - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
+    - a mixture's gates go into its static kernels; a dynamic affinity's gate rides on the sum (Eq. 7);
+    - a kernel a head becomes a kernel a channel; stochastic depth goes;
+    - on a CPU the MLP runs some tokens at a time, and projections that are compiled as 1 x 1 convolutions.
+
+    The last BatchNorm stays: it is what `forward_features` promises, and covers 1 / 32 of each side.
+
+    Args:
+        model: a network of this package, or any module that holds one, such as a detector. It is not changed.
+            Fuse in fp32 and lower the precision afterwards.
+
+    Raises:
+        UserError: there is nothing of ours in it.
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    aggregations = [module for module in fused.modules() if isinstance(module, Aggregation)]
+    if not aggregations:
+        raise UserError(f"fuse: {type(model).__name__} has none of this package's blocks; give one of its networks")
+    for module in list(fused.modules()):
+        if isinstance(module, Block):
+            _fuse_block(module)
+    for aggregation in aggregations:
+        aggregation.affinity = _folded(aggregation.affinity, aggregation.value.out_features)  # type: ignore[assignment]
+    for module in list(fused.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, Projection(child))
+    return fused
+
+
+class Projection(nn.Linear):
+    """A projection that a compiler for a CPU sees as a 1 x 1 convolution.
+
+    Those are oneDNN's there, which apply the GELU that follows to what they still hold in registers. Uncompiled,
+    the matrix product is as fast, and needs no weights in another order (docs/speed.md).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.ndim == 3 and _compiled_for_cpu(tokens):
+            return self.of_row(tokens.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
+        return super().forward(tokens)
+
+    def of_row(self, row: Tensor) -> Tensor:
+        """(B, C, 1, N) -> (B, C', 1, N): tokens as one row of a channels_last map."""
+        return F.conv2d(row, self.weight[:, :, None, None], self.bias)
+
+
+def _compiled_for_cpu(tokens: Tensor) -> bool:
+    # A graph that leaves home keeps the matrix product, which other runtimes do best.
+    return tokens.is_cpu and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+class FoldedPosition(nn.Conv2d):
+    """x + depthwise convolution of x as one depthwise convolution."""
+
+    def __init__(self, position: ConvolutionPosition) -> None:
+        channels, size = position.in_channels, position.kernel_size[0]
+        super().__init__(channels, channels, size, padding=size // 2, groups=channels)
+        weight = position.weight.detach().clone()
+        weight[:, :, size // 2, size // 2] += 1
+        self.weight, self.bias = _frozen(weight), position.bias
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        return as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
+
+
+class SlicedMlp(nn.Module):
+    """A block's MLP, on a CPU some tokens at a time: its hidden layer stays in the cache and is allocated once.
+
+    Whole, stage 1's takes 51 MB for 8 images of 224 px, which the system clears page by page for every block anew.
+    """
+
+    HIDDEN = 2**20
+    """Numbers of the hidden layer in a slice, 4 MB in fp32."""
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = Projection(mlp.fc1), mlp.act, Projection(mlp.fc2)  # type: ignore[arg-type]
+        self.rows: int = max(1, self.HIDDEN // mlp.fc1.weight.shape[0])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if _compiled_for_cpu(tokens):
+            # One row throughout: the compiler then sees that GELU follows a convolution, and plans memory itself.
+            row = tokens.flatten(0, 1).T[None, :, None]
+            row = self.fc2.of_row(self.act(self.fc1.of_row(row)))
+            return row[0, :, 0].T.unflatten(0, tokens.shape[:2])
+        if not tokens.is_cpu or torch.compiler.is_exporting():
+            return self.fc2(self.act(self.fc1(tokens)))
+        flat = tokens.flatten(0, 1)
+        answer = flat.new_empty(len(flat), self.fc2.out_features)
+        for begin in range(0, len(flat), self.rows):
+            part = slice(begin, begin + self.rows)
+            answer[part] = self.fc2(self.act(self.fc1(flat[part])))
+        return answer.unflatten(0, tokens.shape[:2])
+
+
+class GatedSum(nn.Module):
+    """The sum of two aggregations; a gate of (1,) or (C,) where it could not go into the affinity's parameters."""
+
+    first_gate: Tensor | None
+    second_gate: Tensor | None
+
+    def __init__(self, first: nn.Module, second: nn.Module, gates: tuple[Tensor | None, Tensor | None]) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.register_buffer("first_gate", gates[0])
+        self.register_buffer("second_gate", gates[1])
+
+    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        first = self.first.aggregate(values, tokens, grid)  # type: ignore[operator]
+        second = self.second.aggregate(values, tokens, grid)  # type: ignore[operator]
+        if self.second_gate is not None:
+            second = second * self.second_gate
+        # One pass instead of a product and a sum.
+        return second + first if self.first_gate is None else torch.addcmul(second, first, self.first_gate)
+
+
+def _fuse_block(block: Block) -> None:
+    if isinstance(block.position, ConvolutionPosition):
+        block.position = FoldedPosition(block.position)  # type: ignore[assignment]
+    if isinstance(block.norm1, nn.modules.batchnorm._BatchNorm):
+        _fold_norm(block.norm1, [block.aggregation.value, *_projections(block.aggregation.affinity)])
+        block.norm1 = nn.Identity()
+    if isinstance(block.norm2, nn.modules.batchnorm._BatchNorm):
+        _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
+        block.norm2 = nn.Identity()
+    if isinstance(block.mlp, Mlp):
+        block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
+    for name in ("drop_path1", "drop_path2"):
+        if isinstance(getattr(block, name), DropPath):
+            setattr(block, name, nn.Identity())
+
+
+def _projections(affinity: nn.Module) -> list[nn.Linear]:
+    """The projections through which an affinity reads the tokens."""
+    return [module for module in affinity.modules() if isinstance(module, nn.Linear)]
+
+
+def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linear]) -> None:
+    """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    for projection in projections:
+        matrix = projection.weight.double()
+        projection.bias = _frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
+        projection.weight = _frozen((matrix * scale).to(projection.weight.dtype))
+
+
+def _folded(affinity: nn.Module, channels: int) -> nn.Module:
+    """An affinity's inference form."""
+    if isinstance(affinity, Convolution):
+        return _a_kernel_a_channel(affinity)
+    if not isinstance(affinity, Mixture):
+        return affinity
+    alpha, beta = affinity.gate()
+    first, first_gate = _absorb(_folded(affinity.first, channels), alpha, channels)
+    second, second_gate = _absorb(_folded(affinity.second, channels), beta, channels)
+    if isinstance(first, Convolution) and isinstance(second, Convolution):
+        return _sum_of_kernels(first, second)
+    return GatedSum(first, second, (first_gate, second_gate))
+
+
+def _a_kernel_a_channel(convolution: Convolution) -> Convolution:
+    convolution.weight = _frozen(convolution.weight.repeat_interleave(convolution.head_width, 0))
+    convolution.heads, convolution.head_width = len(convolution.weight), 1
+    return convolution
+
+
+def _absorb(affinity: nn.Module, gate: Tensor, channels: int) -> tuple[nn.Module, Tensor | None]:
+    """The affinity with a gate of (1,) or (heads,) in its parameters and None; or as it is, and the gate."""
+    if isinstance(affinity, Convolution):
+        weight = spread(gate, channels)
+        affinity.weight = _frozen(affinity.weight * weight.view(-1, 1, 1, 1))
+        affinity.bias = None if affinity.bias is None else _frozen(affinity.bias * weight)
+        return affinity, None
+    if isinstance(affinity, MLP) and affinity.heads % len(gate) == 0:
+        affinity.factors[0] = _frozen(affinity.factors[0] * spread(gate, affinity.heads).view(-1, 1, 1))
+        return affinity, None
+    return affinity, None if bool((gate == 1).all()) else spread(gate, channels)
+
+
+def _sum_of_kernels(first: Convolution, second: Convolution) -> Convolution:
+    """One convolution for two: the smaller kernels are put into the middle of the larger."""
+    small, large = sorted((first, second), key=lambda convolution: convolution.kernel_size)
+    margin = (large.kernel_size - small.kernel_size) // 2
+    large.weight = _frozen(large.weight + F.pad(small.weight, [margin] * 4))
+    if small.bias is not None:
+        large.bias = _frozen(small.bias if large.bias is None else large.bias + small.bias)
+    return large
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)

@@ -1,0 +1,194 @@
+"""What a network is made of (Sec. 3.4): its configuration, and the stages that it describes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models._manipulate import checkpoint
+from torch import Tensor, nn
+
+from contagg.affinity.base import Grid, PaddedGrid, as_map, as_tokens, clear_padding
+from contagg.affinity.mixture import GateWord
+from contagg.affinity.mlp import MLP
+from contagg.affinity.words import Site
+from contagg.errors import UserError
+from contagg.nn.aggregation import build_aggregation
+from contagg.nn.block import Block
+
+STAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What a network is made of; one entry a stage, and one affinity word for all stages or one for each.
+
+    `position` is a learnt embedding a stage ("absolute") or a depthwise 3x3 convolution a block ("convolution").
+    `gate` mixes the two affinities of a word such as "attention + conv3".
+    """
+
+    widths: tuple[int, ...] = (64, 128, 320, 512)
+    depths: tuple[int, ...] = (3, 4, 8, 3)
+    patches: tuple[int, ...] = (4, 2, 2, 2)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+    affinity: str | tuple[str, ...] = "attention + conv3"
+    position: Literal["absolute", "convolution"] = "absolute"
+    gate: GateWord = "free"
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths", "patches", "mlp_ratios"):
+            object.__setattr__(self, name, _a_stage_each(name, getattr(self, name)))
+        if not isinstance(self.affinity, str):
+            words = self.affinity
+            if not isinstance(words, list | tuple) or len(words) != STAGES or {*map(type, words)} != {str}:
+                raise UserError(f"affinity {words!r} must be one word, or {STAGES}, one a stage")
+            object.__setattr__(self, "affinity", tuple(words))
+        if self.position not in ("absolute", "convolution"):
+            raise UserError(f"position {self.position!r} must be 'absolute' or 'convolution'")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The affinity word of each stage."""
+        return (self.affinity,) * STAGES if isinstance(self.affinity, str) else self.affinity
+
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, stride and module of each stage, in timm's form."""
+        strides = accumulate(self.patches, mul)
+        return [
+            {"num_chs": width, "reduction": stride, "module": f"stages.{index}"}
+            for index, (width, stride) in enumerate(zip(self.widths, strides, strict=True))
+        ]
+
+    def grids(self, image_size: Grid) -> Iterator[Grid]:
+        """The grid of each stage; sizes off the stride round up, as the patch embeddings pad."""
+        height, width = image_size
+        for patch in self.patches:
+            height, width = -(-height // patch), -(-width // patch)
+            yield height, width
+
+
+def _a_stage_each(name: str, values: Any) -> tuple[Any, ...]:
+    """One positive number a stage, as a tuple; whole ones for all but ratios. UserError for anything else."""
+    kinds, word = ((int, float), "positive numbers") if name == "mlp_ratios" else ((int,), "positive whole numbers")
+    values = tuple(values) if isinstance(values, list) else values
+    if not (isinstance(values, tuple) and len(values) == STAGES and all(type(v) in kinds and v > 0 for v in values)):
+        raise UserError(f"{name} {values!r} must be {STAGES} {word}, one a stage")
+    return values
+
+
+class PatchEmbedding(nn.Module):
+    """A strided convolution and LayerNorm over channels; zeros fill the last patches of a size off the stride."""
+
+    def __init__(self, in_channels: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.projection = nn.Conv2d(in_channels, channels, patch, stride=patch)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, feature_map: Tensor) -> tuple[Tensor, Grid]:
+        """(B, C, H, W) -> tokens (B, N, C') and their grid."""
+        height, width = feature_map.shape[2:]
+        grid = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
+        missing = grid[0] * self.patch - height, grid[1] * self.patch - width
+        # A graph exported for any size must not depend on whether this one needs padding.
+        if torch.compiler.is_exporting() or any(missing):
+            feature_map = F.pad(feature_map, (0, missing[1], 0, missing[0]))
+        feature_map = self.projection(feature_map.contiguous(memory_format=torch.channels_last))
+        return self.norm(as_tokens(feature_map)), grid
+
+    def inside(self, inside: Tensor) -> Tensor:
+        """Which patches hold anything of an image: (B, H, W) -> (B, ceil(H / patch), ceil(W / patch))."""
+        return inside[:, :: self.patch, :: self.patch]
+
+
+class AbsolutePosition(nn.Module):
+    """A learnt vector a grid position, interpolated bicubically for other grids."""
+
+    def __init__(self, channels: int, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.embedding = nn.Parameter(torch.empty(1, grid[0] * grid[1], channels))
+        nn.init.trunc_normal_(self.embedding, std=0.02)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        if isinstance(grid, PaddedGrid):
+            return tokens + torch.cat([self._padded(size, grid) for size in grid.sizes])
+        return tokens + self.at(grid)
+
+    def at(self, grid: Grid) -> Tensor:
+        """(1, N, C) for a grid."""
+        # A graph exported for any size interpolates to the learnt grid too: the same but for rounding.
+        if not torch.compiler.is_exporting() and grid == self.grid:
+            return self.embedding
+        # Half precision cannot be interpolated.
+        learnt = as_map(self.embedding.to(torch.promote_types(self.embedding.dtype, torch.float32)), self.grid)
+        return as_tokens(F.interpolate(learnt, grid, mode="bicubic", antialias=True)).to(self.embedding.dtype)
+
+    def _padded(self, size: Grid, grid: Grid) -> Tensor:
+        """(1, N, C): that of an image's own grid, and zeros in its padding."""
+        feature_map = as_map(self.at(size), size)
+        return as_tokens(F.pad(feature_map, (0, grid[1] - size[1], 0, grid[0] - size[0])))
+
+    @torch.no_grad()
+    def resize(self, grid: Grid) -> None:
+        """Learn on another grid from now on."""
+        self.embedding = nn.Parameter(self.at(grid).clone())
+        self.grid = grid
+
+
+class Stage(nn.Module):
+    """Patch embedding, then blocks: (B, C, H, W) -> (B, C', ceil(H / patch), ceil(W / patch)).
+
+    `inside` (B, H, W) says where the images of a padded batch are; what is given, and what comes out, is 0 elsewhere.
+    """
+
+    def __init__(self, embedding: PatchEmbedding, position: AbsolutePosition | None, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.position = position
+        self.blocks = nn.ModuleList(blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, feature_map: Tensor, inside: Tensor | None = None) -> Tensor:
+        tokens, grid = self.embedding(feature_map)
+        if inside is not None:
+            grid = PaddedGrid(self.embedding.inside(inside))
+        if self.position is not None:
+            tokens = self.position(tokens, grid)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                tokens = checkpoint(block, tokens, grid)
+            else:
+                tokens = block(tokens, grid)
+        return as_map(clear_padding(tokens, grid), grid)
+
+    def resize(self, grid: Grid) -> None:
+        """Resize what was learnt for one grid, position and static affinities, to another."""
+        for module in self.modules():
+            if isinstance(module, AbsolutePosition | MLP):
+                module.resize(grid)
+
+
+def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop_path_rate: float) -> list[Stage]:
+    """The stages of a network, with stochastic depth growing linearly over all blocks to its rate."""
+    rates = iter(torch.linspace(0, drop_path_rate, sum(config.depths)).tolist())
+    stages = []
+    for index, grid in enumerate(config.grids(image_size)):
+        width = config.widths[index]
+        blocks = [
+            Block(
+                width,
+                build_aggregation(config.words[index], Site(channels=width, grid=grid), config.gate),
+                config.mlp_ratios[index],
+                next(rates),
+                convolution_position=config.position == "convolution",
+            )
+            for _ in range(config.depths[index])
+        ]
+        position = AbsolutePosition(width, grid) if config.position == "absolute" else None
+        stages.append(Stage(PatchEmbedding(in_channels, width, config.patches[index]), position, blocks))
+        in_channels = width
+    return stages

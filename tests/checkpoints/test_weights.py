@@ -1,0 +1,110 @@
+"""Files of weights: written whole, read safely, refused by name."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import contagg
+from contagg.checkpoints.weights import load_into, load_model, read_weights, save_weights
+from contagg.errors import UserError
+
+METADATA = {"task": "classification", "model": {"name": "container_light_tiny", "options": {"num_classes": 3}}}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, torch.nn.Module]:
+    torch.manual_seed(0)
+    model = contagg.create("container_light_tiny", num_classes=3).eval()
+    path = tmp_path / "run" / "best.safetensors"
+    save_weights(path, model.state_dict(), METADATA)
+    return path, model
+
+
+def test_a_file_knows_its_model(saved) -> None:
+    path, model = saved
+    loaded, metadata = load_model(path)
+    images = torch.randn(2, 3, 41, 67)
+    assert metadata == METADATA and not loaded.training
+    assert torch.equal(loaded(images), model(images))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_timm_loads_the_file_too(saved) -> None:
+    import timm
+
+    path, model = saved
+    loaded = timm.create_model("container_light_tiny", num_classes=3, checkpoint_path=str(path)).eval()
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("moment", ["contagg.files.os.fsync", "contagg.files.Path.replace"])
+def test_a_failed_write_leaves_the_file_before_it(saved, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, model = saved
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(moment, full)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(path, {name: tensor + 1 for name, tensor in model.state_dict().items()}, {})
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_another_architecture_is_named_with_tensors_and_shapes(saved) -> None:
+    state = saved[1].state_dict()
+    with pytest.raises(UserError) as error:
+        load_into(contagg.create("container_light", num_classes=3), state, "'best.safetensors'")
+    message = str(error.value)
+    assert message.startswith("'best.safetensors' does not fit this Container: ")
+    assert "tensors missing: stages.0.blocks.1.position.weight, stages.0.blocks.1.position.bias," in message
+    assert "of another shape: stages.0.embedding.projection.weight (32, 3, 4, 4), the model's (64, 3, 4, 4)," in message
+    with pytest.raises(UserError, match=r"8 tensors not in the model: stages\.3\.blocks\.0\.aggregation\.affinity\."):
+        load_into(contagg.create("container_light_tiny", num_classes=3, affinity="conv5"), state, "'x'")
+
+
+def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:
+    target = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (target,)
+
+    for name in ("attack.pth", "plain.pth"):
+        path = tmp_path / name
+        if name == "plain.pth":
+            path.write_bytes(pickle.dumps({"model": Attack()}))
+        else:
+            torch.save({"model": Attack()}, path)
+        with pytest.raises(UserError, match="code in it was not run"):
+            read_weights(path)
+        assert not target.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_named(saved, suffix: str, share: float) -> None:
+    path = saved[0].with_name(f"cut{suffix}")
+    if suffix == ".pth":
+        torch.save(saved[1].state_dict(), path)
+        content = path.read_bytes()
+    else:
+        content = saved[0].read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=rf"cut\{suffix}' .*(truncated|no plain file)"):
+        read_weights(path)
+
+
+def test_other_files_are_answered(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no weights at .*absent.pth'; a .safetensors or .pth file was expected"):
+        read_weights(tmp_path / "absent.pth")
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_weights(tmp_path / "list.pth")
+    save_weights(tmp_path / "bare.safetensors", {"weight": torch.ones(2)}, {})
+    with pytest.raises(UserError, match="does not say which model it is of"):
+        load_model(tmp_path / "bare.safetensors")

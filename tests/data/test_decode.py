@@ -1,0 +1,239 @@
+"""Every file is read as people see it, or named with a reason; nothing else may come out."""
+
+import io
+import random
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photographs import piece
+from PIL import Image, ImageDraw
+
+from contagg.data.config import AugmentationConfig
+from contagg.data.decode import read_image
+from contagg.data.sampling import UnreadableSampleError
+from contagg.data.transforms import evaluation_transform
+
+RED, BLUE = (220, 30, 40), (20, 40, 200)
+
+
+def two_halves() -> Image.Image:
+    """Left red, right blue; wider than high, so that turning and mirroring show."""
+    image = Image.new("RGB", (34, 20), RED)
+    ImageDraw.Draw(image).rectangle((17, 0, 33, 19), fill=BLUE)
+    return image
+
+
+def written(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def read(file: io.BytesIO) -> Image.Image:
+    return read_image(file, "file")
+
+
+def close(pixel: tuple[int, ...], wanted: tuple[int, ...], tolerance: int = 12) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(pixel, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"quality": 95}),
+        ("JPEG", {"quality": 95, "progressive": True}),
+        ("WEBP", {"quality": 95}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("GIF", {}),
+    ],
+)
+def test_colours_survive(kind: str, options: dict) -> None:
+    image = read(written(two_halves(), kind, **options))
+    assert image.mode == "RGB" and image.size == (34, 20)
+    assert close(image.getpixel((4, 10)), RED) and close(image.getpixel((30, 10)), BLUE)
+
+
+def test_cmyk_jpeg_becomes_the_same_colours() -> None:
+    image = read(written(two_halves().convert("CMYK"), "JPEG", quality=95))
+    assert image.mode == "RGB"
+    assert close(image.getpixel((4, 10)), RED) and close(image.getpixel((30, 10)), BLUE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_16_bits_is_scaled_not_cut_off(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 32 * 8).astype(np.uint16).reshape(8, 32)
+    image = read(written(Image.fromarray(ramp), kind))
+    assert image.mode == "L"
+    assert np.abs(np.asarray(image).astype(int) - np.round(ramp / 257)).max() <= 1
+
+
+def test_grey_pgm_of_16_bits() -> None:
+    ramp = np.linspace(0, 65535, 24).astype(">u2").reshape(4, 6)
+    image = read(io.BytesIO(b"P5 6 4 65535\n" + ramp.tobytes()))
+    assert np.abs(np.asarray(image).astype(int) - np.round(ramp / 257)).max() <= 1
+
+
+def test_floats_between_0_and_1_are_read_and_others_refused() -> None:
+    ramp = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    assert np.abs(np.asarray(read(written(Image.fromarray(ramp), "TIFF"))) - ramp * 255).max() <= 0.6
+    with pytest.raises(UnreadableSampleError, match=r"file: pixel values from 0.0 to 7.0 have no known meaning"):
+        read(written(Image.fromarray(ramp * 7), "TIFF"))
+
+
+def test_grey_stays_grey_and_black_and_white_becomes_grey() -> None:
+    assert read(written(two_halves().convert("L"), "PNG")).mode == "L"
+    image = read(written(two_halves().convert("1", dither=Image.Dither.NONE), "PNG"))
+    assert image.mode == "L" and set(np.unique(np.asarray(image))) <= {0, 255}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_is_laid_over_white(mode: str) -> None:
+    image = two_halves().convert("RGBA")
+    image.putalpha(Image.fromarray(np.repeat([[255] * 17 + [0] * 17], 20, axis=0).astype(np.uint8)))
+    if mode == "LA":
+        image = image.convert("LA")
+    file = written(image.quantize(), "PNG") if mode == "PA" else written(image, "PNG")
+    seen = read(file)
+    assert seen.mode == "RGB" and seen.getpixel((30, 10)) == (255, 255, 255)
+    assert seen.getpixel((4, 10)) != (255, 255, 255)
+
+
+def test_palette_with_one_transparent_colour() -> None:
+    image = two_halves().quantize(2)
+    blue = image.getpixel((30, 10))
+    seen = read(written(image, "GIF", transparency=blue))
+    assert close(seen.getpixel((4, 10)), RED) and seen.getpixel((30, 10)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    upright = Image.new("RGB", (40, 24), "white")
+    ImageDraw.Draw(upright).rectangle((0, 0, 19, 11), fill=RED)  # the upper left quarter
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how the camera stores it, in Pillow's Transpose numbers
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    seen = read(written(stored, "JPEG", quality=95, exif=exif))
+    assert seen.size == (40, 24)
+    assert close(seen.getpixel((8, 5)), RED) and close(seen.getpixel((32, 5)), (255, 255, 255))
+    assert close(seen.getpixel((8, 19)), (255, 255, 255))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame_is_seen(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    second = Image.new("RGB", (34, 20), "white")
+    seen = read(written(two_halves(), kind, save_all=True, append_images=[second], **options))
+    assert close(seen.getpixel((4, 10)), RED) and close(seen.getpixel((30, 10)), BLUE)
+
+
+def test_enormous_images_are_refused_before_they_fill_the_memory() -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        from zlib import crc32
+
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    with pytest.raises(UnreadableSampleError, match="3600000000 pixels"):
+        read(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")))
+
+
+def test_elongated_images_are_refused() -> None:
+    assert read(written(Image.new("RGB", (2, 200)), "PNG")).size == (2, 200)
+    with pytest.raises(UnreadableSampleError, match="file: 2 x 201 pixels are too elongated"):
+        read(written(Image.new("RGB", (2, 201)), "PNG"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"GIF89a", b"no image at all\n" * 99, b"<svg/>", b"\xff\xd8\xff"])
+def test_non_images_are_named(content: bytes) -> None:
+    with pytest.raises(UnreadableSampleError) as caught:
+        read_image(io.BytesIO(content), "cats/1.png")
+    assert caught.value.name == "cats/1.png" and caught.value.reason and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(UnreadableSampleError, match=r"x\.png: "):
+            read_image(path, "x.png")
+
+
+def originals() -> list[bytes]:
+    photograph = piece(3, size=(61, 47))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description"
+    variants = [
+        (photograph, "JPEG", {"exif": exif}),
+        (photograph, "JPEG", {"progressive": True, "quality": 80}),
+        (photograph.convert("CMYK"), "JPEG", {}),
+        (photograph.convert("L"), "JPEG", {}),
+        (photograph, "PNG", {}),
+        (photograph.convert("RGBA"), "PNG", {}),
+        (photograph.quantize(16), "PNG", {"transparency": 3}),
+        (Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 200), "PNG", {}),
+        (photograph, "WEBP", {}),
+        (photograph, "GIF", {"save_all": True, "append_images": [photograph.rotate(90)]}),
+        (photograph, "BMP", {}),
+        (photograph, "TIFF", {"compression": "tiff_deflate"}),
+        (photograph, "TIFF", {}),
+        (photograph, "PPM", {}),
+    ]
+    return [written(image, kind, **options).getvalue() for image, kind, options in variants]
+
+
+def corrupted(content: bytes, draw: random.Random) -> bytes:
+    """Cut off, or a place, often in the headers, zeroed, lost, doubled, of noise, or with bits flipped."""
+    begin = draw.randrange(draw.choice((min(200, len(content)), len(content))))
+    end = begin + draw.choice((1, 4, 64, 512))
+    place = content[begin:end]
+    flipped = bytes(byte ^ (1 << draw.randrange(8)) for byte in place)
+    changed = draw.choice((bytes(len(place)), b"", place * 2, draw.randbytes(len(place)), flipped, None))
+    return content[:begin] if changed is None else content[:begin] + changed + content[end:]
+
+
+def fuzz(count: int, seed: int) -> tuple[int, int]:
+    """How many of `count` corrupted files were read, and how many named; anything else fails."""
+    draw, files = random.Random(seed), originals()
+    transform = evaluation_transform(AugmentationConfig(), (3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+    outcomes = [0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow tells of broken EXIF and the like
+        for number in range(count):
+            content = corrupted(files[number % len(files)], draw)
+            try:
+                image = read_image(io.BytesIO(content), f"file {number}")
+            except UnreadableSampleError as error:
+                assert error.reason and "\n" not in str(error)
+                outcomes[1] += 1
+            else:
+                assert image.mode in ("L", "RGB")
+                assert transform(image).shape == (3, 32, 32)
+                outcomes[0] += 1
+    return outcomes[0], outcomes[1]
+
+
+def test_originals_are_whole() -> None:
+    assert all(read(io.BytesIO(content)).size in ((61, 47), (47, 61)) for content in originals())
+
+
+def test_fuzz() -> None:
+    was_read, named = fuzz(2000, seed=1)
+    assert min(was_read, named) > 500
+
+
+@pytest.mark.slow
+def test_fuzz_at_length() -> None:
+    was_read, named = fuzz(50_000, seed=2)
+    assert min(was_read, named) > 10_000
+
+
+def test_pillow_still_cuts_off_16_bits() -> None:
+    # Why _eight_bits exists; if this fails, Pillow has learnt it and our own scaling can go.
+    assert Image.fromarray(np.array([[40_000]], dtype=np.uint16)).convert("L").getpixel((0, 0)) == 255

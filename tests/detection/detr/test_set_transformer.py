@@ -1,0 +1,140 @@
+"""DETR's and SMCA's transformer: the originals' answers in float64, and one against the other."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from contagg.detection.detr.positions import sine_positions
+from contagg.detection.detr.prior import GaussianPrior
+from contagg.detection.detr.transformer import SetTransformer
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+OURS = {"norm4": "prior.norm", "point2": "prior.shift", "point3": "prior.scale"}
+
+
+def named(original: str) -> str:
+    """Our name of an original's tensor."""
+    if "point1" in original:
+        number = 2 * int(original.split(".")[-2])
+        return f"decoder.centre.{number}.{original.split('.')[-1]}"
+    for theirs, ours in OURS.items():
+        original = original.replace(theirs, ours)
+    return original
+
+
+def drawn(name: str, shape: list[int]) -> torch.Tensor:
+    draw = np.random.RandomState(zlib.crc32(name.encode()) % 2**32).standard_normal(shape)
+    if len(shape) >= 2:
+        return torch.tensor(draw / np.sqrt(np.prod(shape[1:])))
+    return torch.tensor(1 + 0.1 * draw if name.endswith("weight") else 0.1 * draw)
+
+
+def golden_model(name: str) -> SetTransformer:
+    model = SetTransformer(256, 8, 1, 3, 128, 0.1, prior=name == "smca").double().eval()
+    keys = json.loads((GOLDEN / f"{name}_transformer.keys.json").read_text())
+    model.load_state_dict({named(key): drawn(key, shape) for key, shape in keys})
+    return model
+
+
+def golden_inputs() -> dict[str, torch.Tensor]:
+    draw = lambda seed, shape: torch.tensor(np.random.RandomState(seed).standard_normal(shape))  # noqa: E731
+    padding = torch.zeros(2, 5, 7, dtype=torch.bool)
+    padding[1, 4:], padding[1, :, 5:] = True, True
+    return {
+        "features": draw(1, (2, 256, 5, 7)),
+        "positions": draw(2, (2, 256, 5, 7)),
+        "padding": padding,
+        "queries": draw(3, (11, 256)),
+        "sizes": torch.tensor([[224, 160], [160, 128]]).double() / 32,
+    }
+
+
+def relative(got: torch.Tensor, expected: np.ndarray) -> float:
+    assert got.shape == expected.shape
+    return float(np.abs(got.numpy() - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["detr", "smca"])
+def test_answers_equal_the_originals(name: str) -> None:
+    golden = np.load(GOLDEN / f"{name}_transformer.npz")
+    with torch.no_grad():
+        hidden, centres = golden_model(name)(**golden_inputs())
+    assert relative(hidden[..., :16], golden["hidden"]) < 1e-8
+    assert relative(hidden.mean(-1), golden["hidden_mean"]) < 1e-8
+    if name == "smca":
+        assert centres is not None and relative(centres, golden["points"]) < 1e-8
+    else:
+        assert centres is None
+
+
+def test_without_prior_and_centre_smca_is_detr_to_the_bit() -> None:
+    smca, detr = golden_model("smca"), golden_model("detr")
+    smca.decoder.centre = None
+    for layer in smca.decoder.layers:
+        layer.prior = None
+    assert smca.load_state_dict(detr.state_dict())
+    with torch.no_grad():
+        first, second = smca(**golden_inputs()), detr(**golden_inputs())
+    assert torch.equal(first[0], second[0]) and first[1] is None
+
+
+class Large(TorchDispatchMode):
+    """Counts the storages that have `size` elements or more."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.kept = size, {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **(options or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.size:
+                self.kept[tensor.untyped_storage()._cdata] = tensor
+        return out
+
+
+def test_the_prior_is_the_formula_and_is_formed_once() -> None:
+    torch.manual_seed(0)
+    prior = GaussianPrior(12, 3).double()
+    normed, centres = torch.randn(2, 5, 12).double(), 6 * torch.rand(2, 5, 2).double()
+    padding = torch.zeros(2, 7, 11, dtype=torch.bool)
+    padding[1, 6:], padding[1, :, 9:] = True, True
+    with Large(2 * 3 * 5 * 7 * 11) as large:
+        got = prior(normed, centres, padding)
+    assert len(large.kept) == 1
+    got = got.view(2, 3, 5, 7, 11)
+    shift, scale = prior.shift(normed).view(2, 5, 3, 2), prior.scale(normed).view(2, 5, 3, 2) ** 2
+    for image, head, query, y, x in [(0, 0, 0, 0, 0), (0, 2, 4, 6, 10), (1, 1, 3, 5, 8), (1, 2, 0, 2, 7)]:
+        place, by = centres[image, query] + shift[image, query, head], scale[image, query, head]
+        expected = -(by[0] * (place[0] - x) ** 2 + by[1] * (place[1] - y) ** 2) / 8
+        torch.testing.assert_close(got[image, head, query, y, x], expected)
+    assert got.isinf().sum() == 3 * 5 * (7 * 11 - 6 * 9)
+    prior.start()
+    assert torch.equal(prior.scale(normed), torch.ones(2, 5, 6).double())
+
+
+def test_positions_end_where_the_image_ends() -> None:
+    padding = torch.zeros(2, 5, 7, dtype=torch.bool)
+    padding[1, 3:], padding[1, :, 4:] = True, True
+    both = sine_positions(padding, 16, torch.float64)
+    alone = sine_positions(torch.zeros(1, 3, 4, dtype=torch.bool), 16, torch.float64)
+    assert both.shape == (2, 16, 5, 7)
+    torch.testing.assert_close(both[1:, :, :3, :4], alone)
+    # y in the first half of the channels; at wavelength 1 row 2 of 3 is 4 pi / 3 along.
+    assert both[1, 0, 1, 0].item() == pytest.approx(np.sin(4 * np.pi / 3), abs=1e-5)
+    assert both[1, 9, 0, 0].item() == pytest.approx(np.cos(np.pi / 2), abs=1e-5)
+
+
+def test_bfloat16_is_finite_and_trains() -> None:
+    model = SetTransformer(16, 2, 1, 2, 24, 0.0, prior=True)
+    inputs = golden_inputs()
+    inputs |= {key: inputs[key][:, :16].float() for key in ("features", "positions", "queries")}
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, _ = model(**inputs | {"sizes": inputs["sizes"].float()})
+    hidden.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,46 @@
+import torch
+from torch import nn
+
+from contagg.affinity import Site
+from contagg.nn.aggregation import build_aggregation
+from contagg.nn.block import Block, ConvolutionPosition, normalized
+
+
+def test_block_is_two_residuals_after_a_position_encoding() -> None:
+    torch.manual_seed(0)
+    grid = (3, 5)
+    block = Block(8, build_aggregation("conv3", Site(channels=8, grid=grid)), 4, 0.0, convolution_position=True)
+    block = block.double().eval()
+    x = torch.randn(2, 15, 8, dtype=torch.float64)
+    maps = x.transpose(1, 2).reshape(2, 8, 3, 5)
+    encoded = x + nn.functional.conv2d(maps, block.position.weight, block.position.bias, padding=1, groups=8).flatten(
+        2
+    ).transpose(1, 2)
+    aggregated = encoded + block.aggregation(normalized(block.norm1, encoded, grid), grid)
+    expected = aggregated + block.mlp(normalized(block.norm2, aggregated, grid))
+    torch.testing.assert_close(block(x, grid), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_batch_norm_over_tokens_normalises_each_channel_over_all_positions() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(7).train()
+    tokens = 3 + 2 * torch.randn(5, 11 * 13, 7)
+    out = normalized(norm, tokens, (11, 13))
+    torch.testing.assert_close(out.mean((0, 1)), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var((0, 1), correction=0), torch.ones(7), atol=1e-4, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.1 * tokens.mean((0, 1)))
+
+
+def test_position_tells_a_border_from_the_middle() -> None:
+    position = ConvolutionPosition(4)
+    out = position(torch.ones(1, 35, 4), (5, 7)).unflatten(1, (5, 7))
+    torch.testing.assert_close(out[0, 1, 1], out[0, 3, 5])
+    assert (out[0, 0, 0] - out[0, 2, 3]).abs().min() > 0
+
+
+def test_stochastic_depth_drops_whole_residuals() -> None:
+    torch.manual_seed(0)
+    block = Block(8, build_aggregation("conv3", Site(channels=8, grid=(2, 2))), 4, 1 - 1e-6, convolution_position=False)
+    x = torch.randn(3, 4, 8)
+    assert torch.equal(block.train()(x, (2, 2)), x)
+    assert not torch.equal(block.eval()(x, (2, 2)), x)

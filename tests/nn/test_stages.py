@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from contagg.errors import UserError
+from contagg.nn.stages import AbsolutePosition, NetworkConfig, PatchEmbedding, Stage
+
+
+def test_patch_embedding_is_a_linear_map_of_each_patch_then_layer_norm() -> None:
+    torch.manual_seed(0)
+    embedding = PatchEmbedding(3, 16, 4).double()
+    images = torch.randn(2, 3, 12, 20, dtype=torch.float64)
+    tokens, grid = embedding(images)
+    assert grid == (3, 5)
+    patch = images[1, :, 8:12, 4:8].flatten()  # row 2, column 1
+    expected = embedding.norm(embedding.projection.weight.flatten(1) @ patch + embedding.projection.bias)
+    torch.testing.assert_close(tokens[1, 2 * 5 + 1], expected)
+
+
+def test_sizes_off_the_stride_are_filled_with_zeros_at_the_far_edges() -> None:
+    embedding = PatchEmbedding(3, 8, 4)
+    images = torch.randn(1, 3, 9, 13)
+    filled = torch.zeros(1, 3, 12, 16)
+    filled[:, :, :9, :13] = images
+    tokens, grid = embedding(images)
+    assert grid == (3, 4) and torch.equal(tokens, embedding(filled)[0])
+
+
+def test_absolute_positions_serve_other_grids_and_can_be_resized() -> None:
+    position = AbsolutePosition(4, (4, 6))
+    zeros = torch.zeros(1, 54, 4)
+    served = position(zeros, (6, 9))
+    position.resize((6, 9))
+    assert position.embedding.requires_grad
+    torch.testing.assert_close(position(zeros, (6, 9)), served)
+    assert torch.equal(position(zeros, (6, 9)), position.embedding)
+
+
+def test_grids_round_up_as_the_embeddings_do() -> None:
+    config = NetworkConfig()
+    assert list(config.grids((224, 224))) == [(56, 56), (28, 28), (14, 14), (7, 7)]
+    assert list(config.grids((37, 801))) == [(10, 201), (5, 101), (3, 51), (2, 26)]
+    assert [info["reduction"] for info in config.feature_info()] == [4, 8, 16, 32]
+
+
+def test_a_stage_gives_a_map() -> None:
+    stage = Stage(PatchEmbedding(3, 8, 2), None, [])
+    assert stage(torch.randn(2, 3, 5, 6)).shape == (2, 8, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("widths", (8, 8), r"widths \(8, 8\) must be 4 positive whole numbers"),
+        ("depths", (1, 2.5, 1, 1), r"depths \(1, 2.5, 1, 1\) must be 4 positive whole numbers"),
+        ("depths", 3, "depths 3 must be 4 positive whole numbers"),
+        ("widths", "wide", "widths 'wide' must be 4 positive whole numbers"),
+        ("mlp_ratios", ["a"] * 4, "mlp_ratios .* must be 4 positive numbers"),
+        ("affinity", (1, 2, 3, 4), r"affinity \(1, 2, 3, 4\) must be one word, or 4"),
+        ("affinity", 5, "affinity 5 must be one word, or 4"),
+        ("patches", (4, 2, 2, 0), r"patches \(4, 2, 2, 0\) must be 4 positive"),
+        ("affinity", ("conv3",) * 3, "must be one word, or 4"),
+        ("position", "sine", "'absolute' or 'convolution'"),
+    ],
+)
+def test_wrong_configurations_are_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        NetworkConfig(**{field: value})
