@@ -27,8 +27,8 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/installed-dev
-	$(VENV)/bin/ruff check src tests
-	$(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/ruff check src tests tools
+	$(VENV)/bin/ruff format --check src tests tools
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/installed-dev

@@ -13,7 +13,7 @@ import torch
 from composed import COMPOSITION, SPLITS
 from photographs import piece
 
-from contagg.detection.compose import write_split
+from tools.compose_coco import write_split
 
 torch.set_num_threads(1)
 _LOCAL = ("127.0.0.1", "::1", "localhost", "")

@@ -50,11 +50,6 @@ COMMANDS = {
         arguments="contagg.inspect.arguments:static",
         run="contagg.inspect.commands:static",
     ),
-    "compose-coco": Command(
-        help="a data set in COCO's form made of real pictures, for machines without COCO",
-        arguments="contagg.detection.compose:arguments",
-        run="contagg.detection.compose:run",
-    ),
     "detector-memory": Command(
         help="the most memory that a detector takes for an image and for a training step, on a CPU",
         arguments="contagg.detection.arguments:memory",

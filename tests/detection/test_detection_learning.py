@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from contagg.cli import main
-from contagg.detection.compose import Composition, write_split
+from tools.compose_coco import Composition, write_split
 
 MEMORIZED = Composition(source="digits", size=128, classes=4, seed=1)
 COPIES = 30

@@ -8,12 +8,12 @@ from torchvision.ops import box_convert, box_iou
 
 from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.dataset import CocoImages
-from contagg.detection.compose import Composition, write_split
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
 from contagg.detection.detr.config import SetConfig
 from contagg.detection.detr.matching import match
 from contagg.detection.detr.network import as_fractions
+from tools.compose_coco import Composition, write_split
 
 TWO = Composition(source="digits", size=128, classes=4, seed=3)
 SETS = {"queries": 20, "stride": 8, "width": 64, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 128}

@@ -10,10 +10,10 @@ from composed import COMPOSITION, SPLITS
 from PIL import Image
 from pycocotools.coco import COCO
 
-from contagg.detection import compose, scenes
-from contagg.detection.compose import CATEGORY_IDS, Composition, annotate, draw, write_split
-from contagg.detection.sprites import GARMENTS, load_sprites
 from contagg.errors import UserError
+from tools import compose_coco, scenes
+from tools.compose_coco import CATEGORY_IDS, Composition, annotate, draw, write_split
+from tools.sprites import GARMENTS, load_sprites
 
 
 def read(folder: Path, split: str) -> COCO:
@@ -27,7 +27,7 @@ def test_pycocotools_reads_what_was_drawn(composed: Path) -> None:
     drawn = 0
     for index in range(SPLITS["train"]):
         scene = draw(COMPOSITION, "train", index)
-        number = compose.image_id("train", index)
+        number = compose_coco.image_id("train", index)
         entries = data.loadAnns(data.getAnnIds(imgIds=[number]))
         assert len(entries) == len(scene.things)
         for entry, thing in zip(entries, scene.things, strict=True):
@@ -104,13 +104,13 @@ def test_objects_are_as_few_and_as_large_as_asked() -> None:
 
 def options(folder: Path, *words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    compose.arguments(parser)
+    compose_coco.arguments(parser)
     return parser.parse_args([str(folder), "--source", "digits", "--workers", "0", *words])
 
 
 def test_the_command_writes_crops_and_refuses_a_full_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = options(tmp_path, "--images", "4", "--validation", "3", "--size", "64", "--classes", "2", "--crops")
-    compose.run(words)
+    compose_coco.run(words)
     assert "4 images" in capsys.readouterr().out
     content = json.loads((tmp_path / "annotations/instances_val2017.json").read_text())
     names = {category["name"] for category in content["categories"]}
@@ -118,7 +118,7 @@ def test_the_command_writes_crops_and_refuses_a_full_folder(tmp_path: Path, caps
     crops = list((tmp_path / "crops/val").rglob("*.jpg"))
     assert len(crops) == sum(not entry["iscrowd"] for entry in content["annotations"])
     with pytest.raises(UserError, match="holds a data set already"):
-        compose.run(words)
+        compose_coco.run(words)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_command_writes_crops_and_refuses_a_full_folder(tmp_path: Path, caps
 )
 def test_wrong_numbers_are_named(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        compose.run(options(tmp_path, *words))
+        compose_coco.run(options(tmp_path, *words))
 
 
 def test_missing_garments_are_named(tmp_path: Path) -> None:

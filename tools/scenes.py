@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from contagg.detection.sprites import Split, Sprite, Sprites
+from tools.sprites import Split, Sprite, Sprites
 
 EMPTY, CROWDED, GREY = 0.03, 0.05, 0.04
 """Shares of images without objects, with a crowd, and without colour."""

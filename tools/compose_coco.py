@@ -1,12 +1,13 @@
-"""`contagg compose-coco`: a data set in COCO's form, made of real pictures, for machines without COCO. Needs no torch.
+"""`python -m tools.compose_coco FOLDER`: a data set in COCO's form, made of real pictures, where there is no COCO.
 
 What COCO has is there: objects that hide each other or are cut off, crowds, images without objects or colour, ids with
-gaps, polygons and run lengths. Image i of a seed is the same on every machine, at any number of processes.
+gaps, polygons and run lengths. Image i of a seed is the same on every machine, at any number of processes. No torch.
 """
 
 import argparse
 import io
 import json
+import sys
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from contagg.data.coco.masks import to_plain_rle, to_polygons, to_rle
-from contagg.detection.scenes import LARGEST, Scene, Thing, compose
-from contagg.detection.sprites import SourceName, Split, load_sprites
 from contagg.errors import UserError
 from contagg.files import write_atomically
+from tools.scenes import LARGEST, Scene, Thing, compose
+from tools.sprites import SourceName, Split, load_sprites
 
 CATEGORY_IDS = (1, 3, 4, 8, 9, 13, 17, 44, 62, 90)
 FOLDERS: dict[Split, str] = {"train": "train2017", "val": "val2017"}
@@ -33,7 +34,7 @@ _CHUNK = 64
 class Composition:
     """What to compose: `size` pixels at the longer side, the first `classes` classes of a source of pictures.
 
-    See `contagg.detection.scenes.compose` for `objects` and `smallest`.
+    See `tools.scenes.compose` for `objects` and `smallest`.
     """
 
     source: SourceName
@@ -103,7 +104,7 @@ def write_split(composition: Composition, folder: Path, split: Split, count: int
         annotation["id"] = 3 * number + 11
         annotation["category_id"] = CATEGORY_IDS[annotation.pop("category")]
     content = {
-        "info": {"description": "composed by contagg compose-coco", "composition": asdict(composition)},
+        "info": {"description": "composed by python -m tools.compose_coco", "composition": asdict(composition)},
         "images": [image for image, _ in made],
         "annotations": annotations,
         "categories": [
@@ -141,7 +142,7 @@ def write_crops(content: dict[str, Any], folder: Path, split: Split) -> int:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """For `contagg compose-coco`."""
+    """Those of the command."""
     parser.add_argument("folder", help="a new folder; it gets train2017, val2017 and annotations, as COCO has")
     parser.add_argument("--images", type=int, default=3000, help="training images (default 3000)")
     parser.add_argument("--validation", type=int, default=300, help="validation images (default 300)")
@@ -158,7 +159,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`contagg compose-coco`. UserError for numbers out of range, or a folder that holds a data set already."""
+    """Compose what the options say. UserError for numbers out of range, or a folder that holds a data set already."""
     for name, least in (("images", 1), ("validation", 1), ("size", 48), ("objects", 1), ("seed", 0), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} must be at least {least}, not {getattr(options, name)}")
@@ -181,3 +182,12 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
         objects = len(content["annotations"])
         print(f"{folder / FOLDERS[split]}: {count} images, {objects} annotations{crops}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.compose_coco", description=(__doc__ or "").split("\n")[0])
+    arguments(parser)
+    try:
+        run(parser.parse_args())
+    except UserError as error:
+        sys.exit(f"compose_coco: {error}")
