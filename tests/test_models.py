@@ -203,12 +203,14 @@ def test_hub_folder_is_pushed_and_pulled(tmp_path) -> None:
         ({"name": "container", "affinity": "atention"}, "Did you mean 'attention'"),
         ({"name": "container", "affinity": ("conv3", "conv3")}, "one word, or 4, one a stage"),
         ({"name": "container", "depths": (1, 2, 3)}, r"depths \(1, 2, 3\) must be 4 positive whole numbers"),
-        ({"name": "container", "position": "relative"}, "must be 'absolute' or 'convolution'"),
+        ({"name": "container", "position": "relative"}, "must be 'absolute' or 'cpe'"),
         ({"name": "container", "gate": "sigmoyd"}, "Did you mean 'sigmoid'"),
+        ({"name": "container", "drop_path_ratte": 0.1}, "no argument 'drop_path_ratte'. Did you mean 'drop_path_rate'"),
+        ({"name": "container", "widths": (8, 8, 8, 8)}, "'widths' is called 'embed_dims'"),
+        ({"name": "container", "patches": (4, 2, 2, 2)}, "'patches' is called 'patch_sizes'"),
+        ({"name": "container", "position": "convolution"}, "'convolution' is called 'cpe'"),
     ],
 )
 def test_wrong_requests_are_answered(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         contagg.create(**arguments)
-    with pytest.raises(TypeError, match="drop_path_ratte"):
-        contagg.create("container_tiny", drop_path_ratte=0.1)

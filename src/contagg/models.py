@@ -1,6 +1,8 @@
 """The named networks, registered with timm. Table 2 is a table of words here."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from inspect import signature
 from typing import Any
 
 import timm
@@ -14,14 +16,14 @@ from contagg.nn.pretrained_cfg import untrained
 from contagg.nn.stages import NetworkConfig
 
 _TABLE2 = NetworkConfig()
-_LIGHT = replace(_TABLE2, affinity=("conv5", "conv5", "conv5", "attention + conv5"), position="convolution")
+_LIGHT = replace(_TABLE2, affinity=("conv5", "conv5", "conv5", "attention + conv5"), position="cpe")
 
 CONFIGS: dict[str, NetworkConfig] = {
     # The paper's two networks; the form of the second that its authors released; the first as Sec. 3.4 words it.
     "container": _TABLE2,
     "container_light": _LIGHT,
     "container_v1_light": replace(_LIGHT, mlp_ratios=(8, 8, 4, 4), gate="sigmoid"),
-    "container_text": replace(_TABLE2, widths=(128, 256, 320, 512), depths=(2, 3, 8, 3)),
+    "container_text": replace(_TABLE2, embed_dims=(128, 256, 320, 512), depths=(2, 3, 8, 3)),
     "container_pam": replace(_TABLE2, affinity="attention + mlp"),
     # The other rows of Table 2.
     "container_attention": replace(_TABLE2, affinity="attention"),
@@ -34,8 +36,8 @@ CONFIGS: dict[str, NetworkConfig] = {
     "container_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp rank {rank}" for rank in (868, 217, 54, 14))),
     "container_mh_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp/32 rank {rank}" for rank in (500, 125, 31, 8))),
     # For CPUs.
-    "container_tiny": replace(_TABLE2, widths=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
-    "container_light_tiny": replace(_LIGHT, widths=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
+    "container_tiny": replace(_TABLE2, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
+    "container_light_tiny": replace(_LIGHT, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
 }
 
 
@@ -44,10 +46,16 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+_RENAMED = {"widths": "embed_dims", "patches": "patch_sizes"}
+_FEATURES = ("features_only", "out_indices", "feature_cls")
+
+
 def _register(name: str, config: NetworkConfig) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         """Any field of NetworkConfig, such as `affinity`, may be given beside timm's own arguments."""
-        changed = {field.name: kwargs.pop(field.name) for field in fields(NetworkConfig) if field.name in kwargs}
+        config_names = [field.name for field in fields(NetworkConfig)]
+        _check_names(name, kwargs, {*config_names, *_FEATURES, *_names(Container), *_names(build_model_with_cfg)})
+        changed = {field: kwargs.pop(field) for field in config_names if field in kwargs}
         return build_model_with_cfg(
             Container,
             name,
@@ -59,6 +67,18 @@ def _register(name: str, config: NetworkConfig) -> None:
 
     entrypoint.__name__ = name
     register_model(entrypoint)
+
+
+def _names(takes: Callable[..., Any]) -> list[str]:
+    return [name for name in signature(takes).parameters if name not in ("cfg", "kwargs", "model_cfg", "feature_cfg")]
+
+
+def _check_names(name: str, arguments: Mapping[str, Any], known: set[str]) -> None:
+    for argument in arguments:
+        if argument in _RENAMED:
+            raise UserError(f"{name}: {argument!r} is called {_RENAMED[argument]!r}")
+        if argument not in known:
+            raise UserError(f"{name}: no argument {argument!r}.{nearest(argument, known)}")
 
 
 for _name, _config in CONFIGS.items():

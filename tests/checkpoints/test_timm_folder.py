@@ -18,7 +18,7 @@ from contagg.checkpoints.weights import save_weights
 from contagg.classification.building import Preprocessing
 from contagg.cli import main
 
-SMALL = {"widths": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "num_classes": 5}
+SMALL = {"embed_dims": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "num_classes": 5}
 DEIT = {"patch_size": 7, "embed_dim": 12, "depth": 1, "num_heads": 2, "img_size": 28, "num_classes": 5}
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]
 NETWORKS = {

@@ -14,7 +14,7 @@ from contagg.data.config import AugmentationConfig
 from contagg.errors import UserError
 from contagg.models import create
 
-TINY = {"widths": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
+TINY = {"embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
 
 
 def config(name: str = "container_light_tiny", **changes: object) -> ModelConfig:
@@ -60,14 +60,14 @@ def test_begins_from_weights_with_another_classifier(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    other, _ = build_model(config(options=TINY | {"widths": [8, 8, 16, 64]}), num_classes=3)
+    other, _ = build_model(config(options=TINY | {"embed_dims": [8, 8, 16, 64]}), num_classes=3)
     save_weights(tmp_path / "wide.safetensors", other.state_dict(), {})
     with pytest.raises(UserError, match=r"wide.safetensors.* does not fit .*\(64, 16, 2, 2\), the model's \(32, 16"):
         build_model(config(init_from=str(tmp_path / "wide.safetensors")), num_classes=3)
 
 
 BAD = [
-    ({"options": TINY | {"width": 3}}, "model.options do not fit container_light_tiny"),
+    ({"options": TINY | {"drop_rat": 3}}, "no argument 'drop_rat'. Did you mean 'drop_rate'?"),
     ({"options": TINY | {"affinity": "conv4"}}, "conv4"),
     ({"name": "container_lihgt", "options": {}}, "Did you mean 'container_light'?"),
 ]

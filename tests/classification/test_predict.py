@@ -19,7 +19,7 @@ from contagg.data.sources import DataConfig, open_data
 from contagg.models import create
 
 CLASSES = ["china", "flower", "tower"]
-OPTIONS = {"num_classes": 3, "in_chans": 3, "img_size": 32, "widths": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
+OPTIONS = {"num_classes": 3, "in_chans": 3, "img_size": 32, "embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
 PREPARED = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop="resized", crop_fraction=0.9,
     interpolation="bicubic",

@@ -20,7 +20,7 @@ from contagg.export.arguments import image_size, target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
 from contagg.export.program import export_program, serves_any_size
 
-SMALL = {"widths": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
+SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
 SIZES = [(2, 64, 64), (2, 91, 70), (1, 40, 129), (3, 301, 400)]
 
 

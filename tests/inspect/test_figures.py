@@ -14,7 +14,7 @@ from contagg.inspect.figures import affinity_figure, draw_affinity
 from contagg.inspect.gathering import gather
 from contagg.inspect.view import look
 
-SIZES = {"widths": (32, 64, 96, 128), "depths": (1, 1, 1, 2), "num_classes": 3}
+SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 2), "num_classes": 3}
 
 
 def photo() -> Image.Image:

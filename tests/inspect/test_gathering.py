@@ -12,7 +12,7 @@ from contagg.inspect.gathering import Gathering, choose, gather
 from contagg.inspect.recording import layers
 from contagg.inspect.view import View, look
 
-SIZES = {"widths": (32, 64, 96, 128), "depths": (2, 1, 1, 3), "num_classes": 3}
+SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (2, 1, 1, 3), "num_classes": 3}
 
 
 def photo(width: int = 60, height: int = 40) -> Image.Image:

@@ -15,7 +15,7 @@ from contagg.cli import main
 from contagg.errors import UserError
 from contagg.inspect.loading import open_image
 
-SIZES = {"widths": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3, "in_chans": 1, "img_size": 32}
+SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3, "in_chans": 1, "img_size": 32}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from contagg.inspect.recording import RecordedAggregation, layers, record
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.block import normalized
 
-TINY = {"widths": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 7}
+TINY = {"embed_dims": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 7}
 WORDS = [
     "attention",
     "conv3",

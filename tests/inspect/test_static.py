@@ -10,7 +10,7 @@ import contagg
 from contagg.errors import UserError
 from contagg.inspect.static import draw_static, static_figure, static_rows
 
-SIZES = {"widths": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 3}
+SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 3}
 
 
 def test_kernels_of_convolutions() -> None:

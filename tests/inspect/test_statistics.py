@@ -92,7 +92,7 @@ def test_positions_are_spread_over_the_grid() -> None:
 def test_a_layer_s_terms_and_gates() -> None:
     torch.manual_seed(0)
     words = ("conv3", "attention", "attention + mlp", "attention + conv5")
-    sizes = {"widths": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 2}
+    sizes = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 2}
     model = contagg.create("container_tiny", affinity=words, gate="free/head", img_size=64, **sizes).eval()
     model.get_submodule("stages.3.blocks.0.aggregation.affinity.gate").alpha.data = torch.tensor([0.1, 0.2, 0.3, 0.4])
     found = gates(model)

@@ -9,7 +9,7 @@ import contagg
 from contagg.errors import UserError
 from contagg.inspect.view import look, pixel, shown, stride_of
 
-TINY = {"widths": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3}
+TINY = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3}
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "nearest"}
 
 

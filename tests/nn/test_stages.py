@@ -50,16 +50,16 @@ def test_a_stage_gives_a_map() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("widths", (8, 8), r"widths \(8, 8\) must be 4 positive whole numbers"),
+        ("embed_dims", (8, 8), r"embed_dims \(8, 8\) must be 4 positive whole numbers"),
         ("depths", (1, 2.5, 1, 1), r"depths \(1, 2.5, 1, 1\) must be 4 positive whole numbers"),
         ("depths", 3, "depths 3 must be 4 positive whole numbers"),
-        ("widths", "wide", "widths 'wide' must be 4 positive whole numbers"),
+        ("embed_dims", "wide", "embed_dims 'wide' must be 4 positive whole numbers"),
         ("mlp_ratios", ["a"] * 4, "mlp_ratios .* must be 4 positive numbers"),
         ("affinity", (1, 2, 3, 4), r"affinity \(1, 2, 3, 4\) must be one word, or 4"),
         ("affinity", 5, "affinity 5 must be one word, or 4"),
-        ("patches", (4, 2, 2, 0), r"patches \(4, 2, 2, 0\) must be 4 positive"),
+        ("patch_sizes", (4, 2, 2, 0), r"patch_sizes \(4, 2, 2, 0\) must be 4 positive"),
         ("affinity", ("conv3",) * 3, "must be one word, or 4"),
-        ("position", "sine", "'absolute' or 'convolution'"),
+        ("position", "sine", "'absolute' or 'cpe'"),
     ],
 )
 def test_wrong_configurations_are_named(field: str, value: object, message: str) -> None:

@@ -14,7 +14,7 @@ RECIPE: dict[str, Any] = {
         "image_size": 16,
         "channels": 1,
         "drop_path": 0.3,
-        "options": {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 1], "depths": [1, 1, 1, 2]},
+        "options": {"embed_dims": [8, 8, 16, 32], "patch_sizes": [2, 2, 2, 1], "depths": [1, 1, 1, 2]},
     },
     "data": {"name": "digits", "fraction": 0.07},
     "crops": {"local_size": 8, "local_count": 2, "blur_sigma": [0.1, 1.0]},

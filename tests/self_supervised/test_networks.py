@@ -18,7 +18,7 @@ from contagg.errors import UserError
 from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import DinoConfig
 
-OPTIONS = {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 1], "depths": [1, 1, 1, 1]}
+OPTIONS = {"embed_dims": [8, 8, 16, 32], "patch_sizes": [2, 2, 2, 1], "depths": [1, 1, 1, 1]}
 MODEL: dict[str, Any] = {"name": "container_light_tiny", "image_size": 16, "channels": 1, "options": OPTIONS}
 DINO = DinoConfig(outputs=32, hidden=24, bottleneck=8)
 CROPS = CropsConfig(local_size=8)
@@ -87,7 +87,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 def test_a_classifier_refuses_a_checkpoint_of_another_backbone(tmp_path: Path) -> None:
     original_file(tmp_path / "checkpoint.pth")
-    wide = MODEL | {"options": OPTIONS | {"widths": [8, 8, 16, 64]}, "init_from": str(tmp_path / "checkpoint.pth")}
+    wide = MODEL | {"options": OPTIONS | {"embed_dims": [8, 8, 16, 64]}, "init_from": str(tmp_path / "checkpoint.pth")}
     with pytest.raises(UserError, match=r"checkpoint.pth' does not fit .*\(32, 16, 1, 1\), the model's \(64, 16, 1, 1"):
         build_model(ModelConfig(**wide), num_classes=10)
 

@@ -25,7 +25,7 @@ TINY = {
         "name": "container_light_tiny",
         "image_size": 16,
         "channels": 1,
-        "options": {"widths": [8, 8, 16, 32], "patches": [2, 2, 2, 2], "depths": [1, 1, 1, 1]},
+        "options": {"embed_dims": [8, 8, 16, 32], "patch_sizes": [2, 2, 2, 2], "depths": [1, 1, 1, 1]},
     },
     "data": {"name": "digits", "fraction": 0.07},
     "augmentation": {"crop": "resized", "auto_augment": "rand-m9-mstd0.5-inc1"},

@@ -16,7 +16,7 @@ from contagg.training.run_folder import RunFolder, is_first_process, weights_in
 
 def recipe_in(folder: Path, **changes: object) -> ClassificationRecipe:
     run = RunConfig(folder=str(folder), devices=2)
-    model = ModelConfig(name="container_light_tiny", options={"widths": [8, 8, 8, 8]})
+    model = ModelConfig(name="container_light_tiny", options={"embed_dims": [8, 8, 8, 8]})
     recipe = ClassificationRecipe(task="classification", model=model, run=run)
     return replace(recipe, **changes)
 
@@ -33,7 +33,7 @@ def test_the_whole_recipe_is_written(tmp_path: Path) -> None:
     recipe = trained(tmp_path / "run")
     written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert written["optimization"]["weight_decay"] == 0.05
-    assert written["model"]["options"] == {"widths": [8, 8, 8, 8]}
+    assert written["model"]["options"] == {"embed_dims": [8, 8, 8, 8]}
     RunFolder(tmp_path / "run").claim(recipe)
 
 
@@ -44,7 +44,7 @@ def test_another_recipe_is_refused_and_what_differs_is_named(tmp_path: Path) -> 
         RunFolder(tmp_path).claim(other)
     assert "optimization.epochs is 300 there and 50 here" in str(error.value)
     assert "model.name is container_light_tiny there and container_tiny here" in str(error.value)
-    assert "model.options.widths is [8, 8, 8, 8] there and absent here" in str(error.value)
+    assert "model.options.embed_dims is [8, 8, 8, 8] there and absent here" in str(error.value)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["optimization"]["epochs"] == 300
 
 

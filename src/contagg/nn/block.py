@@ -29,10 +29,10 @@ class Block(nn.Module):
     """One block over tokens (B, H*W, C); it never asks what its aggregation is."""
 
     def __init__(
-        self, channels: int, aggregation: Aggregation, mlp_ratio: float, drop_path: float, convolution_position: bool
+        self, channels: int, aggregation: Aggregation, mlp_ratio: float, drop_path: float, conditional_position: bool
     ) -> None:
         super().__init__()
-        self.position = ConvolutionPosition(channels) if convolution_position else None
+        self.position = ConvolutionPosition(channels) if conditional_position else None
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
         self.drop_path1 = DropPath(drop_path)

@@ -54,7 +54,7 @@ class Container(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.stages = nn.ModuleList(build_stages(cfg, in_chans, to_2tuple(img_size), drop_path_rate))
-        self.num_features = self.head_hidden_size = cfg.widths[-1]
+        self.num_features = self.head_hidden_size = cfg.embed_dims[-1]
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         start_classifier(self.head)
@@ -134,7 +134,7 @@ class Container(nn.Module):
         if prune_norm or pruned:
             self.norm = nn.Identity()
         if pruned:
-            self.num_features = self.head_hidden_size = self.config.widths[last]
+            self.num_features = self.head_hidden_size = self.config.embed_dims[last]
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take

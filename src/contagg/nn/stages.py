@@ -26,28 +26,31 @@ STAGES = 4
 class NetworkConfig:
     """What a network is made of; one entry a stage, and one affinity word for all stages or one for each.
 
-    `position` is a learnt embedding a stage ("absolute") or a depthwise 3x3 convolution a block ("convolution").
+    `position` is a learnt embedding at the start of a stage ("absolute"), or a depthwise 3x3 convolution at the start
+    of each block: conditional position encoding ("cpe").
     `gate` mixes the two affinities of a word such as "attention + conv3".
     """
 
-    widths: tuple[int, ...] = (64, 128, 320, 512)
+    embed_dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (3, 4, 8, 3)
-    patches: tuple[int, ...] = (4, 2, 2, 2)
+    patch_sizes: tuple[int, ...] = (4, 2, 2, 2)
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
     affinity: str | tuple[str, ...] = "attention + conv3"
-    position: Literal["absolute", "convolution"] = "absolute"
+    position: Literal["absolute", "cpe"] = "absolute"
     gate: GateWord = "free"
 
     def __post_init__(self) -> None:
-        for name in ("widths", "depths", "patches", "mlp_ratios"):
+        for name in ("embed_dims", "depths", "patch_sizes", "mlp_ratios"):
             object.__setattr__(self, name, _a_stage_each(name, getattr(self, name)))
         if not isinstance(self.affinity, str):
             words = self.affinity
             if not isinstance(words, list | tuple) or len(words) != STAGES or {*map(type, words)} != {str}:
                 raise UserError(f"affinity {words!r} must be one word, or {STAGES}, one a stage")
             object.__setattr__(self, "affinity", tuple(words))
-        if self.position not in ("absolute", "convolution"):
-            raise UserError(f"position {self.position!r} must be 'absolute' or 'convolution'")
+        if self.position == "convolution":
+            raise UserError("position 'convolution' is called 'cpe' (conditional position encoding)")
+        if self.position not in ("absolute", "cpe"):
+            raise UserError(f"position {self.position!r} must be 'absolute' or 'cpe'")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -56,16 +59,16 @@ class NetworkConfig:
 
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and module of each stage, in timm's form."""
-        strides = accumulate(self.patches, mul)
+        strides = accumulate(self.patch_sizes, mul)
         return [
             {"num_chs": width, "reduction": stride, "module": f"stages.{index}"}
-            for index, (width, stride) in enumerate(zip(self.widths, strides, strict=True))
+            for index, (width, stride) in enumerate(zip(self.embed_dims, strides, strict=True))
         ]
 
     def grids(self, image_size: Grid) -> Iterator[Grid]:
         """The grid of each stage; sizes off the stride round up, as the patch embeddings pad."""
         height, width = image_size
-        for patch in self.patches:
+        for patch in self.patch_sizes:
             height, width = -(-height // patch), -(-width // patch)
             yield height, width
 
@@ -177,18 +180,18 @@ def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop
     rates = iter(torch.linspace(0, drop_path_rate, sum(config.depths)).tolist())
     stages = []
     for index, grid in enumerate(config.grids(image_size)):
-        width = config.widths[index]
+        width = config.embed_dims[index]
         blocks = [
             Block(
                 width,
                 build_aggregation(config.words[index], Site(channels=width, grid=grid), config.gate),
                 config.mlp_ratios[index],
                 next(rates),
-                convolution_position=config.position == "convolution",
+                conditional_position=config.position == "cpe",
             )
             for _ in range(config.depths[index])
         ]
         position = AbsolutePosition(width, grid) if config.position == "absolute" else None
-        stages.append(Stage(PatchEmbedding(in_channels, width, config.patches[index]), position, blocks))
+        stages.append(Stage(PatchEmbedding(in_channels, width, config.patch_sizes[index]), position, blocks))
         in_channels = width
     return stages
