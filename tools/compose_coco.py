@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from contagg.data.coco.masks import to_plain_rle, to_polygons, to_rle
+from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from tools.scenes import LARGEST, Scene, Thing, compose
@@ -132,8 +133,7 @@ def write_crops(content: dict[str, Any], folder: Path, split: Split) -> int:
         x, y, width, height = annotation["bbox"]
         centre, half = (x + width / 2, y + height / 2), 0.6 * max(width, height)
         around = tuple(round(value) for value in (*(c - half for c in centre), *(c + half for c in centre)))
-        with Image.open(folder / FOLDERS[split] / files[annotation["image_id"]]) as image:
-            crop = image.convert("RGB").crop(around)
+        crop = open_image(folder / FOLDERS[split] / files[annotation["image_id"]]).convert("RGB").crop(around)
         name = names[annotation["category_id"]]
         crop.resize((64, 64), Image.Resampling.BICUBIC).save(
             folder / "crops" / split / name / f"{annotation['id']:08d}.jpg", quality=92

@@ -1,19 +1,26 @@
 """Every file is read as people see it, or named with a reason; nothing else may come out."""
 
+import contextlib
 import io
+import os
 import random
+import socket
 import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 from photographs import piece
-from PIL import Image, ImageDraw
+from PIL import EpsImagePlugin, Image, ImageDraw, ImageFile
 
+import contagg
+from contagg.data import decode
 from contagg.data.config import AugmentationConfig
-from contagg.data.decode import read_image
-from contagg.data.sampling import UnreadableSampleError
+from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.transforms import evaluation_transform
 
 RED, BLUE = (220, 30, 40), (20, 40, 200)
@@ -74,6 +81,40 @@ def test_grey_of_16_bits_is_scaled_not_cut_off(kind: str) -> None:
     assert np.abs(np.asarray(image).astype(int) - np.round(ramp / 257)).max() <= 1
 
 
+@pytest.fixture
+def not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_warned_of_depth", False)
+
+
+def test_12_bits_in_a_file_of_16_are_scaled_by_what_they_are_with_one_warning(
+    not_told: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ramp = np.linspace(0, 4095, 32 * 8).astype(np.uint16).reshape(8, 32)
+    files = [written(Image.fromarray(ramp), "PNG").getvalue() for _ in range(2)]
+    seen = [np.asarray(read_image(file, f"camera {number}")).astype(int) for number, file in enumerate(files)]
+    assert np.abs(seen[0] - np.round(ramp * (255 / 4095))).max() <= 1 and len(np.unique(seen[1])) > 200
+    assert [record.getMessage()[:22] for record in caplog.records] == ["camera 0 holds 16 bits"]
+    assert np.asarray(read_image(files[0], "dark", bit_depth=16)).max() == 16
+    caplog.clear()
+    assert np.asarray(read_image(written(Image.fromarray(ramp * 4), "PNG"), "14 bits", bit_depth=14)).max() == 255
+    with pytest.raises(UnreadableSampleError, match=r"x: it has the value 4095, more than data\.bit_depth 10 allows"):
+        read_image(files[0], "x", bit_depth=10)
+    assert not caplog.records
+
+
+def test_a_tiff_says_how_many_bits_it_holds(not_told: None, caplog: pytest.LogCaptureFixture) -> None:
+    """12 bits a sample, packed as cameras pack them: two samples in three bytes."""
+    values = [0, 1000, 4095, 2048]
+    packed = b"".join(
+        bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in zip(values[::2], values[1::2], strict=True)
+    )
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags))
+    content += b"".join(struct.pack("<HHII", tag, 4 if tag > 270 else 3, 1, value) for tag, value in tags) + bytes(4)
+    assert np.asarray(read_image(content, "x")).tolist() == [[0, 62, 255, 128]]
+    assert not caplog.records
+
+
 def test_grey_pgm_of_16_bits() -> None:
     ramp = np.linspace(0, 65535, 24).astype(">u2").reshape(4, 6)
     image = read(io.BytesIO(b"P5 6 4 65535\n" + ramp.tobytes()))
@@ -112,18 +153,34 @@ def test_palette_with_one_transparent_colour() -> None:
     assert close(seen.getpixel((4, 10)), RED) and seen.getpixel((30, 10)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF tiff_lzw"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_undone(orientation: int) -> None:
+def test_exif_orientation_is_undone(orientation: int, kind: str) -> None:
     upright = Image.new("RGB", (40, 24), "white")
     ImageDraw.Draw(upright).rectangle((0, 0, 19, 11), fill=RED)  # the upper left quarter
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how the camera stores it, in Pillow's Transpose numbers
     stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    seen = read(written(stored, "JPEG", quality=95, exif=exif))
+    kind, _, compression = kind.partition(" ")
+    options = {"compression": compression} if compression else {} if kind == "TIFF" else {"quality": 95}
+    seen = read(written(stored, kind, exif=exif, **options))
     assert seen.size == (40, 24)
     assert close(seen.getpixel((8, 5)), RED) and close(seen.getpixel((32, 5)), (255, 255, 255))
     assert close(seen.getpixel((8, 19)), (255, 255, 255))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))
+
+
+def test_a_broken_exif_beside_whole_pixels_is_passed_over() -> None:
+    """Pillow#5528."""
+    whole = written(two_halves(), "PNG").getvalue()
+    place = whole.index(b"IDAT") - 4
+    for exif in (b"Exif\0\0II*", b"", b"MM\0*\0\0\0\x08\xff\xff", b"no exif"):
+        seen = read(io.BytesIO(whole[:place] + chunk(b"eXIf", exif) + whole[place:]))
+        assert seen.size == (34, 20) and seen.getpixel((4, 10)) == RED
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -135,14 +192,78 @@ def test_of_an_animation_the_first_frame_is_seen(kind: str) -> None:
 
 
 def test_enormous_images_are_refused_before_they_fill_the_memory() -> None:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        from zlib import crc32
-
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     with pytest.raises(UnreadableSampleError, match="3600000000 pixels"):
         read(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")))
+
+
+def test_a_limit_of_pixels_is_kept_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [written(two_halves(), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM")]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    for file in files:
+        with pytest.raises(UnreadableSampleError, match=r"file: 34 x 20 pixels are more than data\.max_pixels 679"):
+            read_image(file, "file", max_pixels=679)
+
+
+def test_an_image_within_the_limit_takes_bounded_memory() -> None:
+    """A palette with transparency is the worst: 4 bytes a pixel, three times at once. 374 KB took 4.4 GB."""
+    code = (
+        "import io, resource; from PIL import Image; from contagg.data.decode import read_image\n"
+        "file = io.BytesIO(); Image.new('P', (4096, 4096)).save(file, 'PNG', transparency=0)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "read_image(file.getvalue(), 'x')\n"
+        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 4096**2)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert float(told) < 18  # bytes a pixel
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "TGA", "JPEG2000", "DDS"])
+def test_other_formats_are_refused_whatever_they_are_called(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    with path.open("wb") as file:
+        two_halves().save(file, kind)
+    with pytest.raises(UnreadableSampleError, match="x: cannot identify it as JPEG, PNG"):
+        read_image(path, "x")
+
+
+def test_postscript_called_jpg_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a Ghostscript that leaves a trace, in case this machine has none."""
+    canary = tmp_path / "canary"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadableSampleError):
+        read_image(path, "x")
+    assert not canary.exists()
+    with contextlib.suppress(OSError), Image.open(path) as image:
+        image.load()
+    assert canary.exists()  # Pillow left alone would have
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s.jpg"))
+        for path, kind in (
+            (tmp_path / "a.jpg", "a FIFO"),
+            (tmp_path / "link.jpg", "a FIFO"),
+            (tmp_path / "s.jpg", "a socket"),
+            (Path("/dev/zero"), "a device"),
+            (tmp_path, "a folder"),
+        ):
+            with pytest.raises(UnreadableSampleError, match=f"x: it is {kind}, no regular file"):
+                read_image(path, "x")
+
+
+def test_images_are_opened_nowhere_else() -> None:
+    places = {path.name for path in Path(contagg.__file__).parent.rglob("*.py") if "Image.open(" in path.read_text()}
+    assert places == {"decode.py"}
 
 
 def test_elongated_images_are_refused() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from contagg.data.decode import UnreadableSampleError
 from contagg.data.sampling import (
     IGNORED,
     EvaluationSampler,
     KeyedDataset,
     KeyedSampler,
-    UnreadableSampleError,
     hashed,
     seed_sample,
     seed_step,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageStream, balanced_part
-from contagg.data.sampling import UnreadableSampleError
+from contagg.data.decode import UnreadableSampleError
 from contagg.data.sources import open_data
 from contagg.errors import UserError
 

@@ -12,8 +12,8 @@ from contagg.classification.evaluation import evaluate_file
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.classification.task import Classification
 from contagg.data.config import DataConfig
+from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import evaluation_loader, train_loader
-from contagg.data.sampling import UnreadableSampleError
 from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import mixup
 from contagg.device import choose_device

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from contagg.data.decode import UnreadableSampleError
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,18 +30,6 @@ _CHUNK = 8192  # samples turned into Python numbers at a time, so that an epoch 
 
 KeyedIndex = tuple[int, int | None]
 """The index of a sample and the key of its randomness; None where there is none, as in evaluation."""
-
-
-class UnreadableSampleError(Exception):
-    """A data set raises it for a sample that cannot be read: `name` says which, `reason` why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 def hashed(*parts: int | np.ndarray) -> np.ndarray:

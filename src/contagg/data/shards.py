@@ -11,8 +11,7 @@ from timm.data.readers.reader_wds import ReaderWds, WdsTargetKeyError
 from torch.utils.data import get_worker_info
 
 from contagg.data.datasets import printable
-from contagg.data.decode import as_grey_or_rgb
-from contagg.data.sampling import UnreadableSampleError
+from contagg.data.decode import UnreadableSampleError, as_grey_or_rgb
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)

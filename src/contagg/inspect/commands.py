@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from contagg.checkpoints.models import open_model, weights_file
+from contagg.data.decode import open_image
 from contagg.inspect.figures import draw_affinity
-from contagg.inspect.loading import open_image
 from contagg.inspect.static import draw_static
 from contagg.inspect.tables import affinity_table, save_rows, static_table
 

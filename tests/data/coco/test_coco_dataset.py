@@ -132,5 +132,5 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "gone.png")
     content = (tmp_path / "grey.png").read_bytes()
     (tmp_path / "broken.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"broken.png cannot be read"):
+    with pytest.raises(UserError, match=r"broken.png' cannot be read"):
         read_image(tmp_path / "broken.png")

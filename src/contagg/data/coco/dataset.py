@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -23,6 +22,7 @@ from torchvision.transforms import v2
 from contagg.data.coco.annotations import CocoAnnotations, ImageEntry
 from contagg.data.coco.config import ResizingConfig
 from contagg.data.coco.masks import to_mask
+from contagg.data.decode import open_image
 from contagg.data.sampling import IGNORED, KeyedIndex, seed_sample
 from contagg.errors import UserError
 
@@ -101,21 +101,18 @@ class TransformedImages(Dataset[Sample | None]):
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> tv_tensors.Image:
-    """An image file as uint8 (3, H, W): grey is repeated, transparency dropped.
+    """An image file as uint8 (3, H, W): as `contagg.data.decode` reads it, upright; grey is repeated.
 
     Raises:
         UserError: it is missing, unreadable, or not of `size` (height, width).
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no image {path}") from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {path} cannot be read: {error}") from error
+    image = open_image(path).convert("RGB")
     if size is not None and (image.height, image.width) != tuple(size):
+        turned = (image.width, image.height) == tuple(size)
+        why = ": they are of the image before it is turned upright, as its EXIF says, or their sides are swapped"
         raise UserError(
             f"the image {path} is {image.height} x {image.width} pixels, its annotations say {size[0]} x {size[1]}"
+            + (why if turned else "")
         )
     return tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
