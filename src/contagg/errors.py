@@ -1,14 +1,59 @@
 """Errors that a person can act on, and the nearest right word for a wrong one. Needs no torch."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 500
+"""Characters of an error's line: what a file or a recipe holds may be of any length."""
 
 
 class UserError(ValueError):
-    """A bad input: one line that names the thing, its value, and what would be right. The command exits 2 with it."""
+    """A bad input: one line that names the thing, its value, and what would be right. The command exits 2 with it.
+
+    The line can be printed whatever a stranger's file says: `printable`, and at most `LONGEST` characters of it.
+
+    >>> print(UserError("unknown class " + repr("ab" * 1000)))
+    unknown class 'abababababababababababababababababababa...bababababababababababababababababababab'
+    >>> str(UserError("two\\nlines"))
+    'two\\\\nlines'
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(printable(str(message))))
+
+
+def printable(text: str) -> str:
+    r"""Text on one line: what cannot be seen as itself is escaped: line breaks, terminal escapes, marks of direction.
+
+    >>> printable("a\nb\x1b[31m\u202ec")
+    'a\\nb\\x1b[31m\\u202ec'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """At most `longest` characters: of too long a text first its longest words lose their middles, then it its own.
+
+    >>> shortened("a" * 50 + " is no number", 45)
+    'aaaaaaaaaaaaaaa...aaaaaaaaaaaaaa is no number'
+    """
+    width = max(longest // 6, 32)
+    if len(text) > longest:
+        text = re.sub(rf"\S{{{width + 1},}}", lambda found: _without_middle(found[0], width), text)
+    return _without_middle(text, longest)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    end = (longest - 3) // 2
+    return f"{text[: longest - 3 - end]}...{text[len(text) - end :]}"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
+    close = difflib.get_close_matches(word[:LONGEST], list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

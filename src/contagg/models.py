@@ -46,7 +46,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-_RENAMED = {"widths": "embed_dims", "patches": "patch_sizes"}
+RENAMED = {"widths": "embed_dims", "patches": "patch_sizes"}
 _FEATURES = ("features_only", "out_indices", "feature_cls")
 
 
@@ -75,8 +75,8 @@ def _names(takes: Callable[..., Any]) -> list[str]:
 
 def _check_names(name: str, arguments: Mapping[str, Any], known: set[str]) -> None:
     for argument in arguments:
-        if argument in _RENAMED:
-            raise UserError(f"{name}: {argument!r} is called {_RENAMED[argument]!r}")
+        if argument in RENAMED:
+            raise UserError(f"{name}: {argument!r} is called {RENAMED[argument]!r}")
         if argument not in known:
             raise UserError(f"{name}: no argument {argument!r}.{nearest(argument, known)}")
 

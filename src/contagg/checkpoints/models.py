@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import load_into, load_model, read_weights
 from contagg.errors import UserError
 from contagg.models import create
@@ -23,6 +24,7 @@ def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mappi
     """
     path = weights_file(Path(model))
     if path is None:
+        check_name(model, "the model")
         network = create(model)
         if weights is not None:
             load_into(network, read_weights(weights)[0], repr(weights))

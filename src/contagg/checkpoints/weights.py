@@ -16,6 +16,8 @@ from safetensors.torch import save as serialize
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from contagg.checkpoints.bounded import described_by
+from contagg.checkpoints.options import check_model
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.models import create
@@ -156,8 +158,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     The metadata names the model under `model`: {"name": ..., "options": {...}}.
     """
     state, metadata = read_weights(path)
-    if "model" not in metadata:
-        raise UserError(f"{str(path)!r} does not say which model it is of; give a file that `contagg fit` wrote")
-    model = create(metadata["model"]["name"], **metadata["model"]["options"])
-    load_into(model, state, repr(str(path)))
+    source = repr(str(path))
+    with described_by(source, state):
+        if "model" not in metadata:
+            raise UserError(f"{source} does not say which model it is of; give a file that `contagg fit` wrote")
+        name, options = check_model(metadata["model"]["name"], metadata["model"]["options"], source)
+        model = create(name, **options)
+    load_into(model, state, source)
     return model.eval(), metadata

@@ -9,6 +9,7 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from contagg.checkpoints.options import check_model
 from contagg.checkpoints.weights import load_into, read_backbone
 from contagg.classification.recipe import ModelConfig
 from contagg.data.config import AugmentationConfig
@@ -26,6 +27,7 @@ def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[
         UserError: an unknown model or option, or weights that do not fit.
     """
     options = {"num_classes": num_classes, "in_chans": config.channels, **config.options}
+    check_model(config.name, options, "the recipe's model")
     model, taken = _created(config, options)
     if "img_size" in taken:
         options |= {"img_size": config.image_size}
@@ -53,6 +55,10 @@ def _created(config: ModelConfig, options: dict[str, Any]) -> tuple[nn.Module, s
                     f"model.drop_path is {config.drop_path}, but {config.name} has no stochastic depth: set it to 0"
                 ) from error
             del offered[refused]  # it serves any size, or drops no path
+        except UserError:
+            raise
+        except Exception as error:  # each of timm's networks refuses wrong values in its own way
+            raise UserError(f"model.options do not fit {config.name}: {type(error).__name__}: {error}") from error
 
 
 def begin_from(model: nn.Module, path: str) -> None:

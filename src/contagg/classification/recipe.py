@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contagg.checkpoints.options import check_name, check_options
 from contagg.config import require
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.training.config import OptimizationConfig, RunConfig
@@ -39,6 +40,8 @@ class ModelConfig:
         taken = {"img_size": "image_size", "in_chans": "channels", "drop_path_rate": "drop_path"}
         for option, name in taken.items():
             require(option not in self.options, f"model.options.{option}: use model.{name}")
+        check_name(self.name, "model.name")
+        check_options(self.options, "model.options")
         require("num_classes" not in self.options, "model.options.num_classes: the data say how many classes there are")
 
 

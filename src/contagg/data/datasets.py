@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from contagg.data.decode import as_grey_or_rgb, read_image
-from contagg.errors import UserError
+from contagg.errors import UserError, printable
 
 
 class LabelledImages(Protocol):
@@ -192,11 +192,6 @@ def balanced_part(images: LabelledImages, fraction: float, purpose: str = "") ->
     starts = np.cumsum(counts) - counts
     sizes = np.maximum(1, np.floor(counts * fraction + 0.5).astype(int))
     return np.sort(np.concatenate([order[start : start + size] for start, size in zip(starts, sizes, strict=True)]))
-
-
-def printable(name: str) -> str:
-    """A name on one line: what cannot be printed, such as a line break or a byte that is no text, is escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _decoded(path: bytes) -> str:

@@ -111,7 +111,9 @@ def _with_features(name: str, strides: Sequence[int], options: dict[str, Any]) -
         last = dict(zip(found, everything.feature_info.out_indices, strict=True))  # type: ignore[union-attr, arg-type]
         indices = [last[stride] for stride in strides]
         return create(name, features_only=True, out_indices=indices, **options)
-    except (RuntimeError, NotImplementedError, AttributeError, AssertionError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each of timm's networks refuses wrong values in its own way
         raise UserError(f"backbone {name!r} cannot be made with features: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contagg.checkpoints.options import check_name, check_options
 from contagg.config import MUTABLE_ON_RESUME, require
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
@@ -49,6 +50,8 @@ class DetectorConfig:
         require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
         for option, name in {"drop_path_rate": "drop_path", "pretrained": "pretrained"}.items():
             require(option not in self.options, f"model.options.{option}: use model.{name}")
+        check_name(self.backbone, "model.backbone")
+        check_options(self.options, "model.options")
         require(not (self.init_from and self.pretrained), "model.init_from and model.pretrained: give one of them")
         require(
             self.norm == "train" or bool(self.init_from) or self.pretrained,

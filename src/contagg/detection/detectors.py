@@ -14,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from contagg.checkpoints.options import check_model
 from contagg.data.coco.dataset import Target
 from contagg.detection.backbone import P6P7, Features, MaxP6, PyramidBackbone
 from contagg.detection.batching import DETECTIONS, MEAN, STD, Batching, Detections, check_images, check_targets
@@ -94,6 +95,7 @@ def features_of(model: nn.Module) -> Features:
 
 
 def _features(config: DetectorConfig, strides: Sequence[int]) -> Features:
+    check_model(config.backbone, config.options, "model.backbone")
     features = Features(
         config.backbone,
         strides,

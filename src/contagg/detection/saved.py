@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from contagg.checkpoints.bounded import described_by
 from contagg.checkpoints.weights import load_into, read_weights
 from contagg.data.coco.annotations import Category
 from contagg.data.coco.config import ResizingConfig
@@ -41,12 +42,15 @@ def load_detector(path: Path) -> Saved:
     state, metadata = read_weights(path)
     if metadata.get("task") != TASK:
         raise UserError(f"{path} is of the task {metadata.get('task')!r}, not of a detector")
-    described = metadata["detector"]
-    config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
-    model = build_detector(config, len(metadata["categories"]))
+    with described_by(repr(str(path)), state):
+        # What a run began from is neither fetched nor read again, whatever the file says.
+        described = {**metadata["detector"], "init_from": None, "pretrained": False, "norm": "train"}
+        config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
+        categories = tuple(Category(**category) for category in metadata["categories"])
+        model = build_detector(config, len(categories))
+        resizing = _resizing(metadata["resizing"])
     load_into(model, state, repr(str(path)))
-    categories = tuple(Category(**category) for category in metadata["categories"])
-    return Saved(model.eval(), categories, _resizing(metadata["resizing"]))
+    return Saved(model.eval(), categories, resizing)
 
 
 def _resizing(content: Mapping[str, Any]) -> ResizingConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import load_into, load_model, read_backbone, read_weights, save_weights
 from contagg.classification.building import Preprocessing
 from contagg.classification.evaluation import data_config
@@ -80,6 +81,7 @@ def open_backbone(
         preprocessing = Preprocessing.read(metadata, str(path))
         made = metadata["model"]
     else:
+        check_name(name, "--model")
         state = read_backbone(path)
         made = {"name": name, "options": {"num_classes": 0}}
         model = create(name, num_classes=0)
