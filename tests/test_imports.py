@@ -11,6 +11,7 @@ ROOT = Path(contagg.__file__).parent
 ORDER = (
     ("errors",),
     ("files", "config", "device"),
+    ("figures",),
     ("affinity",),
     ("nn",),
     ("models",),

@@ -1,14 +1,9 @@
 """Files written whole or not at all. Needs no torch."""
 
-import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from contagg.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg")
 
@@ -44,12 +39,3 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure in the format that its ending names. UserError for another ending or an unusable folder."""
-    if path.suffix not in FIGURE_ENDINGS:
-        raise UserError(f"{path} must end in one of {', '.join(FIGURE_ENDINGS)}")
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=130)
-    write_output(path, content.getvalue())

@@ -103,8 +103,10 @@ def test_a_named_model_with_weights_or_without(tmp_path: Path, capsys: pytest.Ca
     common = ("static", "container_light_tiny", "--layers", 5, "--out", tmp_path / "s.png")
     lines = told(capsys, *common)
     assert "beta 0.500" in lines[1] and "container_light_tiny has random weights" in lines[-2]
+    untrained = (tmp_path / "s.png").read_bytes()
     lines = told(capsys, *common, "--weights", tmp_path / "w.safetensors")
     assert "beta 0.875" in lines[1] and not any("random" in line for line in lines)
+    assert (tmp_path / "s.png").read_bytes() != untrained
 
 
 def test_an_image_as_people_see_it(tmp_path: Path) -> None:

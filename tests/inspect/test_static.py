@@ -42,7 +42,7 @@ def test_a_row_of_dense_affinities() -> None:
 def test_panels() -> None:
     model = contagg.create("container_tiny", affinity=("conv3", "mlp/32", "attention", "attention + mlp"), **SIZES)
     figure = static_figure(static_rows(model))
-    texts = [axes.texts[0].get_text() for axes in figure.axes if axes.texts]
+    texts = [axes.texts[0].get_text() for axes in figure.axes if axes.texts and not axes.images]
     assert texts == ["layer 1\nstage 1, block 1", "layer 2\nstage 2, block 1", "layer 3\nstage 2, block 2",
                      "layer 5\nstage 4, block 1\nβ = 0.5"]  # fmt: skip
     titles = [axes.get_title().split(",")[0] for axes in figure.axes if axes.get_title()]
@@ -51,10 +51,27 @@ def test_panels() -> None:
     average, _, shown = [axes for axes in figure.axes if axes.images][:3]
     kernels = model.get_submodule("stages.0.blocks.0.aggregation").affinity.weight.detach()[:, 0]
     torch.testing.assert_close(torch.tensor(average.images[0].get_array()), kernels.abs().mean(0))
+    assert average.images[0].get_clim() == pytest.approx((0, kernels.abs().mean(0).max().item()))
     kernel = kernels[6]
+    assert len(shown.texts) == int((kernel < 0).sum())
     torch.testing.assert_close(torch.tensor(shown.images[0].get_array()), kernel)
     assert shown.get_title() == f"head 7, ±{kernel.abs().max().item():.2g}"
     assert shown.images[0].get_clim() == pytest.approx((-kernel.abs().max().item(), kernel.abs().max().item()))
+
+
+def test_only_trained_weights_are_called_learnt() -> None:
+    rows = static_rows(contagg.create("container_light_tiny", **SIZES))
+    assert static_figure(rows).get_suptitle().startswith("Learnt static affinities")
+    title = static_figure(rows, untrained=True).get_suptitle()
+    assert title.startswith("Untrained network, random weights") and "earnt" not in title
+
+
+def test_no_place_is_empty_and_bars_are_of_scales_in_use() -> None:
+    model = contagg.create("container_tiny", affinity=("mlp", "attention", "attention", "attention"), **SIZES)
+    label, panel, bar = static_figure(static_rows(model)).axes  # one signed N x N: no means, no bar for them
+    assert label.texts and panel.images and bar.get_xticks().tolist() == [-1, 0, 1]
+    figure = static_figure(static_rows(contagg.create("container_light_tiny", **SIZES)))
+    assert all(axes.images or axes.texts for axes in figure.axes[:-2])
 
 
 def test_two_static_affinities_of_a_layer_have_a_row_each() -> None:
@@ -63,7 +80,9 @@ def test_two_static_affinities_of_a_layer_have_a_row_each() -> None:
     )
     rows = static_rows(model)
     assert [(row.number, row.term.name, row.values.shape[1]) for row in rows] == [(1, "static", 3), (1, "static 2", 5)]
-    texts = [axes.texts[0].get_text().splitlines()[-1] for axes in static_figure(rows).axes if axes.texts]
+    texts = [
+        axes.texts[0].get_text().splitlines()[-1] for axes in static_figure(rows).axes if axes.texts and not axes.images
+    ]
     assert texts == ["α = 0.5", "β = 0.5"]
 
 

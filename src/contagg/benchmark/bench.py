@@ -20,7 +20,8 @@ from contagg.benchmark.picture import accuracy_against_speed
 from contagg.benchmark.reported import PAPER_IMAGES_PER_SECOND, TABLE1, TOP1
 from contagg.benchmark.timing import Spread, Work, interleaved, keep_freed_memory, peak_bytes, product
 from contagg.errors import UserError
-from contagg.files import save_figure, write_output
+from contagg.figures import save_figure
+from contagg.files import write_output
 from contagg.models import create
 
 SLOWEST_SHARE = 0.25

@@ -21,7 +21,8 @@ from contagg.benchmark.kernels import kernels
 from contagg.benchmark.memory import SIZES, memory, memory_against_tokens
 from contagg.benchmark.precision import precision
 from contagg.errors import UserError
-from contagg.files import save_figure, write_output
+from contagg.figures import save_figure
+from contagg.files import write_output
 
 MODELS = ("container_light", "container_v1_light", "container", "deit_small_patch16_224", "resnet50")
 OURS = ("container_light", "container")

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from contagg.files import save_figure, write_output
+from contagg.figures import save_figure
+from contagg.files import write_output
 
 _MOST_NUMBERS = 20
 """Classes up to which each cell says its count."""

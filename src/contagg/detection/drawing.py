@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from contagg.detection.batching import Detections
 from contagg.detection.evaluation import masks_of
-from contagg.files import save_figure
+from contagg.figures import save_figure
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which colour-blind people can tell apart; a class keeps its colour."""

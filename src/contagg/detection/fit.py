@@ -20,7 +20,8 @@ from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.task import Detection, StepSchedule
 from contagg.detection.validate import evaluate
 from contagg.errors import UserError
-from contagg.files import save_figure, write_output
+from contagg.figures import save_figure
+from contagg.files import write_output
 from contagg.training.curves import read_metrics, run_figure
 from contagg.training.engine import Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process

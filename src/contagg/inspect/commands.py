@@ -24,6 +24,7 @@ def affinity(arguments: argparse.Namespace) -> None:
         blocks=arguments.blocks,
         heads=arguments.heads,
         size=arguments.size,
+        untrained=_untrained(arguments),
     )
     print(affinity_table(gatherings))
     if arguments.save_rows:
@@ -33,13 +34,20 @@ def affinity(arguments: argparse.Namespace) -> None:
 
 
 def static(arguments: argparse.Namespace) -> None:
-    """Draw the learnt static affinities by layer, and print statistics."""
+    """Draw the static affinities by layer, and print statistics."""
     model, _ = open_model(arguments.model, arguments.weights)
-    print(static_table(draw_static(model, arguments.out, at=arguments.at, chosen=arguments.layers)))
+    untrained = _untrained(arguments)
+    rows = draw_static(model, arguments.out, at=arguments.at, chosen=arguments.layers, untrained=untrained)
+    print(static_table(rows))
     _tell(arguments)
 
 
+def _untrained(arguments: argparse.Namespace) -> bool:
+    """Whether the model was named without weights, so that they are random."""
+    return arguments.weights is None and weights_file(Path(arguments.model)) is None
+
+
 def _tell(arguments: argparse.Namespace) -> None:
-    if arguments.weights is None and weights_file(Path(arguments.model)) is None:
+    if _untrained(arguments):
         print(f"note: {arguments.model} has random weights; give a run, or --weights FILE")
     print(f"the figure is in {arguments.out}")

@@ -1,37 +1,58 @@
-"""One map of weights laid over an image, and the pieces that all figures share."""
+"""One map of weights laid over an image, and the pieces that all figures of weights share.
+
+Weights are shown as *times uniform*: N A_ij / sum_j |A_ij| for a row i of N tokens. 1 is what each token would give if
+all gave alike, in any layer, at any size of its grid, and for attention, whose rows sum to 1, it is N A.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, FuncNorm, ListedColormap, Normalize
 from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 from torch import Tensor
 
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#0b3c8c", "#4f9bd9", "#f7f7f7", "#ee7b51", "#8c0d25"])
-"""Blue for what is subtracted, red for what is added."""
+from contagg.figures import GREEN, GREY, SIGNED, UNSIGNED, bare
 
-POSITIVE = LinearSegmentedColormap.from_list("positive", SIGNED(np.linspace(0.5, 1, 256)))
-MARKER = "#00c853"
+MARKER = GREEN
+LEAST_PEAK = 9.0
+"""Times uniform at the strong end of a scale, unless a weight is larger: so even weights are faint, a third of it."""
+_OPACITY = 0.8
+_CROWDED = 60.0
+"""Times uniform of a scale's end above which its 0 and its 1 would be written over each other."""
+
+
+def times_uniform(values: Tensor, prefix: Tensor | None = None) -> Tensor:
+    """Weights (H, W) of one row of A, and (P,) of its class tokens: N times their share of all sizes, signs kept."""
+    others = values.new_empty(0) if prefix is None else prefix
+    total = values.abs().sum() + others.abs().sum()
+    return values * (values.numel() + others.numel()) / total.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def colours(values: Tensor) -> ScalarMappable:
-    """Colours for weights: white is 0, so that even weights look even, and the strongest colour the largest size."""
-    peak = values.abs().max().item() or 1.0
-    if values.min() < 0:
-        return ScalarMappable(Normalize(-peak, peak), SIGNED)
-    return ScalarMappable(Normalize(0, peak), POSITIVE)
+    """Colours for weights in times uniform, spaced by their square root and as opaque as they are strong.
+
+    0 has none and 1 is faint. Weights without signs have a scale without signs.
+    """
+    peak = max(values.abs().max().item(), LEAST_PEAK)
+    signed = bool((values < 0).any())
+    scale: Normalize = FuncNorm((_root, _square), -peak if signed else 0, peak)
+    return ScalarMappable(scale, _SIGNED if signed else _UNSIGNED)
 
 
-def bare(axes: Axes) -> None:
-    """Take ticks and frame away."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color("#bbbbbb")
+def _seen_through(palette: Colormap) -> Colormap:
+    """A palette whose opacity grows from its weak end, which of a signed one is its middle."""
+    places = np.linspace(0, 1, 256)
+    painted = palette(places)
+    painted[:, 3] = _OPACITY * (np.abs(2 * places - 1) if palette is SIGNED else places)
+    return ListedColormap(painted, palette.name)
+
+
+_SIGNED, _UNSIGNED = _seen_through(SIGNED), _seen_through(UNSIGNED)
 
 
 def draw_image(axes: Axes, image: Image.Image, size: Sequence[int]) -> None:
@@ -42,15 +63,15 @@ def draw_image(axes: Axes, image: Image.Image, size: Sequence[int]) -> None:
 
 
 def draw_overlay(axes: Axes, values: Tensor, stride: float, image: Image.Image, size: Sequence[int]) -> ScalarMappable:
-    """Weights (h, w), a token `stride` pixels wide, over the image in pale grey; small weights let it shine through."""
+    """Weights (h, w) in times uniform, a token `stride` pixels wide, over the image in pale grey."""
     height, width = size
     grey = np.asarray(image.convert("L"), dtype=float) / 255
-    axes.imshow(0.35 + 0.6 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(0.6 + 0.4 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     mappable = colours(values)
-    painted = mappable.to_rgba(values.numpy())
-    painted[..., 3] = 0.85 * (values.abs() / mappable.get_clim()[1]).sqrt().numpy()
     rows, columns = values.shape
-    axes.imshow(painted, extent=(0, columns * stride, rows * stride, 0), interpolation="nearest")
+    axes.imshow(
+        mappable.to_rgba(values.numpy()), extent=(0, columns * stride, rows * stride, 0), interpolation="nearest"
+    )
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     bare(axes)
@@ -68,13 +89,23 @@ def mark(axes: Axes, row: float, column: float, stride: float) -> None:
 
 
 def colour_bar(axes: Axes, mappable: ScalarMappable) -> None:
-    """A bar as high as the map, at its right, labelled at its ends and at 0."""
+    """A bar as high as the map, at its right, with a tick at 1, times uniform, and at its ends."""
     bar = axes.figure.colorbar(mappable, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
     low, high = mappable.get_clim()
-    ticks = sorted({low, 0.0, high})
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    ticks = [low, -1.0, 1.0, high] if low < 0 else [0.0, 1.0, high]
+    bar.set_ticks(ticks if low < 0 or high < _CROWDED else ticks[1:])
+    bar.set_ticks(bar.get_ticks(), labels=[f"{tick:.3g}" for tick in bar.get_ticks()])
     bar.ax.tick_params(labelsize=7, length=2, pad=2)
+    bar.ax.minorticks_off()
     bar.outline.set_visible(False)
+
+
+def minus_signs(axes: Axes, values: Tensor, size: float) -> None:
+    """A minus on each cell of a small map that subtracts: also where the picture is seen in grey."""
+    strong = -0.4 * values.abs().max()
+    for row, column in (values < 0).nonzero().tolist():
+        colour = "white" if values[row, column] < strong else GREY
+        axes.text(column, row, "−", ha="center", va="center", fontsize=size, color=colour)
 
 
 def zoom(axes: Axes, values: Tensor, row: int, column: int) -> None:
@@ -92,5 +123,14 @@ def zoom(axes: Axes, values: Tensor, row: int, column: int) -> None:
     top, start = max(row - reach, 0), max(column - reach, 0)
     window = values[top : row + reach + 1, start : column + reach + 1]
     inset.imshow(colours(values).to_rgba(window.numpy()), interpolation="nearest")
+    minus_signs(inset, window, 8)
     mark(inset, row - top - 0.5, column - start - 0.5, 1)
-    bare(inset)
+    bare(inset, "#333333")
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.square(values)

@@ -1,4 +1,4 @@
-"""The static affinities that a model has learnt, layer by layer, without an image (Figure 1 right)."""
+"""The static affinities of a model, layer by layer, without an image (Figure 1 right)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from contagg.affinity import MLP, Affinity, Convolution, Grid
 from contagg.errors import UserError
-from contagg.files import save_figure
-from contagg.inspect.overlay import MARKER, SIGNED, bare
+from contagg.figures import SIGNED, UNSIGNED, bare, new_figure, save_figure
+from contagg.inspect.overlay import MARKER, minus_signs
 from contagg.inspect.recording import Layer, Term, layers
 from contagg.inspect.statistics import Statistics, affinity_statistics, sample_positions
 from contagg.inspect.view import CENTRE, Position, pixel
@@ -24,6 +24,8 @@ from contagg.inspect.view import CENTRE, Position, pixel
 HEADS_SHOWN = 6
 _PANEL = 1.05
 """Inches."""
+_LARGEST_WITH_SIGNS = 9
+"""Cells along a side of a map up to which each negative one has its minus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +51,26 @@ class StaticRow:
 
 
 def draw_static(
-    model: nn.Module, path: str | Path, *, at: Position = CENTRE, chosen: Sequence[int] | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    at: Position = CENTRE,
+    chosen: Sequence[int] | None = None,
+    untrained: bool = False,
 ) -> list[StaticRow]:
-    """Draw the learnt static affinities: a row a layer; its mean over heads, then some heads. Returns the numbers.
+    """Draw the static affinities: a row a layer; its mean over heads, then some heads. Returns the numbers.
 
     Args:
         path: Of the figure; its ending says the format.
         at: For dense affinities, row and column of the grid's tokens; fractions are parts of its height and width.
         chosen: Numbers of layers, from 1 through the whole model; all by default.
+        untrained: Whether the weights are random, which the figure then says; otherwise it calls them learnt.
 
     Raises:
         UserError: a layer or position that does not exist, or a model without static affinities.
     """
     rows = static_rows(model, at, chosen)
-    save_figure(static_figure(rows), Path(path))
+    save_figure(static_figure(rows, untrained=untrained), Path(path))
     return rows
 
 
@@ -88,30 +96,44 @@ def static_rows(model: nn.Module, at: Position = CENTRE, chosen: Sequence[int] |
     ]
 
 
-def static_figure(rows: Sequence[StaticRow]) -> Figure:
+def static_figure(rows: Sequence[StaticRow], *, untrained: bool = False) -> Figure:
     """The figure of `draw_static`; many layers stand in two columns."""
     heads = max(len(row.values) for row in rows)
     wide = 2 + (min(heads, HEADS_SHOWN) if heads > 1 else 0)  # the label, the mean, some heads
     columns = -(-len(rows) // (10 if heads > 1 else 6))
     length = -(-len(rows) // columns)
-    size = (max(columns * wide * _PANEL * 1.1, 6), length * _PANEL * 1.25 + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle("Learnt static affinities: what a position gathers from in any image", fontsize=11)
-    grid = figure.subplots(length, columns * wide, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    size = (max(columns * wide * _PANEL * 1.1, 6), length * _PANEL * 1.25 + 1.1)
+    kind = "Static affinities" if untrained else "Learnt static affinities"
+    figure = new_figure(*size, f"{kind}: what a position gathers from in any image", untrained=untrained)
+    grid = figure.add_gridspec(length, columns * wide)
     for index, row in enumerate(rows):
         column, line = divmod(index, length)
-        _draw_row(list(grid[line, column * wide : (column + 1) * wide]), row)
-    scale = ScalarMappable(Normalize(-1, 1), SIGNED)
-    bar = figure.colorbar(scale, ax=list(grid.flat), location="bottom", fraction=0.03, aspect=60, pad=0.02, shrink=0.6)
-    bar.set_ticks([-1, 0, 1], labels=["- the number above a map", "0", "+ the number above a map"])
-    bar.ax.tick_params(labelsize=8)
+        _draw_row([figure.add_subplot(grid[line, column * wide + place]) for place in range(_panels(row))], row)
+    _draw_scales(figure, means=heads > 1, signed=any((row.values < 0).any() for row in rows))
     return figure
+
+
+def _panels(row: StaticRow) -> int:
+    """The label, the mean over heads, and some heads; or the label and the one head."""
+    return 2 + (min(len(row.values), HEADS_SHOWN) if len(row.values) > 1 else 0)
+
+
+def _draw_scales(figure: Figure, *, means: bool, signed: bool) -> None:
+    """A bar for each scale that the figure uses; their ends are the number above each map."""
+    unsigned = (Normalize(0, 1), UNSIGNED, [0, 1], ["0", "the number above a map"])
+    both = (Normalize(-1, 1), SIGNED, [-1, 0, 1], ["−", "0", "+ the number above a map"])
+    chosen = ([unsigned] if means or not signed else []) + ([both] if signed else [])
+    panels = list(figure.axes)
+    for norm, palette, ticks, labels in chosen:
+        scale = ScalarMappable(norm, palette)
+        bar = figure.colorbar(scale, ax=panels, location="bottom", fraction=0.03, aspect=60, pad=0.02, shrink=0.6)
+        bar.set_ticks(ticks, labels=labels)
+        bar.ax.tick_params(labelsize=8)
 
 
 def _draw_row(line: Sequence[Axes], row: StaticRow) -> None:
     label, mean, *others = line
+    label.set_axis_off()
     text = f"layer {row.number}\n{row.layer.label}"
     names = [term.name for term in row.layer.terms()]
     if len(names) == 2:
@@ -119,24 +141,27 @@ def _draw_row(line: Sequence[Axes], row: StaticRow) -> None:
     label.text(1, 0.5, text, ha="right", va="center", fontsize=8, transform=label.transAxes)
     count = len(row.values)
     if count == 1:
-        _draw_map(mean, row, "one head, ±", row.values[0])
+        _draw_map(mean, row, "one head", row.values[0])
     else:
-        _draw_map(mean, row, "mean |A|, ", row.values.abs().mean(0))  # kernels of both signs would cancel
-        for axes, index in zip(others, np.linspace(0, count - 1, min(count, HEADS_SHOWN)).round(), strict=False):
-            _draw_map(axes, row, f"head {index + 1:.0f}, ±", row.values[int(index)])
+        _draw_map(mean, row, "mean |A|", row.values.abs().mean(0))  # kernels of both signs would cancel
+        for axes, index in zip(others, np.linspace(0, count - 1, len(others)).round(), strict=True):
+            _draw_map(axes, row, f"head {index + 1:.0f}", row.values[int(index)])
 
 
 def _draw_map(axes: Axes, row: StaticRow, name: str, values: Tensor) -> None:
     peak = values.abs().max().item()
-    axes.set_axis_on()
-    axes.imshow(values.numpy(), cmap=SIGNED, vmin=-peak or -1, vmax=peak or 1, interpolation="nearest")
+    signed = bool((values < 0).any())
+    palette, low = (SIGNED, -peak) if signed else (UNSIGNED, 0.0)
+    axes.imshow(values.numpy(), cmap=palette, vmin=low, vmax=peak or 1, interpolation="nearest")
     bare(axes)
+    if max(values.shape) <= _LARGEST_WITH_SIGNS:
+        minus_signs(axes, values, 5)
     if not isinstance(row.term.affinity, Convolution):
         # Arrows at the edges: a frame would hide the weight of the position itself.
         style: dict[str, Any] = {"color": MARKER, "markersize": 4, "clip_on": False, "zorder": 5}
         axes.plot(row.column, len(values) - 0.5, "^", **style)
         axes.plot(-0.5, row.row, ">", **style)
-    axes.set_title(f"{name}{peak:.2g}", fontsize=7, pad=2)
+    axes.set_title(f"{name}, {'±' if signed else ''}{peak:.2g}", fontsize=7, pad=2)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from contagg.errors import UserError
-from contagg.files import save_figure
+from contagg.figures import save_figure
 from contagg.training.curves import read_metrics
 
 SHARP, UNIFORM = 0.01, 0.99

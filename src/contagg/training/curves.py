@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from contagg.errors import UserError, nearest
-from contagg.files import save_figure
+from contagg.figures import save_figure
 from contagg.training.run_folder import RunFolder
 
 Axis = Literal["epoch", "step"]

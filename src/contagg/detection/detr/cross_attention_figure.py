@@ -16,9 +16,9 @@ from contagg.data.coco.dataset import evaluation_transform, read_image
 from contagg.detection.detr.cross_attention import Looks, looks
 from contagg.detection.saved import load_detector
 from contagg.errors import UserError
-from contagg.files import save_figure
+from contagg.figures import new_figure, save_figure
 from contagg.inspect.gathering import Head
-from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay
+from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay, times_uniform
 from contagg.training.run_folder import weights_in
 
 MOST_ROWS = 24
@@ -87,15 +87,16 @@ def looking_figure(
         raise UserError(f"a figure of {len(rows)} rows is too long; choose queries and heads for {MOST_ROWS}")
     maps = {"cross-attention": found.attention} | ({} if found.prior is None else {"prior": found.prior})
     height = _PANEL * min(max(size[0] / size[1], 0.5), 2.0) + 0.45
-    figure = Figure(figsize=((1 + len(maps)) * (_PANEL + 0.45), len(rows) * height + 0.5), layout="constrained")
-    figure.suptitle(f"Where queries look, decoder layer {found.layer}", fontsize=11)
+    title = f"Where queries look, decoder layer {found.layer}\ncolour: times uniform (1: as if all tokens gave alike)"
+    figure = new_figure((1 + len(maps)) * (_PANEL + 0.45), len(rows) * height + 0.7, title)
     for axes, (query, head) in zip(figure.subplots(len(rows), 1 + len(maps), squeeze=False), rows, strict=True):
         draw_image(axes[0], image, size)
         axes[0].set_title(f"query {query}: {told(found, query, names)}", fontsize=9)
         _box(axes[0], found.boxes[query - 1], size)
         heads = f"mean of {len(found.attention)} heads" if head == "mean" else f"head {head}"
         for panel, (name, values) in zip(axes[1:], maps.items(), strict=True):
-            colour_bar(panel, draw_overlay(panel, of_head(values, query, head), stride, image, size))
+            weights = times_uniform(of_head(values, query, head))
+            colour_bar(panel, draw_overlay(panel, weights, stride, image, size))
             _box(panel, found.boxes[query - 1], size)
             panel.set_title(f"{name}, {heads}", fontsize=9)
     return figure
