@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from opening import folder
 
-from contagg.data.datasets import ImageData, MemoryImages, balanced_part, printable
+from contagg.data.datasets import ImageData, MemoryImages, balanced_part
 from contagg.data.sources import open_data
 
 MakeFolder = Callable[..., Path]
@@ -58,7 +58,3 @@ def test_a_part_keeps_image_and_label_together() -> None:
     assert [part[index][1] for index in range(3)] == [0, 1, 1]
     assert part.name(1) == "image 19" and part.identity == [b"3", b"19", b"4"]
     assert torch.equal(part.gather(np.array([1])), whole.gather(np.array([19])))
-
-
-def test_printable() -> None:
-    assert printable("a b\n\x1b[31m\udcff é") == "a b\\n\\x1b[31m\\udcff é"

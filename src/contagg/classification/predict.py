@@ -17,10 +17,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 
 from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing, Transform
-from contagg.data.datasets import printable
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, printable
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,8 @@ import torch
 from timm.data.readers.reader_wds import ReaderWds, WdsTargetKeyError
 from torch.utils.data import get_worker_info
 
-from contagg.data.datasets import printable
 from contagg.data.decode import UnreadableSampleError, as_grey_or_rgb
-from contagg.errors import UserError
+from contagg.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,9 @@ from contagg.data.datasets import (
     ReaderImages,
     balanced_part,
     check_labels,
-    printable,
 )
 from contagg.data.named import cifar10, digits, fashion_mnist
-from contagg.errors import UserError
+from contagg.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
