@@ -46,6 +46,14 @@ def test_runs_compared_best_first() -> None:
     assert lines[1].get_ydata().tolist() == [25, 50]
 
 
+def test_the_legend_says_what_its_numbers_are() -> None:
+    same = compare_figure({"one": [(1, 0.25), (2, 0.8105)], "two": [(2, 0.5)]}, "accuracy").axes[0].get_legend()
+    assert same.get_title().get_text() == "accuracy at epoch 2"
+    assert [text.get_text() for text in same.get_texts()] == ["one: 81.1 %", "two: 50.0 %"]  # as in a table
+    other = compare_figure({"one": [(7, 2.5)], "two": [(9, 1.25)]}, "train_loss", "step").axes[0].get_legend()
+    assert other.get_title().get_text() == "train loss at the last step of each"
+
+
 def test_against_steps(tmp_path: Path) -> None:
     losses = read_metrics(a_run(tmp_path / "run"), "step")["train_loss"]
     assert losses == [(7, 2.5), (14, 1.5), (21, 1.25)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid, join_heads, split_heads
 from contagg.benchmark.timing import peak_bytes
+from contagg.figures import PALETTE, new_figure, plain_axes
 from contagg.models import create
 
 Size = tuple[int, int]
@@ -116,18 +117,19 @@ def _available(device: torch.device) -> int:
 def memory_against_tokens(rows: Iterable[MemoryRow], title: str) -> Figure:
     """Both axes logarithmic, a line a network and path; where a line ends, the next size did not fit."""
     rows = list(rows)
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
+    networks = list(dict.fromkeys(row.model for row in rows))
     for name, path in dict.fromkeys((row.model, row.path) for row in rows):
         line = [row for row in rows if (row.model, row.path) == (name, path)]
         peaks = [float("nan") if row.peak_megabytes is None else row.peak_megabytes for row in line]
         style = "--" if path == FORMED else "-"
-        axes.plot([row.tokens for row in line], peaks, style, marker="o", label=f"{name}, {path}")
+        colour = PALETTE[networks.index(name) % len(PALETTE)]
+        axes.plot([row.tokens for row in line], peaks, style, marker="o", color=colour, label=f"{name}, {path}")
     sizes = {row.tokens: f"{row.tokens:,}\n{row.height} x {row.width}" for row in rows}
-    axes.set(xscale="log", yscale="log", xlabel="tokens of the first stage", ylabel="peak of a training step, MB")
+    axes.set(xscale="log", yscale="log")
+    plain_axes(axes, "tokens of the first stage", "peak of a training step, MB", title)
     axes.set_xticks(list(sizes), list(sizes.values()), fontsize=8)
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     return figure

@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-OURS, OTHERS = "#D55E00", "#0072B2"
-"""Two of Okabe and Ito's colours."""
+from contagg.figures import BLUE, VERMILION, new_figure, plain_axes
+
+OURS, OTHERS = VERMILION, BLUE
+_MARK = 7
+"""Points across a mark."""
+_SIDES = {"right": (1, 0), "above": (0, 1), "below": (0, -1), "left": (-1, 0)}
+"""Where a name may stand beside its mark, in the order in which they are tried."""
 
 
 def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> Figure:
@@ -16,36 +23,61 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         points: `model`, `form`, `precision`, `images_per_second` and `reported_top1` of each measurement.
         device: For the title.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
-    models = {model: [p for p in points if p["model"] == model] for model in dict.fromkeys(p["model"] for p in points)}
-    best = {model: max(own, key=lambda point: point["images_per_second"]) for model, own in models.items()}
-    for model, own in models.items():
-        fastest = best[model]
+    names, taken = [], []
+    for model in dict.fromkeys(point["model"] for point in points):
+        own = [point for point in points if point["model"] == model]
+        fastest = max(own, key=lambda point: point["images_per_second"])
         plain = next((point for point in own if point["form"] == "plain"), fastest)
         colour = OURS if model.startswith("container") else OTHERS
-        speeds = [plain["images_per_second"], fastest["images_per_second"]]
-        axes.plot(speeds, [fastest["reported_top1"]] * 2, color=colour, linewidth=1.5, alpha=0.5)
-        axes.plot(speeds[0], fastest["reported_top1"], "o", color=colour, markerfacecolor="white", markersize=7)
-        axes.plot(speeds[1], fastest["reported_top1"], "o", color=colour, markersize=7)
-        # A name stands above its mark, and below it where another mark is near above.
-        near = any(
-            abs(other["images_per_second"] - speeds[1]) < 0.2 * speeds[1]
-            and 0 < other["reported_top1"] - fastest["reported_top1"] < 1
-            for other in best.values()
-        )
-        axes.annotate(
-            model,
-            (speeds[1], fastest["reported_top1"]),
-            xytext=(0, -15 if near else 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=colour,
-        )
-    axes.set_xlabel("images a second (hollow: as it is, filled: its fastest form)")
-    axes.set_ylabel("ImageNet top-1 as reported, %")
-    axes.set_title(device, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.15, y=0.15)
+        slow, fast, height = plain["images_per_second"], fastest["images_per_second"], fastest["reported_top1"]
+        axes.plot([slow, fast], [height] * 2, color=colour, linewidth=1.5, alpha=0.5)
+        axes.plot(slow, height, "o", color=colour, markerfacecolor="white", markersize=_MARK)
+        axes.plot(fast, height, "o", color=colour, markersize=_MARK)
+        names.append((model, fast, height, colour))
+        taken.append((slow, fast, height))
+    plain_axes(axes, "images/s (hollow: as it is, filled: its fastest form)", "ImageNet top-1 as reported, %", device)
+    axes.margins(x=0.12, y=0.12)
+    _name(axes, names, taken)
     return figure
+
+
+def _name(
+    axes: Axes, names: Sequence[tuple[str, float, float, str]], taken: Sequence[tuple[float, float, float]]
+) -> None:
+    """Write each name at its mark (x, y), on the side where it hides least of lines (x, x, y) and of other names."""
+    axes.figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
+    half = _MARK / 2 * axes.figure.dpi / 72
+    ends = [axes.transData.transform([(slow, y), (fast, y)]) for slow, fast, y in taken]
+    boxes = [Bbox([left - half, right + half]) for left, right in ends]
+    for name, x, y, colour in names:
+        tries = {}
+        for side, (right, up) in _SIDES.items():
+            text = axes.annotate(
+                name,
+                (x, y),
+                xytext=(right * _MARK, up * _MARK),
+                textcoords="offset points",
+                ha={1: "left", 0: "center", -1: "right"}[right],
+                va={1: "bottom", 0: "center", -1: "top"}[up],
+                fontsize=8,
+                color=colour,
+            )
+            tries[side] = (text, text.get_window_extent())
+        frame = axes.get_window_extent()
+        best = min(tries, key=lambda side: _hidden(tries[side][1], boxes) + _outside(tries[side][1], frame))
+        boxes.append(tries[best][1])
+        for side, (text, _) in tries.items():
+            if side != best:
+                text.remove()
+
+
+def _hidden(box: Bbox, others: Sequence[Bbox]) -> float:
+    common = (Bbox.intersection(box, other) for other in others)
+    return sum(part.width * part.height for part in common if part is not None)
+
+
+def _outside(box: Bbox, frame: Bbox) -> float:
+    inside = Bbox.intersection(box, frame)
+    return box.width * box.height - (inside.width * inside.height if inside is not None else 0)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from contagg.figures import save_figure
+from contagg.figures import new_figure, save_figure
 from contagg.files import write_output
 
 _MOST_NUMBERS = 20
@@ -35,7 +35,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     classes = len(class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.5, 0.42 * classes + 2), 14)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = new_figure(side + 0.8, side)
     axes = figure.subplots()
     # The square root keeps a few mistakes in a hundred visible beside the diagonal.
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)

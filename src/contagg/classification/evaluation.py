@@ -20,6 +20,7 @@ from contagg.data.sampling import IGNORED
 from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device
 from contagg.errors import UserError
+from contagg.figures import percent
 from contagg.training.run_folder import weights_in
 
 
@@ -40,7 +41,7 @@ class Evaluation:
     confusion: Tensor
 
     def __str__(self) -> str:
-        scores = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in self.scores.items())
+        scores = ", ".join(f"{name.replace('_', ' ')} {percent(value, 2)}" for name, value in self.scores.items())
         skipped = f", {self.skipped} images could not be read" if self.skipped else ""
         return f"{scores} of {self.images} images{skipped}"
 

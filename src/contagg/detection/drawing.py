@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from contagg.detection.batching import Detections
 from contagg.detection.evaluation import masks_of
-from contagg.figures import save_figure
+from contagg.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, percent, save_figure
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's, which colour-blind people can tell apart; a class keeps its colour."""
+COLOURS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)
+"""Light ones first, for the names are black; a class keeps its colour."""
 
 
 def draw(axes: Axes, image: np.ndarray, found: Detections, names: Sequence[str], least_score: float) -> int:
@@ -32,7 +31,7 @@ def draw(axes: Axes, image: np.ndarray, found: Detections, names: Sequence[str],
         axes.text(
             left,
             max(top - 1, 0),
-            f"{names[label]} {100 * value:.0f} %",
+            f"{names[label]} {percent(value, 0)}",
             fontsize=6.5,
             va="bottom",
             color="black",
@@ -52,7 +51,7 @@ def save_drawing(
     size = 2.6 * columns, 2.6 * rows
     if len(images) == 1:  # of its shape, but for a strip, which would leave no room to draw or need too much
         size = 7.0, min(max(7.0 * images[0].shape[0] / images[0].shape[1], 1.0), 28.0)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells[len(images) :]:
         axes.set_axis_off()

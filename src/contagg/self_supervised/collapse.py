@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from contagg.errors import UserError
-from contagg.figures import save_figure
+from contagg.figures import BLUE, PALETTE, VERMILION, new_figure, percent, plain_axes, save_figure
 from contagg.training.curves import read_metrics
 
 SHARP, UNIFORM = 0.01, 0.99
@@ -46,27 +44,22 @@ def draw_teacher(folder: str | Path, outputs: int) -> Path:
     accuracy = {name: points for name, points in columns.items() if name.startswith("accuracy_knn")}
     if "train_teacher_entropy" not in columns:
         raise UserError(f"{folder} is no run of DINO: it has no teacher's entropy")
-    figure = Figure(figsize=(4.4 * (2 + bool(accuracy)), 3.6), layout="constrained")
+    figure = new_figure(4.4 * (2 + bool(accuracy)), 3.6, Path(folder).resolve().name)
     panels = figure.subplots(1, 2 + bool(accuracy))
     _entropy(panels[0], columns["train_teacher_entropy"], math.log(outputs))
     _information(panels[1], columns["train_teacher_information"])
     if accuracy:
         _accuracy(panels[2], accuracy)
-    for axes in panels:
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(Path(folder).resolve().name, fontsize=11)
     path = Path(folder) / "figures" / "teacher.png"
     save_figure(figure, path)
     return path
 
 
 def _entropy(axes: Axes, points: Sequence[tuple[int, float]], top: float) -> None:
-    axes.axhspan(UNIFORM * top, top, color="#D55E00", alpha=0.25, linewidth=0)
-    axes.axhspan(0, SHARP * top, color="#D55E00", alpha=0.25, linewidth=0)
+    axes.axhspan(UNIFORM * top, top, color=VERMILION, alpha=0.25, linewidth=0)
+    axes.axhspan(0, SHARP * top, color=VERMILION, alpha=0.25, linewidth=0)
     for height, name, side in ((top, "log K: uniform", "bottom"), (0, "0: one prototype", "top")):
-        axes.axhline(height, color="#D55E00", linewidth=1)
+        axes.axhline(height, color=VERMILION, linewidth=1)
         axes.annotate(
             name,
             (0.98, height),
@@ -75,30 +68,30 @@ def _entropy(axes: Axes, points: Sequence[tuple[int, float]], top: float) -> Non
             "offset points",
             ha="right",
             va=side,
-            color="#D55E00",
+            color=VERMILION,
             fontsize=9,
         )
-    axes.plot(*zip(*points, strict=True), color="#0072B2", marker="o" if len(points) < 3 else None)
+    axes.plot(*zip(*points, strict=True), color=BLUE, marker="o" if len(points) < 3 else None)
     axes.set_ylim(-0.09 * top, 1.09 * top)
-    axes.set_title("entropy of the teacher's targets (nats)", fontsize=10)
+    plain_axes(axes, "epoch", title="entropy of the teacher's targets (nats)", whole=True)
 
 
 def _information(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
-    axes.axhline(0, color="#D55E00", linewidth=1)
+    axes.axhline(0, color=VERMILION, linewidth=1)
     axes.annotate(
-        "0: all images alike", (0.98, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#D55E00",
+        "0: all images alike", (0.98, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=VERMILION,
         fontsize=9,
     )  # fmt: skip
-    axes.plot(*zip(*points, strict=True), color="#0072B2", marker="o" if len(points) < 3 else None)
+    axes.plot(*zip(*points, strict=True), color=BLUE, marker="o" if len(points) < 3 else None)
     axes.set_ylim(bottom=min(0, min(value for _, value in points)) - 0.05)
-    axes.set_title("what a target says of its image (nats)", fontsize=10)
+    plain_axes(axes, "epoch", title="what a target says of its image (nats)", whole=True)
 
 
 def _accuracy(axes: Axes, curves: dict[str, list[tuple[int, float]]]) -> None:
     for number, (name, points) in enumerate(curves.items()):
         epochs, values = zip(*points, strict=True)
-        colour = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")[number % 5]
-        label = f"k = {name.removeprefix('accuracy_knn')}: {100 * values[-1]:.1f} %"
+        colour = PALETTE[number % len(PALETTE)]
+        label = f"k = {name.removeprefix('accuracy_knn')}: {percent(values[-1])}"
         axes.plot(epochs, [100 * value for value in values], marker="o", markersize=3, color=colour, label=label)
-    axes.legend(frameon=False, fontsize=9)
-    axes.set_title("k nearest neighbours of the teacher (%)", fontsize=10)
+    axes.legend(frameon=False, fontsize=9, title="at the last epoch", title_fontsize=9, alignment="left")
+    plain_axes(axes, "epoch", title="k nearest neighbours of the teacher (%)", whole=True)

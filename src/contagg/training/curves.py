@@ -8,10 +8,9 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from contagg.errors import UserError, nearest
-from contagg.figures import save_figure
+from contagg.figures import BLUE, PALETTE, new_figure, percent, plain_axes, save_figure
 from contagg.training.run_folder import RunFolder
 
 Axis = Literal["epoch", "step"]
@@ -20,8 +19,6 @@ Columns = dict[str, list[tuple[int, float]]]
 
 _NOT_CURVES = ("epoch", "step")
 _PARTS = ("train", "validation")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which colour-blind people can tell apart."""
 
 
 def read_metrics(folder: str | Path, axis: Axis = "epoch") -> Columns:
@@ -56,13 +53,12 @@ def run_figure(columns: Columns, title: str) -> Figure:
     for name in sorted(columns, key=lambda name: (name == "learning_rate", "loss" in name)):
         part, _, rest = name.partition("_")
         panels.setdefault(rest if part in _PARTS else name, {})[name] = columns[name]
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = new_figure(4.2 * len(panels), 3.6, title)
     for axes, (kind, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         share = kind.startswith("accuracy")
-        for colour, (name, points) in zip(_COLOURS, curves.items(), strict=False):
+        for colour, (name, points) in zip(PALETTE, curves.items(), strict=False):
             _draw(axes, points, colour, name.replace("_", " "), share)
-        _finish(axes, kind.replace("_", " "), share)
+        plain_axes(axes, "epoch", _quantity(kind, share), whole=True)
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=9)
         if share:
@@ -71,17 +67,20 @@ def run_figure(columns: Columns, title: str) -> Figure:
 
 
 def compare_figure(runs: Mapping[str, Sequence[tuple[int, float]]], metric: str, axis: Axis = "epoch") -> Figure:
-    """One curve a run, named with its last value."""
+    """One curve a run, best at the end first; the legend says its last value, and that it is the last."""
     share = metric.startswith("accuracy")
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
     order = sorted(runs.items(), key=lambda run: -run[1][-1][1])
     for number, (name, points) in enumerate(order):
-        style = "-" if number < len(_COLOURS) else "--"
-        last = f"{100 * points[-1][1]:.1f} %" if share else f"{points[-1][1]:.4g}"
-        _draw(axes, points, _COLOURS[number % len(_COLOURS)], f"{name}: {last}", share, style)
-    _finish(axes, metric.replace("_", " "), share, axis)
-    axes.legend(frameon=False, fontsize=9)
+        style = "-" if number < len(PALETTE) else "--"
+        last = percent(points[-1][1]) if share else f"{points[-1][1]:.4g}"
+        _draw(axes, points, PALETTE[number % len(PALETTE)], f"{name}: {last}", share, style)
+    plain_axes(axes, axis, _quantity(metric, share), whole=True)
+    ends = {points[-1][0] for points in runs.values()}
+    where = f"{axis} {ends.pop()}" if len(ends) == 1 else f"the last {axis} of each"
+    title = f"{_quantity(metric, False)} at {where}"
+    axes.legend(frameon=False, fontsize=9, title=title, title_fontsize=9, alignment="left")
     return figure
 
 
@@ -108,15 +107,11 @@ def _draw(
     axes.plot(epochs, scaled, style, color=colour, label=label, linewidth=1.6, marker=marker)
 
 
-def _finish(axes: Axes, kind: str, share: bool, axis: Axis = "epoch") -> None:
-    axes.set_xlabel(axis)
-    axes.set_ylabel(f"{kind} (%)" if share else kind)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+def _quantity(metric: str, share: bool) -> str:
+    return metric.replace("_", " ") + (" (%)" if share else "")
 
 
 def _mark_best(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
     epoch, value = max(points, key=lambda point: point[1])
-    axes.plot([epoch], [100 * value], "o", color=_COLOURS[0], markersize=6)
-    axes.set_title(f"best {100 * value:.2f} % at epoch {epoch}", fontsize=10)
+    axes.plot([epoch], [100 * value], "o", color=BLUE, markersize=6)
+    axes.set_title(f"best {percent(value, 2)} at epoch {epoch}", fontsize=10)

@@ -16,7 +16,7 @@ from contagg.data.coco.dataset import evaluation_transform, read_image
 from contagg.detection.detr.cross_attention import Looks, looks
 from contagg.detection.saved import load_detector
 from contagg.errors import UserError
-from contagg.figures import new_figure, save_figure
+from contagg.figures import new_figure, percent, save_figure
 from contagg.inspect.gathering import Head
 from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay, times_uniform
 from contagg.training.run_folder import weights_in
@@ -58,7 +58,7 @@ def chosen_queries(found: Looks, wanted: Sequence[int] | None) -> list[int]:
 def told(found: Looks, query: int, names: Sequence[str]) -> str:
     """A query's likeliest class."""
     chance, label = found.chances[query - 1].max(0)
-    return f"{names[int(label)]} {100 * float(chance):.0f} %"
+    return f"{names[int(label)]} {percent(float(chance), 0)}"
 
 
 def of_head(values: Tensor, query: int, head: Head) -> Tensor:
