@@ -1,18 +1,16 @@
 """The named networks, registered with timm. Table 2 is a table of words here."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from inspect import signature
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from contagg.errors import UserError, nearest
 from contagg.nn import vit as vit  # registers DeiT with PAM
+from contagg.nn.build import build, check_names, pretrained_cfg
 from contagg.nn.network import Container
-from contagg.nn.pretrained_cfg import untrained
 from contagg.nn.stages import NetworkConfig
 
 _TABLE2 = NetworkConfig()
@@ -42,43 +40,23 @@ CONFIGS: dict[str, NetworkConfig] = {
 
 
 default_cfgs = generate_default_cfgs(
-    {f"{name}.untrained": untrained("stages.0.embedding.projection", "head.fc") for name in CONFIGS}
+    {
+        f"{name}.untrained": pretrained_cfg("stages.0.embedding.projection", "head.fc", (7, 7), config.fixed_input_size)
+        for name, config in CONFIGS.items()
+    }
 )
-
-
-RENAMED = {"widths": "embed_dims", "patches": "patch_sizes"}
-_FEATURES = ("features_only", "out_indices", "feature_cls")
+_FIELDS = [field.name for field in fields(NetworkConfig)]
 
 
 def _register(name: str, config: NetworkConfig) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         """Any field of NetworkConfig, such as `affinity`, may be given beside timm's own arguments."""
-        config_names = [field.name for field in fields(NetworkConfig)]
-        _check_names(name, kwargs, {*config_names, *_FEATURES, *_names(Container), *_names(build_model_with_cfg)})
-        changed = {field: kwargs.pop(field) for field in config_names if field in kwargs}
-        return build_model_with_cfg(
-            Container,
-            name,
-            pretrained,
-            model_cfg=replace(config, **changed),
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-            **kwargs,
-        )
+        check_names(name, kwargs, Container, _FIELDS)
+        changed = {field: kwargs.pop(field) for field in _FIELDS if field in kwargs}
+        return build(Container, name, pretrained, (0, 1, 2, 3), model_cfg=replace(config, **changed), **kwargs)
 
     entrypoint.__name__ = name
     register_model(entrypoint)
-
-
-def _names(takes: Callable[..., Any]) -> list[str]:
-    return [name for name in signature(takes).parameters if name not in ("cfg", "kwargs", "model_cfg", "feature_cfg")]
-
-
-def _check_names(name: str, arguments: Mapping[str, Any], known: set[str]) -> None:
-    for argument in arguments:
-        if argument in RENAMED:
-            raise UserError(f"{name}: {argument!r} is called {RENAMED[argument]!r}")
-        if argument not in known:
-            raise UserError(f"{name}: no argument {argument!r}.{nearest(argument, known)}")
 
 
 for _name, _config in CONFIGS.items():

@@ -96,7 +96,8 @@ def documented(name: str) -> set[str]:
     from timm.models import model_entrypoint
     from torch import nn
 
-    from contagg.models import RENAMED, NetworkConfig  # and registers ours
+    from contagg.models import NetworkConfig  # and registers ours
+    from contagg.nn.build import RENAMED
 
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")

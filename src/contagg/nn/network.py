@@ -8,7 +8,7 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from contagg.errors import UserError
-from contagg.nn.released import accept_released
+from contagg.nn.checkpoint_filter import accept_other_names, checkpoint_filter_fn
 from contagg.nn.stages import STAGES, NetworkConfig, build_stages
 
 
@@ -39,6 +39,8 @@ class Container(nn.Module):
         UserError: an image with other than `in_chans` channels, or a grid that a static affinity cannot serve.
     """
 
+    checkpoint_filter_fn = staticmethod(checkpoint_filter_fn)
+
     def __init__(
         self,
         cfg: NetworkConfig,
@@ -53,12 +55,13 @@ class Container(nn.Module):
         self.config = cfg
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self.stages = nn.ModuleList(build_stages(cfg, in_chans, to_2tuple(img_size), drop_path_rate))
+        self.img_size = to_2tuple(img_size)
+        self.stages = nn.ModuleList(build_stages(cfg, in_chans, self.img_size, drop_path_rate))
         self.num_features = self.head_hidden_size = cfg.embed_dims[-1]
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         start_classifier(self.head)
-        self.register_load_state_dict_pre_hook(accept_released)
+        self.register_load_state_dict_pre_hook(accept_other_names)
         self.feature_info = cfg.feature_info()
 
     def no_weight_decay(self) -> set[str]:
@@ -89,10 +92,10 @@ class Container(nn.Module):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resize what was learnt for one grid, static affinities and positions, to the grids of another image size."""
-        image_size = to_2tuple(img_size)
-        for stage, grid in zip(self.stages, self.config.grids(image_size), strict=False):
+        self.img_size = to_2tuple(img_size)
+        for stage, grid in zip(self.stages, self.config.grids(self.img_size), strict=False):
             stage.resize(grid)  # type: ignore[operator]
-        update_model_input_size(self, image_size)
+        update_model_input_size(self, self.img_size)
 
     def forward_intermediates(
         self,

@@ -1,12 +1,14 @@
 """The authors' names for `container_v1_light`, and ours."""
 
 import re
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 StateDict = dict[str, Tensor]
+
+RELEASED_STEM = "patch_embed1.proj.weight"
+"""By this name a state dict is known as the authors'."""
 
 # Released name -> ours, where they differ; applied in order to a name's whole text.
 _RENAMES = (
@@ -72,12 +74,4 @@ def to_released(ours: StateDict) -> StateDict:
 
 def is_released(state: StateDict) -> bool:
     """Whether a state dict carries the names of the authors' release."""
-    return "patch_embed1.proj.weight" in state
-
-
-def accept_released(module: nn.Module, state: StateDict, prefix: str, *_: Any) -> None:
-    """A hook before `load_state_dict`: the authors' file loads wherever ours does, `checkpoint_path` included."""
-    if not prefix and is_released(state):
-        ours = from_released(state)
-        state.clear()
-        state.update(ours)
+    return RELEASED_STEM in state

@@ -57,6 +57,11 @@ class NetworkConfig:
         """The affinity word of each stage."""
         return (self.affinity,) * STAGES if isinstance(self.affinity, str) else self.affinity
 
+    @property
+    def fixed_input_size(self) -> bool:
+        """Whether a network so described serves the one image size that it was made or resized for."""
+        return any("mlp" in word for word in self.words)
+
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and module of each stage, in timm's form."""
         strides = accumulate(self.patch_sizes, mul)

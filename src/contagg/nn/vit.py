@@ -1,19 +1,20 @@
 """DeiT with a position-aware static affinity added to its attention (PAM, appendix B)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.layers import to_2tuple
-from timm.models import VisionTransformer, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import VisionTransformer, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
 from contagg.affinity.mlp import MLP
 from contagg.affinity.words import Site
 from contagg.nn.aggregation import build_aggregation
-from contagg.nn.pretrained_cfg import untrained
+from contagg.nn.build import build, check_names, pretrained_cfg
+from contagg.nn.checkpoint_filter import accept_other_names, checkpoint_filter_fn
 
 default_cfgs = generate_default_cfgs(
-    {"deit_small_pam.untrained": untrained("patch_embed.proj", "head", fixed_input_size=True)}
+    {"deit_small_pam.untrained": pretrained_cfg("patch_embed.proj", "head", pool_size=None, fixed_input_size=True)}
 )
 
 
@@ -36,8 +37,12 @@ class PositionAwareAttention(nn.Module):
 class PositionAwareTransformer(VisionTransformer):
     """timm's vision transformer, its attention replaced; serves the image size it was made or resized for."""
 
+    checkpoint_filter_fn = staticmethod(checkpoint_filter_fn)
+    __jit_unused_properties__: ClassVar[list[str]] = ["img_size"]
+
     def __init__(self, num_heads: int, **arguments: Any) -> None:
         super().__init__(num_heads=num_heads, **arguments)
+        self.register_load_state_dict_pre_hook(accept_other_names)
         for block in self.blocks:
             block.attn = PositionAwareAttention(
                 self.embed_dim, self.patch_embed.grid_size, self.num_prefix_tokens, self.embed_dim // num_heads
@@ -46,6 +51,11 @@ class PositionAwareTransformer(VisionTransformer):
                 if isinstance(layer, nn.Linear):
                     nn.init.trunc_normal_(layer.weight, std=0.02)
                     nn.init.zeros_(layer.bias)
+
+    @property
+    def img_size(self) -> Grid:
+        """Height and width that it serves."""
+        return self.patch_embed.img_size
 
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
@@ -62,10 +72,6 @@ class PositionAwareTransformer(VisionTransformer):
 @register_model
 def deit_small_pam(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DeiT-S with PAM: timm's `deit_small_patch16_224` is the same without."""
-    return build_model_with_cfg(
-        PositionAwareTransformer,
-        "deit_small_pam",
-        pretrained,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **({"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6} | kwargs),
-    )
+    check_names("deit_small_pam", kwargs, VisionTransformer)
+    arguments = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6} | kwargs
+    return build(PositionAwareTransformer, "deit_small_pam", pretrained, 3, **arguments)
