@@ -14,7 +14,7 @@ from contagg.nn.network import Container
 from contagg.nn.stages import NetworkConfig
 
 _TABLE2 = NetworkConfig()
-_LIGHT = replace(_TABLE2, affinity=("conv5", "conv5", "conv5", "attention + conv5"), position="cpe")
+_LIGHT = replace(_TABLE2, affinity=("dwconv5", "dwconv5", "dwconv5", "attention + dwconv5"), position="cpe")
 
 CONFIGS: dict[str, NetworkConfig] = {
     # The paper's two networks; the form of the second that its authors released; the first as Sec. 3.4 words it.
@@ -22,17 +22,17 @@ CONFIGS: dict[str, NetworkConfig] = {
     "container_light": _LIGHT,
     "container_v1_light": replace(_LIGHT, mlp_ratios=(8, 8, 4, 4), gate="sigmoid"),
     "container_text": replace(_TABLE2, embed_dims=(128, 256, 320, 512), depths=(2, 3, 8, 3)),
-    "container_pam": replace(_TABLE2, affinity="attention + mlp"),
+    "container_pam": replace(_TABLE2, affinity="attention + token mlp"),
     # The other rows of Table 2.
     "container_attention": replace(_TABLE2, affinity="attention"),
     "container_full_conv3": replace(_TABLE2, affinity="full-conv3"),
     "container_group_conv3": replace(_TABLE2, affinity="group-conv3/8"),
-    "container_dw3": replace(_TABLE2, affinity="conv3"),
-    "container_mh_dw3": replace(_TABLE2, affinity="conv3/32"),
-    "container_mlp": replace(_TABLE2, affinity="mlp"),
+    "container_dw3": replace(_TABLE2, affinity="dwconv3"),
+    "container_mh_dw3": replace(_TABLE2, affinity="dwconv3/32"),
+    "container_mlp": replace(_TABLE2, affinity="token mlp"),
     # The paper gives no ranks; these meet its parameter counts with one fraction of N in every stage.
-    "container_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp rank {rank}" for rank in (868, 217, 54, 14))),
-    "container_mh_mlp_lr": replace(_TABLE2, affinity=tuple(f"mlp/32 rank {rank}" for rank in (500, 125, 31, 8))),
+    "container_mlp_lr": replace(_TABLE2, affinity=tuple(f"token mlp rank {rank}" for rank in (868, 217, 54, 14))),
+    "container_mh_mlp_lr": replace(_TABLE2, affinity=tuple(f"token mlp/32 rank {rank}" for rank in (500, 125, 31, 8))),
     # For CPUs.
     "container_tiny": replace(_TABLE2, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
     "container_light_tiny": replace(_LIGHT, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),

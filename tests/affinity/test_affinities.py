@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from contagg.affinity import MLP, Convolution, Mixture, SelfAttention
+from contagg.affinity import DepthwiseConv, Mixture, SelfAttention, TokenMLP
 from contagg.errors import UserError
 
 POSITIONS = torch.arange(15)
@@ -16,25 +16,25 @@ def test_attention_rows_sum_to_one_and_uniform_keys_average() -> None:
     torch.testing.assert_close(attention.rows(tokens, (3, 5), POSITIONS).sum(-1), torch.ones(2, 2, 15))
     torch.nn.init.zeros_(attention.key.weight)
     mean = values.mean(1, keepdim=True).expand_as(values)
-    torch.testing.assert_close(attention.aggregate(values, tokens, (3, 5)), mean)
+    torch.testing.assert_close(attention(values, tokens, (3, 5)), mean)
 
 
 def test_identity_kernel_is_the_identity_and_a_shifted_one_shifts() -> None:
-    convolution = Convolution(4, kernel_size=3, bias=False)
+    convolution = DepthwiseConv(4, kernel_size=3, bias=False)
     values = torch.randn(2, 15, 4)
     with torch.no_grad():
         convolution.weight.zero_()[:, :, 1, 1] = 1
-    torch.testing.assert_close(convolution.aggregate(values, values, (3, 5)), values)
+    torch.testing.assert_close(convolution(values, values, (3, 5)), values)
     torch.testing.assert_close(convolution.matrix(values, (3, 5))[0], torch.eye(15).expand(4, 15, 15))
     with torch.no_grad():
         convolution.weight.zero_()[:, :, 1, 2] = 1  # each position gathers from its right neighbour
     expected = torch.zeros(2, 3, 5, 4)
     expected[:, :, :-1] = values.unflatten(1, (3, 5))[:, :, 1:]
-    torch.testing.assert_close(convolution.aggregate(values, values, (3, 5)).unflatten(1, (3, 5)), expected)
+    torch.testing.assert_close(convolution(values, values, (3, 5)).unflatten(1, (3, 5)), expected)
 
 
 def test_convolution_outside_its_window_is_exactly_zero() -> None:
-    row = Convolution(2, kernel_size=3).rows(torch.randn(1, 77, 2), (7, 11), torch.tensor([3 * 11 + 5]))
+    row = DepthwiseConv(2, kernel_size=3).rows(torch.randn(1, 77, 2), (7, 11), torch.tensor([3 * 11 + 5]))
     row = row.unflatten(3, (7, 11))
     assert row[..., 2:5, 4:7].abs().min() > 0
     row[..., 2:5, 4:7] = 0
@@ -44,18 +44,18 @@ def test_convolution_outside_its_window_is_exactly_zero() -> None:
 @pytest.mark.parametrize("rank", [None, 4])
 def test_mlp_serves_its_grid_only_until_resized(rank: int | None) -> None:
     torch.manual_seed(0)
-    mlp = MLP(6, (3, 5), rank=rank)
+    mlp = TokenMLP(6, (3, 5), rank=rank)
     larger = torch.randn(2, 77, 6)
     with pytest.raises(UserError, match=r"grid of 3 x 5.*7 x 11.*set_input_size"):
-        mlp.aggregate(larger, larger, (7, 11))
+        mlp(larger, larger, (7, 11))
     mlp.resize((7, 11))
-    assert mlp.aggregate(larger, larger, (7, 11)).shape == larger.shape
+    assert mlp(larger, larger, (7, 11)).shape == larger.shape
     assert mlp.matrix(larger, (7, 11)).shape == (1, 1, 77, 77)
 
 
 def test_mlp_resized_averages_as_before_and_keeps_prefix_tokens() -> None:
     """A constant image stays what it was: rows keep their sums over the sources."""
-    mlp = MLP(4, (4, 6), prefix=1)
+    mlp = TokenMLP(4, (4, 6), prefix=1)
     with torch.no_grad():
         mlp.factors[0].copy_(torch.full((1, 25, 25), 1 / 24))
         mlp.factors[0][:, :, 0] = 3.0
@@ -66,7 +66,7 @@ def test_mlp_resized_averages_as_before_and_keeps_prefix_tokens() -> None:
 
 
 def test_mlp_resize_to_the_same_grid_changes_nothing() -> None:
-    mlp = MLP(64, (4, 6), head_width=32, rank=3)
+    mlp = TokenMLP(64, (4, 6), head_width=32, rank=3)
     before = [factor.clone() for factor in mlp.factors]
     mlp.resize((4, 6))
     for factor, old in zip(mlp.factors, before, strict=True):
@@ -74,30 +74,30 @@ def test_mlp_resize_to_the_same_grid_changes_nothing() -> None:
 
 
 def test_low_rank_matrix_has_that_rank() -> None:
-    matrix = MLP(4, (5, 7), rank=3).double().matrix(torch.randn(1, 35, 4).double(), (5, 7))
+    matrix = TokenMLP(4, (5, 7), rank=3).double().matrix(torch.randn(1, 35, 4).double(), (5, 7))
     assert torch.linalg.matrix_rank(matrix[0, 0]) == 3
 
 
 def test_gates_start_in_the_middle() -> None:
     for gate in ("free", "sigmoid", "free/head", "sigmoid/head"):
-        mixture = Mixture(SelfAttention(96), Convolution(96), gate=gate)
+        mixture = Mixture(SelfAttention(96), DepthwiseConv(96), gate=gate)
         for weight in mixture.gate():
             torch.testing.assert_close(weight, torch.full((3 if "head" in gate else 1,), 0.5))
 
 
 def test_convolution_refuses_class_tokens() -> None:
     with pytest.raises(UserError, match="16 tokens do not fill a grid of 3 x 5"):
-        Convolution(4).aggregate(torch.randn(1, 16, 4), torch.randn(1, 16, 4), (3, 5))
+        DepthwiseConv(4)(torch.randn(1, 16, 4), torch.randn(1, 16, 4), (3, 5))
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: SelfAttention(48, head_width=32), "head width 32 does not divide 48"),
-        (lambda: Convolution(48, head_width=32), "head width 32 does not divide 48"),
-        (lambda: MLP(48, (2, 2), head_width=32), "head width 32 does not divide 48"),
-        (lambda: Convolution(48, kernel_size=4), "kernel size must be odd"),
-        (lambda: Mixture(SelfAttention(32), Convolution(32), gate="sigmod"), "Did you mean 'sigmoid'"),
+        (lambda: DepthwiseConv(48, head_width=32), "head width 32 does not divide 48"),
+        (lambda: TokenMLP(48, (2, 2), head_width=32), "head width 32 does not divide 48"),
+        (lambda: DepthwiseConv(48, kernel_size=4), "kernel size must be odd"),
+        (lambda: Mixture(SelfAttention(32), DepthwiseConv(32), gate="sigmod"), "Did you mean 'sigmoid'"),
     ],
 )
 def test_sizes_that_cannot_be(build: object, message: str) -> None:

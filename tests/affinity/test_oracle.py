@@ -3,12 +3,29 @@
 import pytest
 import torch
 
-from contagg.affinity import MLP, Affinity, Mixture, SelfAttention, Site, build_affinity
+from contagg.affinity import Affinity, Mixture, SelfAttention, Site, TokenMLP, build_affinity
 
 CHANNELS = 96
 GRIDS = [(5, 7), (7, 3), (1, 11), (1, 1)]
-SINGLE = ["attention", "attention/24", "conv1", "conv3", "conv5", "conv5/32", "conv7/48", "mlp", "mlp/32", "mlp rank 3"]
-MIXED = ["attention + conv5", "attention + mlp", "attention/48 + conv3/32", "mlp/32 rank 2 + conv3", "conv3 + conv5"]
+SINGLE = [
+    "attention",
+    "attention/24",
+    "dwconv1",
+    "dwconv3",
+    "dwconv5",
+    "dwconv5/32",
+    "dwconv7/48",
+    "token mlp",
+    "token mlp/32",
+    "token mlp rank 3",
+]
+MIXED = [
+    "attention + dwconv5",
+    "attention + token mlp",
+    "attention/48 + dwconv3/32",
+    "token mlp/32 rank 2 + dwconv3",
+    "dwconv3 + dwconv5",
+]
 GATES = ["free", "free/head", "sigmoid", "sigmoid/head", "sum"]
 CASES = [(word, "free") for word in SINGLE] + [(word, gate) for word in MIXED for gate in GATES]
 
@@ -28,8 +45,7 @@ def by_matrix(affinity: Affinity, values: torch.Tensor, tokens: torch.Tensor, gr
     matrix = affinity.matrix(tokens, grid).expand(len(values), -1, -1, -1)
     width = values.shape[2] // affinity.heads
     heads = [matrix[:, m] @ values[:, :, m * width : (m + 1) * width] for m in range(affinity.heads)]
-    shift = affinity.shift()
-    return torch.cat(heads, 2) + (0 if shift is None else shift)
+    return torch.cat(heads, 2) + (0 if affinity.bias is None else affinity.bias)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -37,7 +53,7 @@ def by_matrix(affinity: Affinity, values: torch.Tensor, tokens: torch.Tensor, gr
 @pytest.mark.parametrize(("word", "gate"), CASES)
 def test_aggregate_is_matrix_times_values(word: str, gate: str, grid: tuple[int, int], seed: int) -> None:
     affinity, tokens, values = drawn(word, grid, gate, seed)
-    fast = affinity.aggregate(values, tokens, grid)
+    fast = affinity(values, tokens, grid)
     slow = by_matrix(affinity, values, tokens, grid)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
@@ -65,6 +81,6 @@ def test_class_tokens_with_attention_and_mlp() -> None:
     """DeiT with PAM: a prefix token beside the grid has a row and a column of its own."""
     torch.manual_seed(0)
     grid, prefix = (3, 5), 1
-    affinity = Mixture(SelfAttention(64), MLP(64, grid, head_width=32, prefix=prefix), gate="sum").double()
+    affinity = Mixture(SelfAttention(64), TokenMLP(64, grid, head_width=32, prefix=prefix), gate="sum").double()
     tokens, values = torch.randn(2, 2, 16, 64, dtype=torch.float64)
-    torch.testing.assert_close(affinity.aggregate(values, tokens, grid), by_matrix(affinity, values, tokens, grid))
+    torch.testing.assert_close(affinity(values, tokens, grid), by_matrix(affinity, values, tokens, grid))

@@ -23,8 +23,8 @@ DEIT = {"patch_size": 7, "embed_dim": 12, "depth": 1, "num_heads": 2, "img_size"
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]
 NETWORKS = {
     "any size": ("container_light_tiny", SMALL, [3, 41, 67]),
-    "grey, other mixers": ("container_light_tiny", SMALL | {"in_chans": 1, "affinity": "conv3"}, [1, 28, 28]),
-    "one size": ("container_tiny", SMALL | {"affinity": "mlp/32", "img_size": 64}, [3, 64, 64]),
+    "grey, other mixers": ("container_light_tiny", SMALL | {"in_chans": 1, "affinity": "dwconv3"}, [1, 28, 28]),
+    "one size": ("container_tiny", SMALL | {"affinity": "token mlp/32", "img_size": 64}, [3, 64, 64]),
     "features alone": ("container_light_tiny", SMALL | {"num_classes": 0}, [3, 32, 32]),
     "timm's": ("deit_tiny_patch16_224", DEIT, [3, 28, 28]),
 }

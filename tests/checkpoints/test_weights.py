@@ -64,7 +64,7 @@ def test_another_architecture_is_named_with_tensors_and_shapes(saved) -> None:
     assert "tensors missing: stages.0.blocks.1.position.weight, stages.0.blocks.1.position.bias," in message
     assert "of another shape: stages.0.embedding.projection.weight (32, 3, 4, 4), the model's (64, 3, 4, 4)," in message
     with pytest.raises(UserError, match=r"8 tensors not in the model: stages\.3\.blocks\.0\.aggregation\.affinity\."):
-        load_into(contagg.create("container_light_tiny", num_classes=3, affinity="conv5"), state, "'x'")
+        load_into(contagg.create("container_light_tiny", num_classes=3, affinity="dwconv5"), state, "'x'")
 
 
 def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 BAD = [
     ({"options": TINY | {"drop_rat": 3}}, "no argument 'drop_rat'. Did you mean 'drop_rate'?"),
-    ({"options": TINY | {"affinity": "conv4"}}, "conv4"),
+    ({"options": TINY | {"affinity": "dwconv4"}}, "dwconv4"),
     ({"name": "container_lihgt", "options": {}}, "Did you mean 'container_light'?"),
 ]
 

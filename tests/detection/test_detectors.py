@@ -190,7 +190,12 @@ def test_timm_backbones_serve(name: str) -> None:
 
 
 def test_of_maps_of_one_stride_the_last_is_taken() -> None:
-    options = {"patch_sizes": (4, 2, 1, 1), "embed_dims": (16, 32, 48, 64), "depths": (1, 1, 1, 1), "affinity": "conv3"}
+    options = {
+        "patch_sizes": (4, 2, 1, 1),
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (1, 1, 1, 1),
+        "affinity": "dwconv3",
+    }
     features = Features("container_light_tiny", [4, 8], frozen=False, **options)
     assert [level.shape[1:] for level in features(torch.randn(1, 3, 40, 56))] == [(16, 10, 14), (64, 5, 7)]
 

@@ -18,7 +18,8 @@ from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
 from contagg.export.arguments import image_size, target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
-from contagg.export.program import export_program, serves_any_size
+from contagg.export.program import export_program
+from contagg.nn.aggregation import serves_any_size
 
 SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
 SIZES = [(2, 64, 64), (2, 91, 70), (1, 40, 129), (3, 301, 400)]
@@ -60,7 +61,7 @@ def test_onnx_answers_at_any_size_and_batch_with_learnt_positions() -> None:
 
 
 def test_a_static_dense_affinity_is_exported_for_its_grid_and_any_batch() -> None:
-    model = drawn("container_tiny", affinity=("conv3", "mlp/32", "mlp rank 3", "attention + mlp"))
+    model = drawn("container_tiny", affinity=("dwconv3", "token mlp/32", "token mlp rank 3", "attention + token mlp"))
     assert not serves_any_size(model) and serves_any_size(drawn("container_tiny"))
     answer = open_pt2(to_pt2(export_program(model, (3, 64, 64), any_size=False), {}))
     assert_answers(answer, model, [(1, 64, 64), (3, 64, 64)])

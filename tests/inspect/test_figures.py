@@ -67,7 +67,7 @@ def test_panels_of_single_affinities_need_no_mixed_map() -> None:
 
 
 def test_titles_say_what_are_means_of_sizes() -> None:
-    model = contagg.create("container_tiny", affinity="conv3 + mlp/32", img_size=64, **SIZES)
+    model = contagg.create("container_tiny", affinity="dwconv3 + token mlp/32", img_size=64, **SIZES)
     [line] = titles(model, None, stages=[3])
     assert [title.split("\n")[1].split(", ", 1)[-1] for title in line] == [
         "mean |A| of 96 heads, α = 0.5", "mean |A| of 96 heads, β = 0.5", "mean |A| of 96 heads",

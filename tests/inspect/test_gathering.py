@@ -58,7 +58,7 @@ def test_stages_blocks_and_heads_as_chosen() -> None:
 
 
 def test_layers_without_an_affinity_are_passed_over() -> None:
-    words = ("full-conv3", "conv3", "full-conv3", "attention")
+    words = ("full-conv3", "dwconv3", "full-conv3", "attention")
     model = contagg.create("container_tiny", affinity=words, **SIZES).eval()
     view = look(model, photo(), {}, size=64)
     assert labels(gather(model, view, (0, 0))) == [(2, 1), (4, 3)]

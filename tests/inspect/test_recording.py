@@ -15,13 +15,13 @@ from contagg.nn.block import normalized
 TINY = {"embed_dims": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 7}
 WORDS = [
     "attention",
-    "conv3",
-    "conv5/32",
-    "mlp",
-    "mlp/32 rank 3",
-    "attention + conv5",
-    "attention + mlp",
-    "conv3 + conv5",
+    "dwconv3",
+    "dwconv5/32",
+    "token mlp",
+    "token mlp/32 rank 3",
+    "attention + dwconv5",
+    "attention + token mlp",
+    "dwconv3 + dwconv5",
 ]
 
 
@@ -52,8 +52,8 @@ def explained(entry: RecordedAggregation, rows: Tensor) -> Tensor:
     width = values.shape[2] // rows.shape[1]
     rows = rows.expand(len(values), -1, -1, -1)
     gathered = [rows[:, m] @ values[:, :, m * width : (m + 1) * width] for m in range(rows.shape[1])]
-    shift = entry.affinity.shift()
-    return aggregation.output(torch.cat(gathered, 2) + (0 if shift is None else shift))
+    bias = entry.affinity.bias
+    return aggregation.output(torch.cat(gathered, 2) + (0 if bias is None else bias))
 
 
 @pytest.mark.parametrize("gate", ["free/head", "sigmoid"])
@@ -89,28 +89,28 @@ def test_recorded_tokens_are_the_true_inputs() -> None:
 
 
 @pytest.mark.parametrize("gate", ["free", "free/head", "sigmoid", "sum"])
-@pytest.mark.parametrize("word", ["attention + conv5", "attention/64 + mlp/32", "conv3 + conv5/32"])
+@pytest.mark.parametrize("word", ["attention + dwconv5", "attention/64 + token mlp/32", "dwconv3 + dwconv5/32"])
 def test_weighted_parts_add_up(word: str, gate: str) -> None:
-    words = ("conv3", "conv3", "conv3", word)
+    words = ("dwconv3", "dwconv3", "dwconv3", word)
     model = drawn(contagg.create("container_tiny", affinity=words, gate=gate, img_size=96, **TINY))
     entries, _ = recorded(model, (96, 96))
     entry = entries[-1]
     mixture = entry.affinity
     positions = [8, 0]
     parts = entry.parts(positions)
-    assert list(parts) == (["static", "static 2"] if "conv3" in word else ["dynamic", "static"]) + ["mixed"]
+    assert list(parts) == (["static", "static 2"] if "dwconv3" in word else ["dynamic", "static"]) + ["mixed"]
     torch.testing.assert_close(parts["mixed"].rows, entry.rows(positions), rtol=1e-12, atol=1e-12)
     *terms, mixed = parts.values()
     torch.testing.assert_close(sum(part.weighted for part in terms), mixed.weighted, rtol=1e-12, atol=1e-12)
-    for part, affinity, weight in zip(terms, (mixture.first, mixture.second), mixture.gate(), strict=True):
+    for part, (affinity, weight) in zip(terms, mixture.terms(), strict=True):
         own = affinity.rows(entry.tokens, entry.grid, torch.tensor(positions))
         for head in range(mixture.heads):
             expected = own[:, head * affinity.heads // mixture.heads]
             torch.testing.assert_close(part.rows[:, head], expected, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(part.weight[head], weight[head * len(weight) // mixture.heads])
+            torch.testing.assert_close(part.weight[head], weight[head * len(weight) // mixture.heads].double())
 
 
-@pytest.mark.parametrize("word", ["attention", "conv3", "mlp/32"])
+@pytest.mark.parametrize("word", ["attention", "dwconv3", "token mlp/32"])
 def test_a_single_affinity_is_its_only_part(word: str) -> None:
     model = drawn(contagg.create("container_tiny", affinity=word, img_size=64, **TINY))
     parts = recorded(model, (64, 64))[0][0].parts([3])

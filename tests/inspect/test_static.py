@@ -40,7 +40,9 @@ def test_a_row_of_dense_affinities() -> None:
 
 
 def test_panels() -> None:
-    model = contagg.create("container_tiny", affinity=("conv3", "mlp/32", "attention", "attention + mlp"), **SIZES)
+    model = contagg.create(
+        "container_tiny", affinity=("dwconv3", "token mlp/32", "attention", "attention + token mlp"), **SIZES
+    )
     figure = static_figure(static_rows(model))
     texts = [axes.texts[0].get_text() for axes in figure.axes if axes.texts and not axes.images]
     assert texts == ["layer 1\nstage 1, block 1", "layer 2\nstage 2, block 1", "layer 3\nstage 2, block 2",
@@ -76,7 +78,7 @@ def test_no_place_is_empty_and_bars_are_of_scales_in_use() -> None:
 
 def test_two_static_affinities_of_a_layer_have_a_row_each() -> None:
     model = contagg.create(
-        "container_tiny", affinity=("conv3 + conv5", "full-conv3", "attention", "attention"), **SIZES
+        "container_tiny", affinity=("dwconv3 + dwconv5", "full-conv3", "attention", "attention"), **SIZES
     )
     rows = static_rows(model)
     assert [(row.number, row.term.name, row.values.shape[1]) for row in rows] == [(1, "static", 3), (1, "static 2", 5)]
@@ -87,7 +89,7 @@ def test_two_static_affinities_of_a_layer_have_a_row_each() -> None:
 
 
 def test_it_is_written(tmp_path: Path) -> None:
-    model = contagg.create("container_tiny", affinity="mlp", depths=(3, 4, 8, 3), img_size=64)
+    model = contagg.create("container_tiny", affinity="token mlp", depths=(3, 4, 8, 3), img_size=64)
     rows = draw_static(model, tmp_path / "static.png")
     assert len(rows) == 18
     with Image.open(tmp_path / "static.png") as written:
@@ -95,7 +97,7 @@ def test_it_is_written(tmp_path: Path) -> None:
 
 
 def test_what_does_not_exist_is_named() -> None:
-    words = ("conv3", "attention", "full-conv3", "mlp")
+    words = ("dwconv3", "attention", "full-conv3", "token mlp")
     model = contagg.create("container_tiny", affinity=words, img_size=64, **SIZES)
     with pytest.raises(UserError, match="layer 6 does not exist; the layers with one are 1, 5"):
         static_rows(model, chosen=[1, 6])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import contagg
-from contagg.affinity import MLP, Convolution, SelfAttention
+from contagg.affinity import DepthwiseConv, SelfAttention, TokenMLP
 from contagg.errors import UserError
 from contagg.inspect.recording import record
 from contagg.inspect.statistics import affinity_statistics, gates, sample_positions, statistics
@@ -17,7 +17,7 @@ TOKENS = torch.zeros(2, 15, 8)
 
 
 def test_identity_reaches_nowhere() -> None:
-    identity = Convolution(8, 3)
+    identity = DepthwiseConv(8, 3)
     nn.init.zeros_(identity.weight)
     identity.weight.data[:, :, 1, 1] = -2.0
     found = affinity_statistics(identity, TOKENS, GRID)
@@ -42,7 +42,7 @@ def test_uniform_attention_is_spread_over_the_grid() -> None:
 
 def test_signs_heads_and_places() -> None:
     """Head 1 takes 3 from two columns to the right and -1 from the row below; head 2 only itself."""
-    affinity = Convolution(2, 5)
+    affinity = DepthwiseConv(2, 5)
     nn.init.zeros_(affinity.weight)
     affinity.weight.data[0, 0, 2, 4] = 3.0
     affinity.weight.data[0, 0, 3, 2] = -1.0
@@ -56,7 +56,7 @@ def test_signs_heads_and_places() -> None:
 
 
 def test_class_tokens_are_left_out() -> None:
-    affinity = MLP(4, (2, 3), prefix=1)
+    affinity = TokenMLP(4, (2, 3), prefix=1)
     with torch.no_grad():
         # Each token gathers itself, and the class token all of them.
         affinity.factors[0].copy_(torch.eye(7) + 9 * torch.eye(7)[:, :1])
@@ -65,7 +65,7 @@ def test_class_tokens_are_left_out() -> None:
 
 
 def test_an_empty_row_counts_as_nothing() -> None:
-    nothing = Convolution(2, 3)
+    nothing = DepthwiseConv(2, 3)
     nn.init.zeros_(nothing.weight)
     found = affinity_statistics(nothing, torch.zeros(1, 15, 2), GRID)
     assert found.distance.tolist() == found.entropy.tolist() == found.within3.tolist() == [0, 0]
@@ -91,7 +91,7 @@ def test_positions_are_spread_over_the_grid() -> None:
 
 def test_a_layer_s_terms_and_gates() -> None:
     torch.manual_seed(0)
-    words = ("conv3", "attention", "attention + mlp", "attention + conv5")
+    words = ("dwconv3", "attention", "attention + token mlp", "attention + dwconv5")
     sizes = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 2}
     model = contagg.create("container_tiny", affinity=words, gate="free/head", img_size=64, **sizes).eval()
     model.get_submodule("stages.3.blocks.0.aggregation.affinity.gate").alpha.data = torch.tensor([0.1, 0.2, 0.3, 0.4])

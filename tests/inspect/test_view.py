@@ -33,7 +33,7 @@ def test_normalized_and_grey_as_the_run_was() -> None:
 
 @pytest.mark.parametrize("name", ["container_tiny", "deit_small_pam", "deit_tiny_patch16_224"])
 def test_a_model_of_one_grid_gets_the_image_squeezed_or_is_resized(name: str) -> None:
-    sizes = TINY | {"affinity": "mlp"} if name == "container_tiny" else {"depth": 1, "num_classes": 3}
+    sizes = TINY | {"affinity": "token mlp"} if name == "container_tiny" else {"depth": 1, "num_classes": 3}
     model = contagg.create(name, img_size=64, **sizes)
     image = Image.new("RGB", (60, 40))
     squeezed = look(model, image, {"input_size": (3, 64, 64)})

@@ -24,15 +24,15 @@ def test_channel_mixing_convolution_is_torchs(word: str, groups: int) -> None:
     assert not hasattr(aggregation.affinity, "matrix")
 
 
-@pytest.mark.parametrize("word", ["attention", "conv3", "mlp", "attention + conv5"])
+@pytest.mark.parametrize("word", ["attention", "dwconv3", "token mlp", "attention + dwconv5"])
 def test_aggregation_moves_information_across_positions_only_within_a_head(word: str) -> None:
     """Eq. 3: before the output projection, head m's channels depend on head m's values alone."""
     torch.manual_seed(1)
     site = Site(channels=64, grid=(3, 5))
     affinity = build_aggregation(word, site).affinity
     tokens, values = torch.randn(1, 15, 64), torch.randn(1, 15, 64, requires_grad=True)
-    result = affinity.aggregate(values, tokens, (3, 5))
+    result = affinity(values, tokens, (3, 5))
     (gradient,) = torch.autograd.grad(result[..., :32].square().sum(), values)
-    if word != "mlp":  # one head over all channels still maps each channel on its own
+    if word != "token mlp":  # one head over all channels still maps each channel on its own
         assert not gradient[..., 32:].any()
     assert gradient[..., :32].any()

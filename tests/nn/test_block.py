@@ -9,7 +9,7 @@ from contagg.nn.block import Block, ConvolutionPosition, normalized
 def test_block_is_two_residuals_after_a_position_encoding() -> None:
     torch.manual_seed(0)
     grid = (3, 5)
-    block = Block(8, build_aggregation("conv3", Site(channels=8, grid=grid)), 4, 0.0, conditional_position=True)
+    block = Block(8, build_aggregation("dwconv3", Site(channels=8, grid=grid)), 4, 0.0, conditional_position=True)
     block = block.double().eval()
     x = torch.randn(2, 15, 8, dtype=torch.float64)
     maps = x.transpose(1, 2).reshape(2, 8, 3, 5)
@@ -40,7 +40,9 @@ def test_position_tells_a_border_from_the_middle() -> None:
 
 def test_stochastic_depth_drops_whole_residuals() -> None:
     torch.manual_seed(0)
-    block = Block(8, build_aggregation("conv3", Site(channels=8, grid=(2, 2))), 4, 1 - 1e-6, conditional_position=False)
+    block = Block(
+        8, build_aggregation("dwconv3", Site(channels=8, grid=(2, 2))), 4, 1 - 1e-6, conditional_position=False
+    )
     x = torch.randn(3, 4, 8)
     assert torch.equal(block.train()(x, (2, 2)), x)
     assert not torch.equal(block.eval()(x, (2, 2)), x)

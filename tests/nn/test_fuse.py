@@ -6,24 +6,25 @@ import torch
 from torch import nn
 
 import contagg
+from contagg.affinity.mixture import FixedGate
 from contagg.errors import UserError
 from contagg.export.program import export_program
 from contagg.models import CONFIGS
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.block import ConvolutionPosition
-from contagg.nn.fuse import GatedSum, Projection, SlicedMlp
+from contagg.nn.fuse import Projection, SlicedMlp
 
 SIZE = (64, 96)
 MIXTURES = [
-    ("conv3 + conv5/8", "free/head"),
-    ("conv5 + conv3", "sigmoid"),
-    ("attention + conv3/16", "free/head"),
-    ("conv3 + attention", "sigmoid/head"),
-    ("attention/16 + mlp", "free/head"),
-    ("mlp/16 rank 5 + conv3", "free/head"),
-    ("attention + mlp/8", "sigmoid"),
+    ("dwconv3 + dwconv5/8", "free/head"),
+    ("dwconv5 + dwconv3", "sigmoid"),
+    ("attention + dwconv3/16", "free/head"),
+    ("dwconv3 + attention", "sigmoid/head"),
+    ("attention/16 + token mlp", "free/head"),
+    ("token mlp/16 rank 5 + dwconv3", "free/head"),
+    ("attention + token mlp/8", "sigmoid"),
     ("attention + attention/16", "free"),
-    ("attention + conv5", "sum"),
+    ("attention + dwconv5", "sum"),
     ("group-conv3/4", "free"),
 ]
 
@@ -83,12 +84,12 @@ def test_nothing_is_left_of_what_was_folded() -> None:
 
 
 def test_static_mixtures_become_one_kernel_and_gates_leave_static_affinities() -> None:
-    two = contagg.fuse(drawn("container_light_tiny", affinity="conv3 + conv5/8", gate="free/head"))
+    two = contagg.fuse(drawn("container_light_tiny", affinity="dwconv3 + dwconv5/8", gate="free/head"))
     affinities = [m.affinity for m in two.modules() if isinstance(m, Aggregation)]
     assert {(a.kernel_size, a.head_width, len(a.weight) == a.heads) for a in affinities} == {(5, 1, True)}
-    mixed = contagg.fuse(drawn("container_tiny", affinity="attention + mlp/8", gate="sigmoid"))
-    sums = [m for m in mixed.modules() if isinstance(m, GatedSum)]
-    assert len(sums) == 5 and all(m.second_gate is None and len(m.first_gate) == 1 for m in sums)
+    mixed = contagg.fuse(drawn("container_tiny", affinity="attention + token mlp/8", gate="sigmoid"))
+    sums = [m for m in mixed.modules() if isinstance(m, FixedGate)]
+    assert len(sums) == 5 and all(m.beta is None and len(m.alpha) == 1 for m in sums)
 
 
 def test_features_and_other_sizes_and_twice() -> None:
@@ -148,12 +149,12 @@ def test_compiled_for_a_cpu_projections_are_convolutions_and_matrix_products_in_
 @pytest.mark.parametrize("name", ["container_tiny", "container_light_tiny"])
 def test_padded_batches(name: str) -> None:
     model = drawn(name).double().eval()
-    inside = torch.zeros(2, *SIZE, dtype=torch.bool)
-    inside[0, :50, :71] = inside[1, :64, :33] = True
-    images = torch.randn(2, 3, *SIZE, dtype=torch.float64) * inside[:, None]
+    mask = torch.zeros(2, *SIZE, dtype=torch.bool)
+    mask[0, :50, :71] = mask[1, :64, :33] = True
+    images = torch.randn(2, 3, *SIZE, dtype=torch.float64) * mask[:, None]
     for got, expected in zip(
-        contagg.fuse(model).forward_intermediates(images, intermediates_only=True, inside=inside),
-        model.forward_intermediates(images, intermediates_only=True, inside=inside),
+        contagg.fuse(model).forward_intermediates(images, intermediates_only=True, mask=mask),
+        model.forward_intermediates(images, intermediates_only=True, mask=mask),
         strict=True,
     ):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)

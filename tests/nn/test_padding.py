@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import contagg
 from contagg.affinity import SelfAttention
-from contagg.affinity.base import PaddedGrid
+from contagg.affinity.base import image_grids
 
 SIZES = [(45, 77), (70, 33), (96, 96)]
 
@@ -14,13 +14,13 @@ SIZES = [(45, 77), (70, 33), (96, 96)]
 def padded(images: list[torch.Tensor], size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of size x size, and where its images are."""
     full = [F.pad(image, (0, size - image.shape[2], 0, size - image.shape[1])) for image in images]
-    inside = torch.zeros(len(images), size, size, dtype=torch.bool)
-    for which, image in zip(inside, images, strict=True):
+    mask = torch.zeros(len(images), size, size, dtype=torch.bool)
+    for which, image in zip(mask, images, strict=True):
         which[: image.shape[1], : image.shape[2]] = True
-    return torch.stack(full), inside
+    return torch.stack(full), mask
 
 
-@pytest.mark.parametrize("options", [{}, {"affinity": "attention + conv5"}, {"position": "absolute", "img_size": 64}])
+@pytest.mark.parametrize("options", [{}, {"affinity": "attention + dwconv5"}, {"position": "absolute", "img_size": 64}])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_padding_changes_nothing(options: dict, checkpointing: bool) -> None:
     torch.manual_seed(0)
@@ -30,8 +30,8 @@ def test_padding_changes_nothing(options: dict, checkpointing: bool) -> None:
         if "running_mean" in name:  # otherwise a normalised 0 would stay 0
             buffer.normal_()
     images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
-    batch, inside = padded(images, 128)
-    maps = network.forward_intermediates(batch, intermediates_only=True, inside=inside)
+    batch, mask = padded(images, 128)
+    maps = network.forward_intermediates(batch, intermediates_only=True, mask=mask)
     for stride, together in zip((4, 8, 16, 32), maps, strict=True):
         assert together.shape[2:] == (128 // stride, 128 // stride)
     for index, image in enumerate(images):
@@ -56,12 +56,12 @@ def test_without_the_mask_padding_is_seen() -> None:
 def test_the_rows_of_attention_leave_padding_out() -> None:
     torch.manual_seed(0)
     attention = SelfAttention(64).double()
-    inside = torch.zeros(2, 5, 7, dtype=torch.bool)
-    inside[0, :3, :4] = inside[1] = True
-    grid = PaddedGrid(inside)
-    assert grid == (5, 7) and grid.sizes == [(3, 4), (5, 7)]
+    mask = torch.zeros(2, 5, 7, dtype=torch.bool)
+    mask[0, :3, :4] = mask[1] = True
+    grid = (5, 7)
+    assert image_grids(mask) == [(3, 4), (5, 7)]
     tokens, values = torch.randn(2, 2, 35, 64, dtype=torch.float64)
-    matrix = attention.matrix(tokens, grid)
-    assert not matrix[0][:, :, ~inside[0].flatten()].any()
+    matrix = attention.matrix(tokens, grid, mask)
+    assert not matrix[0][:, :, ~mask[0].flatten()].any()
     heads = (matrix @ values.unflatten(2, (2, 32)).transpose(1, 2)).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attention.aggregate(values, tokens, grid), heads)
+    torch.testing.assert_close(attention(values, tokens, grid, mask), heads)

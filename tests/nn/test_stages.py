@@ -58,7 +58,7 @@ def test_a_stage_gives_a_map() -> None:
         ("affinity", (1, 2, 3, 4), r"affinity \(1, 2, 3, 4\) must be one word, or 4"),
         ("affinity", 5, "affinity 5 must be one word, or 4"),
         ("patch_sizes", (4, 2, 2, 0), r"patch_sizes \(4, 2, 2, 0\) must be 4 positive"),
-        ("affinity", ("conv3",) * 3, "must be one word, or 4"),
+        ("affinity", ("dwconv3",) * 3, "must be one word, or 4"),
         ("position", "sine", "'absolute' or 'cpe'"),
     ],
 )

@@ -4,7 +4,7 @@ import timm
 import torch
 
 import contagg
-from contagg.affinity import MLP
+from contagg.affinity import TokenMLP
 
 SMALL = {"num_classes": 5, "depth": 2, "embed_dim": 96, "num_heads": 3}
 
@@ -31,7 +31,7 @@ def test_without_its_static_affinity_it_is_deit() -> None:
     images = torch.randn(2, 3, 48, 80)
     assert not torch.allclose(pam(images), deit(images), atol=1e-4)
     for module in pam.modules():
-        if isinstance(module, MLP):
+        if isinstance(module, TokenMLP):
             torch.nn.init.zeros_(module.factors[0])
     torch.testing.assert_close(pam(images), deit(images), rtol=1e-4, atol=1e-5)
 

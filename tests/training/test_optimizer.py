@@ -5,7 +5,7 @@ import torch
 from timm import create_model
 from torch import nn
 
-from contagg.affinity import Convolution
+from contagg.affinity import DepthwiseConv
 from contagg.training.config import OptimizationConfig
 from contagg.training.optimizer import build_optimizer, describe_groups, parameter_groups
 
@@ -20,7 +20,7 @@ def should_decay(model: nn.Module, name: str) -> bool:
     """Kernels and matrices of layers and of static affinities; not norms, biases, gates, learnt positions, tokens."""
     owner = model.get_submodule(name.rpartition(".")[0])
     last = name.rpartition(".")[2]
-    return last == "weight" and isinstance(owner, (nn.Linear, nn.Conv2d, Convolution))
+    return last == "weight" and isinstance(owner, (nn.Linear, nn.Conv2d, DepthwiseConv))
 
 
 @pytest.mark.parametrize("name", MODELS)

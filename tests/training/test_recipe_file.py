@@ -29,11 +29,11 @@ def read(path: Path, *options: str) -> ClassificationRecipe:
 
 
 def test_command_line_overrides_the_file_which_overrides_defaults(recipe: Path) -> None:
-    read_one = read(recipe, "--optimization.epochs", "5", "--model.options.affinity=conv3", "--run.seed=7")
+    read_one = read(recipe, "--optimization.epochs", "5", "--model.options.affinity=dwconv3", "--run.seed=7")
     assert read_one.optimization.epochs == 5
     assert read_one.optimization.batch_size == TINY["optimization"]["batch_size"]
     assert read_one.optimization.weight_decay == 0.05
-    assert read_one.model.options == TINY["model"]["options"] | {"affinity": "conv3"}
+    assert read_one.model.options == TINY["model"]["options"] | {"affinity": "dwconv3"}
     assert read_one.run.seed == 7
 
 

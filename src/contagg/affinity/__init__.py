@@ -2,9 +2,9 @@
 
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid
-from contagg.affinity.convolution import Convolution
+from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import Mixture
-from contagg.affinity.mlp import MLP
+from contagg.affinity.token_mlp import TokenMLP
 from contagg.affinity.words import Site, build_affinity
 
-__all__ = ["MLP", "Affinity", "Convolution", "Grid", "Mixture", "SelfAttention", "Site", "build_affinity"]
+__all__ = ["Affinity", "DepthwiseConv", "Grid", "Mixture", "SelfAttention", "Site", "TokenMLP", "build_affinity"]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid, PaddedGrid, join_heads, split_heads
+from contagg.affinity.base import Affinity, Grid, join_heads, split_heads, tokens_on
 from contagg.errors import UserError
 
 
@@ -13,24 +13,33 @@ class SelfAttention(Affinity):
 
     dynamic = True
 
-    def __init__(self, channels: int, head_width: int = 32) -> None:
+    def __init__(self, channels: int, head_width: int = 32, prefix: int = 0) -> None:
         super().__init__()
         if channels % head_width:
             raise UserError(f"attention: head width {head_width} does not divide {channels} channels")
         self.heads = channels // head_width
+        self.prefix = prefix
         self.scale = head_width**-0.5
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
 
-    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        query, key = split_heads(self.query(tokens), self.heads), split_heads(self.key(tokens), self.heads)
+        keys = None if mask is None else mask.flatten(1)[:, None, None]
+        value = split_heads(values, self.heads)
+        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=keys, scale=self.scale))
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         query = split_heads(self.query(tokens[:, positions]), self.heads)
         key = split_heads(self.key(tokens), self.heads)
         logits = self.scale * query @ key.transpose(2, 3)
-        if isinstance(grid, PaddedGrid):
-            logits = logits.masked_fill(~grid.keys, -torch.inf)
+        if mask is not None:
+            logits = logits.masked_fill(~mask.flatten(1)[:, None, None], -torch.inf)
         return logits.softmax(-1)
 
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        query, key, value = (split_heads(t, self.heads) for t in (self.query(tokens), self.key(tokens), values))
-        mask = grid.keys if isinstance(grid, PaddedGrid) else None
-        return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale))
+    def multiply_adds(self, grid: Grid) -> int:
+        count, channels = tokens_on(grid, self.prefix), self.query.in_features
+        return 2 * count * channels**2 + 2 * count**2 * channels
+
+    def projections(self) -> list[nn.Linear]:
+        return [self.query, self.key]

@@ -2,83 +2,119 @@
 
 Shapes: B images, N = P + H*W tokens (P prefix tokens such as a class token come first, then the grid row by row),
 C channels, M heads of C/M neighbouring channels, R chosen positions.
+
+A batch of images of unequal sizes is padded: each fills the grid from the top left corner. `mask` (B, H, W) is true
+where the batch holds an image; such batches have no prefix tokens. Values and tokens come with zeros where it is false,
+so that a kind which reads neighbours finds beyond an image what it finds beyond the edge of a grid.
 """
 
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
 """Rows and columns of the tokens that lie on a grid."""
 
-
-class PaddedGrid(tuple[int, int]):
-    """A Grid of a batch of which some images fill only a part, from the top left corner; no prefix tokens.
-
-    `inside` (B, H, W) is true where a token is its image's. With it an image is answered as it is alone: nothing
-    attends to padding, and convolutions find zeros there, as they do beyond the edge of a grid.
-    """
-
-    inside: Tensor
-
-    def __new__(cls, inside: Tensor) -> "PaddedGrid":
-        grid = super().__new__(cls, inside.shape[1:])
-        grid.inside = inside
-        return grid
-
-    @property
-    def keys(self) -> Tensor:
-        """(B, 1, 1, N), true for tokens that may be attended to."""
-        return self.inside.flatten(1)[:, None, None]
-
-    @property
-    def sizes(self) -> list[Grid]:
-        """The grid that each image has to itself."""
-        sizes = torch.stack([self.inside[:, :, 0].sum(1), self.inside[:, 0].sum(1)], 1)
-        return [(height, width) for height, width in sizes.tolist()]
+AT_ONCE = 256
+"""Rows of A that are formed together where only some of their columns are kept."""
 
 
 class Affinity(nn.Module, ABC):
-    """A rule that gives `A`, and gives `A V` without forming `A`.
+    """A rule that gives A V without forming `A`, and rows of `A` where they are asked for.
 
-    `heads` is M. An affinity is dynamic when its `A` depends on the tokens.
+    A kind defines `forward`, `rows`, `multiply_adds` and the attributes that differ from their defaults. The other
+    methods have defaults that are right for any kind which serves any grid; `fuse` leaves such a kind as it is.
+    `contagg.testing.check_affinity` tells whether all of it fits together.
+
+    Attributes:
+        heads: M.
+        dynamic: Whether `A` depends on the tokens.
+        local: The farthest that a position gathers from, in rows or columns of the grid; None where nothing bounds it.
+        grid: The one grid that it was learnt for; None where it serves any.
+        prefix: Tokens before the grid that it was made for.
+        bias: (C,), what `forward` adds to A V, or None: a parameter, or a property.
     """
 
     heads: int
     dynamic: bool
+    local: int | None = None
+    grid: Grid | None = None
+    prefix: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(type(self), "bias"):  # a mixture's is a property
+            self.bias: Tensor | None = None
 
     @abstractmethod
-    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
-        """The rows of A at `positions`.
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """A V + bias, head by head.
 
         Args:
+            values: (B, N, C).
             tokens: (B, N, C), the input of the aggregation.
             grid: (H, W).
-            positions: (R,) token indices below N.
+            mask: bool (B, H, W), true where the batch holds an image; None where images fill it. With it an image is
+                answered as it is alone, whatever comes out in its padding. A kind that cannot do that at once calls
+                `each_alone`.
 
         Returns:
-            (B, M, R, N), or (1, M, R, N) where A does not depend on the image.
+            (B, N, C).
+
+        Raises:
+            UserError: a grid that it cannot serve.
         """
 
     @abstractmethod
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        """A V + shift, head by head, for values (B, N, C): (B, N, C). Raises UserError for a grid it cannot serve."""
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The rows of A at `positions`, token indices (R,) below N, with zeros where there is no image.
 
-    def matrix(self, tokens: Tensor, grid: Grid) -> Tensor:
+        Returns:
+            (B, M, R, N), or (1, M, R, N) where A depends neither on the image nor on a mask.
+        """
+
+    def columns(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The columns of A at `positions`, what gathers from them: (B or 1, M, N, R)."""
+        every = torch.arange(tokens.shape[1], device=tokens.device)
+        parts = [self.rows(tokens, grid, some, mask)[..., positions] for some in every.split(AT_ONCE)]
+        return torch.cat(parts, 2)
+
+    def matrix(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """The whole of A, (B or 1, M, N, N): the oracle for small grids."""
-        return self.rows(tokens, grid, torch.arange(tokens.shape[1], device=tokens.device))
+        return self.rows(tokens, grid, torch.arange(tokens.shape[1], device=tokens.device), mask)
 
-    def shift(self) -> Tensor | None:
-        """A constant (C,) that `aggregate` adds to A V (the bias of a convolution), or None."""
+    @abstractmethod
+    def multiply_adds(self, grid: Grid) -> int:
+        """Of one image: A V, what forms A, and the projections of its own, as a counter of matrix products and
+        convolutions finds them. What is added, scaled or normalised entry by entry counts nothing."""
+
+    def terms(self) -> list[tuple["Affinity", Tensor]]:
+        """The affinities that A is a sum of, and the weight of each, (1,) or one a head: itself alone, with 1."""
+        return [(self, torch.ones(1))]
+
+    def projections(self) -> list[nn.Linear] | None:
+        """The layers through which alone it reads tokens; None where it reads them otherwise.
+
+        An affine norm before them can then be folded into them.
+        """
+        return None if self.dynamic else []
+
+    def fold(self, gate: Tensor) -> "Affinity | None":
+        """An inference form of gate A with `gate`, (1,) or one a head, in its parameters; None where there is none."""
         return None
 
+    def merge(self, other: "Affinity") -> "Affinity | None":
+        """One affinity for the sum of this and `other`, of inference forms; None where there is none."""
+        return None
 
-def clear_padding(tokens: Tensor, grid: Grid) -> Tensor:
-    """(B, N, C) with zeros where a PaddedGrid holds no image; as it is on any other grid."""
-    if isinstance(grid, PaddedGrid):
-        return tokens.masked_fill(~grid.inside.flatten(1)[:, :, None], 0)
-    return tokens
+    def resize(self, grid: Grid) -> None:
+        """Serve another grid from now on, with what was learnt for one; nothing to do where any is served."""
+
+    def serves(self, grid: Grid) -> bool:
+        """Whether it can be called with tokens on this grid."""
+        return self.grid is None or tuple(grid) == self.grid
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -99,3 +135,51 @@ def as_map(tokens: Tensor, grid: Grid) -> Tensor:
 def as_tokens(feature_map: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H*W, C), a view of a channels_last map."""
     return feature_map.flatten(2).transpose(1, 2)
+
+
+def clear_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, N, C) with zeros where a mask (B, H, W) finds no image."""
+    return tokens if mask is None else tokens.masked_fill(~mask.flatten(1)[:, :, None], 0)
+
+
+def clear_columns(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """(B or 1, M, R, N) with zeros in the columns where a mask (B, H, W) finds no image: then (B, M, R, N)."""
+    return rows if mask is None else rows.masked_fill(~mask.flatten(1)[:, None, None], 0)
+
+
+def image_grids(mask: Tensor) -> list[Grid]:
+    """The grid that each image of a padded batch has to itself."""
+    sizes = torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], 1)
+    return [(height, width) for height, width in sizes.tolist()]
+
+
+def each_alone(affinity: Affinity, values: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What a kind that knows no masks answers to a padded batch: image by image, each on its own grid, (B, N, C)."""
+    answers = []
+    for value, token, grid in zip(values, tokens, image_grids(mask), strict=True):
+        whole = mask.shape[1], mask.shape[2]
+        own = [as_tokens(as_map(part[None], whole)[..., : grid[0], : grid[1]]) for part in (value, token)]
+        answer = as_map(affinity(*own, grid), grid)
+        answers.append(as_tokens(F.pad(answer, (0, whole[1] - grid[1], 0, whole[0] - grid[0]))))
+    return torch.cat(answers)
+
+
+def by_matrix(affinity: Affinity, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+    """A V + bias by forming A, (B, N, C): what `forward` must equal."""
+    gathered = join_heads(affinity.matrix(tokens, grid, mask) @ split_heads(values, affinity.heads))
+    return gathered if affinity.bias is None else gathered + affinity.bias
+
+
+def spread(weight: Tensor, count: int) -> Tensor:
+    """A weight a layer (1,) or a head (M,) for `count` heads or channels; a layer's stays (1,) and broadcasts."""
+    return weight if len(weight) == 1 else weight.repeat_interleave(count // len(weight))
+
+
+def frozen(tensor: Tensor) -> nn.Parameter:
+    """A parameter that is not learnt."""
+    return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def tokens_on(grid: Grid, prefix: int = 0) -> int:
+    """N."""
+    return prefix + grid[0] * grid[1]

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid
+from contagg.affinity.base import Affinity, Grid, spread
 from contagg.errors import UserError, nearest
 
 GateWord = Literal["free", "free/head", "sigmoid", "sigmoid/head", "sum"]
@@ -36,24 +36,29 @@ class SigmoidGate(nn.Module):
         return alpha, 1 - alpha
 
 
-class SumGate(nn.Module):
-    """alpha = beta = 1, nothing to learn: the static affinity is added as it is (appendix B)."""
+class FixedGate(nn.Module):
+    """Nothing to learn: the static affinity is added as it is (appendix B), or weights of an inference form.
 
-    one: Tensor
+    None stands for 1, also where a weight lies in its affinity's parameters.
+    """
 
-    def __init__(self) -> None:
+    alpha: Tensor | None
+    beta: Tensor | None
+
+    def __init__(self, alpha: Tensor | None, beta: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("one", torch.ones(1), persistent=False)
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("beta", beta)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        return self.one, self.one
+    def forward(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.alpha, self.beta
 
 
 def build_gate(word: GateWord, heads: int) -> nn.Module:
     """The gate of a word; `/head` gives one weight a head instead of one a layer."""
     kinds = {"free": FreeGate, "sigmoid": SigmoidGate}
     if word == "sum":
-        return SumGate()
+        return FixedGate(None, None)
     kind, _, a_head = word.partition("/")
     if kind not in kinds or a_head not in ("", "head"):
         allowed = ("free", "free/head", "sigmoid", "sigmoid/head", "sum")
@@ -62,37 +67,77 @@ def build_gate(word: GateWord, heads: int) -> nn.Module:
 
 
 class Mixture(Affinity):
-    """alpha A + beta S. Neither is formed to aggregate, for (alpha A + beta S) V = alpha A V + beta S V."""
+    """alpha A + beta S. Neither is formed to aggregate, for (alpha A + beta S) V = alpha A V + beta S V.
 
-    def __init__(self, first: Affinity, second: Affinity, gate: GateWord = "free") -> None:
+    Args:
+        first, second: A and S.
+        gate: A word, or a module that gives alpha and beta, (1,) or one a head of A each, or None for 1.
+    """
+
+    def __init__(self, first: Affinity, second: Affinity, gate: GateWord | nn.Module = "free") -> None:
         super().__init__()
         self.first = first
         self.second = second
-        self.gate = build_gate(gate, first.heads)
+        self.gate = gate if isinstance(gate, nn.Module) else build_gate(gate, first.heads)
         self.heads = math.lcm(first.heads, second.heads)
         self.dynamic = first.dynamic or second.dynamic
+        self.prefix = max(first.prefix, second.prefix)
+        self.grid = first.grid or second.grid
+        self.local = None if first.local is None or second.local is None else max(first.local, second.local)
 
-    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
-        alpha, beta = (spread(weight, self.heads)[:, None, None] for weight in self.gate())
-        first, second = (
-            affinity.rows(tokens, grid, positions).repeat_interleave(self.heads // affinity.heads, 1)
-            for affinity in (self.first, self.second)
-        )
-        return alpha * first + beta * second
-
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        alpha, beta = (spread(weight, values.shape[2]) for weight in self.gate())
-        return alpha * self.first.aggregate(values, tokens, grid) + beta * self.second.aggregate(values, tokens, grid)
-
-    def shift(self) -> Tensor | None:
-        parts = [
-            spread(weight, len(shift)) * shift
-            for weight, shift in zip(self.gate(), (self.first.shift(), self.second.shift()), strict=True)
-            if shift is not None
-        ]
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """The affinities' own, as the gate weighs them."""
+        parts = [spread(weight, len(term.bias)) * term.bias for term, weight in self.terms() if term.bias is not None]
         return torch.stack(parts).sum(0) if parts else None
 
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        first, second = self.first(values, tokens, grid, mask), self.second(values, tokens, grid, mask)
+        alpha, beta = (None if gate is None else spread(gate, values.shape[2]) for gate in self.gate())
+        if beta is not None:
+            second = beta * second
+        if alpha is None:
+            return first + second
+        # An inference form whose second gate is folded away takes one pass instead of a product and a sum.
+        return torch.addcmul(second, first, alpha) if beta is None else alpha * first + second
 
-def spread(weight: Tensor, count: int) -> Tensor:
-    """A weight a layer (1,) or a head (M,) for `count` heads or channels; a layer's stays (1,) and broadcasts."""
-    return weight if len(weight) == 1 else weight.repeat_interleave(count // len(weight))
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        first, second = (
+            spread(weight.to(tokens), self.heads)[:, None, None]
+            * term.rows(tokens, grid, positions, mask).repeat_interleave(self.heads // term.heads, 1)
+            for term, weight in self.terms()
+        )
+        return first + second
+
+    def multiply_adds(self, grid: Grid) -> int:
+        return self.first.multiply_adds(grid) + self.second.multiply_adds(grid)
+
+    def terms(self) -> list[tuple[Affinity, Tensor]]:
+        alpha, beta = (torch.ones(1) if gate is None else gate for gate in self.gate())
+        return [(self.first, alpha), (self.second, beta)]
+
+    def projections(self) -> list[nn.Linear] | None:
+        first, second = self.first.projections(), self.second.projections()
+        return None if first is None or second is None else [*first, *second]
+
+    def fold(self, gate: Tensor) -> Affinity:
+        """Weights go into the affinities that take them, which become one where they can."""
+        folded, left = [], []
+        for term, weight in self.terms():
+            weight = weight.to(gate)
+            weight = weight * gate if len(gate) == 1 else spread(weight, self.heads) * spread(gate, self.heads)
+            form = term.fold(weight)
+            folded.append(form or term)
+            left.append(None if form is not None or bool((weight == 1).all()) else weight)
+        if all(weight is None for weight in left) and (merged := folded[0].merge(folded[1])) is not None:
+            return merged
+        return Mixture(folded[0], folded[1], FixedGate(*left))
+
+    def resize(self, grid: Grid) -> None:
+        """Both."""
+        self.first.resize(grid)
+        self.second.resize(grid)
+        self.grid = self.first.grid or self.second.grid
+
+    def serves(self, grid: Grid) -> bool:
+        return self.first.serves(grid) and self.second.serves(grid)

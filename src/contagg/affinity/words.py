@@ -1,4 +1,4 @@
-"""Words for affinities: "attention + conv5", "conv3/32", "mlp/32 rank 49". Adding a kind is one line of `KINDS`."""
+"""Words for affinities: "attention + dwconv5", "dwconv3/32", "token mlp/32 rank 49"."""
 
 import re
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid
-from contagg.affinity.convolution import Convolution
+from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import GateWord, Mixture
-from contagg.affinity.mlp import MLP
+from contagg.affinity.token_mlp import TokenMLP
 from contagg.errors import UserError, nearest
 
 
@@ -31,28 +31,32 @@ class Kind:
 
 
 KINDS = (
-    Kind(r"attention(/(?P<head_width>\d+))?", "attention", lambda site, **sizes: SelfAttention(site.channels, **sizes)),
     Kind(
-        r"conv(?P<kernel_size>\d+)(/(?P<head_width>\d+))?",
-        "conv5",
-        lambda site, **sizes: Convolution(site.channels, **sizes),
+        r"attention(/(?P<head_width>\d+))?",
+        "attention",
+        lambda site, **sizes: SelfAttention(site.channels, prefix=site.prefix, **sizes),
     ),
     Kind(
-        r"mlp(/(?P<head_width>\d+))?( rank (?P<rank>\d+))?",
-        "mlp",
-        lambda site, **sizes: MLP(site.channels, site.grid, prefix=site.prefix, **sizes),
+        r"dwconv(?P<kernel_size>\d+)(/(?P<head_width>\d+))?",
+        "dwconv5",
+        lambda site, **sizes: DepthwiseConv(site.channels, **sizes),
+    ),
+    Kind(
+        r"token mlp(/(?P<head_width>\d+))?( rank (?P<rank>\d+))?",
+        "token mlp",
+        lambda site, **sizes: TokenMLP(site.channels, site.grid, prefix=site.prefix, **sizes),
     ),
 )
 EXAMPLES = (
     "attention",
     "attention/64",
-    "conv3",
-    "conv5",
-    "conv5/32",
-    "mlp",
-    "mlp/32",
-    "mlp/32 rank 49",
-    "attention + conv5",
+    "dwconv3",
+    "dwconv5",
+    "dwconv5/32",
+    "token mlp",
+    "token mlp/32",
+    "token mlp/32 rank 49",
+    "attention + dwconv5",
 )
 
 
@@ -64,7 +68,7 @@ def build_affinity(word: str, site: Site, gate: GateWord = "free", offered: tupl
     """
     terms = [term.strip() for term in word.split("+")]
     if len(terms) > 2:
-        raise UserError(f"affinity {word!r} mixes {len(terms)} affinities; two at most, as in 'attention + conv5'")
+        raise UserError(f"affinity {word!r} mixes {len(terms)} affinities; two at most, as in 'attention + dwconv5'")
     affinities = [_build_term(term, site, word, offered) for term in terms]
     return Mixture(affinities[0], affinities[1], gate) if len(affinities) == 2 else affinities[0]
 
@@ -76,7 +80,10 @@ def _build_term(term: str, site: Site, word: str, offered: tuple[str, ...]) -> A
             if 0 in sizes.values():
                 raise UserError(f"affinity {word!r}: a size of 0 in {term!r}; sizes start at 1")
             return kind.build(site, **sizes)
+    if match := re.fullmatch(r"(conv(?=\d)|mlp(?=/| |$))(.*)", term):
+        now = {"conv": "dwconv", "mlp": "token mlp"}[match[1]] + match[2]
+        raise UserError(f"affinity {word!r}: {term!r} is called {now!r} now")
     raise UserError(
         f"affinity {word!r}: {term!r} is not a known affinity.{nearest(term, offered)} "
-        f"Allowed: {', '.join(offered)} (/n: head width; conv: any odd kernel size)"
+        f"Allowed: {', '.join(offered)} (/n: head width; dwconv: any odd kernel size)"
     )

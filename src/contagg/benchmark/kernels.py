@@ -2,6 +2,7 @@
 matrix product or as a 1 x 1 convolution, the MLP whole or in slices, what GELU costs, attention with and without A.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Grid, as_map, as_tokens
 from contagg.affinity.depthwise import depthwise
 from contagg.benchmark.forms import DTYPES, Setting
-from contagg.benchmark.memory import Formed
+from contagg.benchmark.memory import form
 from contagg.benchmark.timing import Work, interleaved, keep_freed_memory
 from contagg.models import CONFIGS
 from contagg.nn.fuse import Projection, SlicedMlp
@@ -75,7 +76,7 @@ def parts(width: int, grid: Grid, setting: Setting, attends: bool) -> dict[str, 
     sliced, projection = SlicedMlp(mlp), Projection(linear)
     for module in (linear, mlp, linear_mlp, attention, convolution, sliced, projection):
         module.to(setting.device, DTYPES[setting.precision])
-    formed = Formed(attention)
+    formed = form(copy.deepcopy(attention))
     ways: dict[str, Ways] = {
         "projection": {
             "matrix product": linear,
@@ -92,8 +93,8 @@ def parts(width: int, grid: Grid, setting: Setting, attends: bool) -> dict[str, 
     }
     if attends:
         ways["attention"] = {
-            "fused": lambda tokens: attention.aggregate(tokens, tokens, grid),
-            "A formed": lambda tokens: formed.aggregate(tokens, tokens, grid),
+            "fused": lambda tokens: attention(tokens, tokens, grid),
+            "A formed": lambda tokens: formed(tokens, tokens, grid),
         }
     return ways
 

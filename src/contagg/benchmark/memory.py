@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from contagg.affinity.attention import SelfAttention
-from contagg.affinity.base import Affinity, Grid, join_heads, split_heads
+from contagg.affinity.base import Affinity, Grid, by_matrix
 from contagg.benchmark.timing import peak_bytes
 from contagg.figures import PALETTE, new_figure, plain_axes
 from contagg.models import create
+from contagg.nn.aggregation import affinities
 
 Size = tuple[int, int]
 SIZES: tuple[Size, ...] = ((224, 224), (320, 320), (448, 448), (800, 1333))
@@ -36,25 +36,23 @@ class MemoryRow:
     note: str = ""
 
 
-class Formed(nn.Module):
-    """An attention that aggregates by its matrix, N x N a head."""
+def form(affinity: Affinity) -> Affinity:
+    """Make an affinity aggregate by its matrix, N x N a head."""
 
-    def __init__(self, attention: Affinity) -> None:
-        super().__init__()
-        self.attention = attention
+    def forward(values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        return by_matrix(affinity, values, tokens, grid, mask)
 
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        """A V, (B, N, C)."""
-        return join_heads(self.attention.matrix(tokens, grid) @ split_heads(values, self.attention.heads))
+    affinity.forward = forward  # type: ignore[method-assign]
+    return affinity
 
 
 def forming(model: nn.Module) -> nn.Module:
-    """A copy of one of our networks in which every self-attention forms its A."""
+    """A copy of one of our networks in which every dense dynamic affinity forms its A."""
     formed = copy.deepcopy(model)
-    for module in list(formed.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, SelfAttention):
-                setattr(module, name, Formed(child))
+    for affinity in affinities(formed):
+        for term, _ in affinity.terms():
+            if term.dynamic and term.local is None:
+                form(term)
     return formed
 
 

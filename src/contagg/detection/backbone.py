@@ -70,12 +70,12 @@ class Features(nn.Module):
         Raises:
             UserError: the backbone takes no images of this size.
         """
-        images, inside = split_mask(batch)
+        images, mask = split_mask(batch)
         body: Any = self.body
         maps: Any
-        if inside is not None and isinstance(body, FeatureGetterNet) and isinstance(body.model, Container):
+        if mask is not None and isinstance(body, FeatureGetterNet) and isinstance(body.model, Container):
             options: Any = {"indices": body.out_indices, "stop_early": True, "intermediates_only": True}
-            maps = body.model.forward_intermediates(images, inside=inside, **options)
+            maps = body.model.forward_intermediates(images, mask=mask, **options)
         else:
             maps = self._of_any_other(images)
         return [self._checked(found, level, images) for level, found in enumerate(maps)]
@@ -169,7 +169,7 @@ class PyramidBackbone(nn.Module):
     def forward(self, batch: Tensor) -> "OrderedDict[str, Tensor]":
         """(B, 3 or 4, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)) by level, "0" first."""
         maps = self.features(batch)
-        self.edges.inside = split_mask(batch)[1]
+        self.edges.mask = split_mask(batch)[1]
         levels = self.pyramid({str(number): level for number, level in enumerate(maps)})
         for stride, level in zip(self.strides, levels.values(), strict=True):
             assert level.shape[2:] == tuple(math.ceil(length / stride) for length in batch.shape[2:])

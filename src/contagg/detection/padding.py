@@ -20,11 +20,11 @@ class Edges:
     """Makes convolutions find zeros in the padding of the batch under way. One object is shared by a detector's parts.
 
     Attributes:
-        inside: bool (B, H, W), in pixels; None where images fill the batch.
+        mask: bool (B, H, W), in pixels, true where an image is; None where images fill the batch.
     """
 
     def __init__(self) -> None:
-        self.inside: Tensor | None = None
+        self.mask: Tensor | None = None
 
     def guard(self, *parts: nn.Module) -> None:
         """Clear the padding before each convolution of `parts` that looks at neighbours."""
@@ -34,25 +34,25 @@ class Edges:
                     module.register_forward_pre_hook(self._clear)
 
     def _clear(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-        if self.inside is None:
+        if self.mask is None:
             return None
         (level,) = inputs
-        return (level.masked_fill(~on_level(self.inside, level)[:, None], 0),)
+        return (level.masked_fill(~on_level(self.mask, level)[:, None], 0),)
 
     def silence(self, logits: nn.Module) -> None:
         """Let the convolution that gives scores find nothing in the padding, but for training."""
         logits.register_forward_hook(self._silence)
 
     def _silence(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        if self.inside is None or module.training:
+        if self.mask is None or module.training:
             return output
-        return output.masked_fill(~on_level(self.inside, output)[:, None], NOTHING)
+        return output.masked_fill(~on_level(self.mask, output)[:, None], NOTHING)
 
 
-def on_level(inside: Tensor, level: Tensor) -> Tensor:
+def on_level(mask: Tensor, level: Tensor) -> Tensor:
     """Where the images are on a level of a pyramid, (B, C, h, w): bool (B, h, w)."""
-    rows, columns = (_step(inside.shape[axis], level.shape[axis + 1]) for axis in (1, 2))
-    return inside[:, ::rows, ::columns]
+    rows, columns = (_step(mask.shape[axis], level.shape[axis + 1]) for axis in (1, 2))
+    return mask[:, ::rows, ::columns]
 
 
 class EdgedRoIAlign(MultiScaleRoIAlign):

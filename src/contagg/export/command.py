@@ -13,8 +13,9 @@ from contagg.checkpoints.weights import read_weights
 from contagg.errors import UserError
 from contagg.export.arguments import target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
-from contagg.export.program import export_program, serves_any_size
+from contagg.export.program import export_program
 from contagg.files import write_output
+from contagg.nn.aggregation import serves_any_size
 
 TOLERANCE = 1e-4
 """Largest relative difference of a file's answers, in fp32, that is taken for rounding."""

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from contagg.affinity.mlp import MLP
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.fuse import fuse
@@ -46,9 +45,3 @@ def export_program(model: nn.Module, input_size: tuple[int, int, int], any_size:
         reason = str(error).strip().splitlines()[0]
         advice = "; give --size HEIGHT,WIDTH for a file that serves one size" if any_size else ""
         raise UserError(f"{type(model).__name__} cannot be exported: {reason}{advice}") from error
-
-
-def serves_any_size(model: nn.Module) -> bool:
-    """Whether no parameter of a network belongs to one grid, positions that are interpolated aside."""
-    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
-    return not fixed and not any(isinstance(module, MLP) for module in model.modules())

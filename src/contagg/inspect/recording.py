@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contagg.affinity import Affinity, Grid, Mixture
-from contagg.affinity.mixture import spread
+from contagg.affinity import Affinity, Grid
+from contagg.affinity.base import clear_padding, spread
 from contagg.errors import UserError
 from contagg.inspect.timm_attention import grid_of, is_plain_attention, self_attention_of
 from contagg.nn.aggregation import Aggregation
@@ -76,24 +76,22 @@ class Layer:
 
     def terms(self) -> list[Term]:
         """The affinities that A is a weighted sum of: two for a mixture, else one."""
-        affinity = self.affinity
-        if not isinstance(affinity, Mixture):
-            weight = next(affinity.parameters()).new_ones(1)
-            return [Term(name=_kind(affinity), affinity=affinity, weight=weight)]
-        pair = (affinity.first, affinity.second)
-        names = [_kind(affinity.first), _kind(affinity.second)]
-        if names[0] == names[1]:
-            names[1] += " 2"
-        weights = (weight.detach() for weight in affinity.gate())
-        return [Term(name=n, affinity=a, weight=w) for n, a, w in zip(names, pair, weights, strict=True)]
+        terms: list[Term] = []
+        for affinity, weight in self.affinity.terms():
+            name = "dynamic" if affinity.dynamic else "static"
+            if any(term.name == name for term in terms):
+                name += " 2"
+            terms.append(Term(name=name, affinity=affinity, weight=weight.detach()))
+        return terms
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedAggregation(Layer):
-    """An aggregation and its input: `tokens` (B, N, C), of which the last H*W lie on `grid`."""
+    """An aggregation and its input: `tokens` (B, N, C), the last H*W on `grid`; a padded batch has a `mask`."""
 
     tokens: Tensor
     grid: Grid
+    mask: Tensor | None = None
 
     @property
     def prefix(self) -> int:
@@ -107,7 +105,7 @@ class RecordedAggregation(Layer):
     @torch.no_grad()
     def rows(self, positions: Tensor | Sequence[int]) -> Tensor:
         """The rows of A, the whole mixture's, at token indices (R,): (B or 1, M, R, N)."""
-        return self.affinity.rows(self.tokens, self.grid, self._indices(positions))
+        return self.affinity.rows(self.tokens, self.grid, self._indices(positions), self.mask)
 
     @torch.no_grad()
     def parts(self, positions: Tensor | Sequence[int]) -> dict[str, Part]:
@@ -115,9 +113,9 @@ class RecordedAggregation(Layer):
         indices, heads = self._indices(positions), self.affinity.heads
         parts = {}
         for term in self.terms():
-            rows = term.affinity.rows(self.tokens, self.grid, indices)
+            rows = term.affinity.rows(self.tokens, self.grid, indices, self.mask)
             rows = rows.repeat_interleave(heads // term.affinity.heads, 1)
-            parts[term.name] = Part(rows=rows, weight=spread(term.weight, heads).expand(heads))
+            parts[term.name] = Part(rows=rows, weight=spread(term.weight.to(rows), heads).expand(heads))
         mixed = torch.stack(torch.broadcast_tensors(*(part.weighted for part in parts.values()))).sum(0)
         return parts | {"mixed": Part(rows=mixed, weight=mixed.new_ones(heads))}
 
@@ -165,8 +163,11 @@ def record(
     recorded: list[RecordedAggregation] = []
 
     def keep(layer: Layer, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        tokens, grid = inputs if isinstance(module, Aggregation) else (inputs[0], grid_of(model, inputs[0]))
-        recorded.append(RecordedAggregation(**vars(layer), tokens=tokens.detach(), grid=grid))
+        tokens, grid, mask = (
+            (*inputs, None)[:3] if isinstance(module, Aggregation) else (inputs[0], grid_of(model, inputs[0]), None)
+        )
+        tokens = clear_padding(tokens.detach(), mask)
+        recorded.append(RecordedAggregation(**vars(layer), tokens=tokens, grid=grid, mask=mask))
 
     hooks = [
         layer.module.register_forward_hook(lambda module, inputs, _, layer=layer: keep(layer, module, inputs))
@@ -177,10 +178,6 @@ def record(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _kind(affinity: Affinity) -> str:
-    return "dynamic" if affinity.dynamic else "static"
 
 
 def _number(word: str, name: str) -> int:

@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from contagg.affinity import MLP, Affinity, Convolution, Grid
+from contagg.affinity import Affinity, Grid
+from contagg.affinity.base import tokens_on
 from contagg.errors import UserError
 from contagg.figures import SIGNED, UNSIGNED, bare, new_figure, save_figure
 from contagg.inspect.overlay import MARKER, minus_signs
@@ -22,6 +23,8 @@ from contagg.inspect.statistics import Statistics, affinity_statistics, sample_p
 from contagg.inspect.view import CENTRE, Position, pixel
 
 HEADS_SHOWN = 6
+ANY_GRID: Grid = (14, 14)
+"""Shows a static affinity that reaches anywhere on any grid."""
 _PANEL = 1.05
 """Inches."""
 _LARGEST_WITH_SIGNS = 9
@@ -156,7 +159,7 @@ def _draw_map(axes: Axes, row: StaticRow, name: str, values: Tensor) -> None:
     bare(axes)
     if max(values.shape) <= _LARGEST_WITH_SIGNS:
         minus_signs(axes, values, 5)
-    if not isinstance(row.term.affinity, Convolution):
+    if row.term.affinity.local is None:
         # Arrows at the edges: a frame would hide the weight of the position itself.
         style: dict[str, Any] = {"color": MARKER, "markersize": 4, "clip_on": False, "zorder": 5}
         axes.plot(row.column, len(values) - 0.5, "^", **style)
@@ -168,14 +171,14 @@ def _draw_map(axes: Axes, row: StaticRow, name: str, values: Tensor) -> None:
 def _row(layer: Layer, number: int, term: Term, at: Position) -> StaticRow:
     affinity = term.affinity
     grid, prefix = _grid(affinity)
-    if isinstance(affinity, Convolution):
+    if affinity.local is not None:
         row, column = grid[0] // 2, grid[1] // 2
         places = [(row, column)]
     else:
         row, column = pixel(at, grid, f"the grid of {grid[0]} x {grid[1]} tokens of layer {number}")
         places = sample_positions(grid)
     # A static affinity looks at the number of its tokens only.
-    tokens = term.weight.new_empty(1, prefix + grid[0] * grid[1], 1)
+    tokens = term.weight.new_zeros(1, tokens_on(grid, prefix), 1)
     index = torch.tensor([prefix + row * grid[1] + column], device=tokens.device)
     values = affinity.rows(tokens, grid, index)[0, :, 0, prefix:].unflatten(1, grid).float().cpu()
     statistics = affinity_statistics(affinity, tokens, grid, places)
@@ -186,7 +189,6 @@ def _row(layer: Layer, number: int, term: Term, at: Position) -> StaticRow:
 
 def _grid(affinity: Affinity) -> tuple[Grid, int]:
     """The smallest grid that shows all of a static affinity, and the tokens before it."""
-    if isinstance(affinity, Convolution):
-        return (affinity.kernel_size, affinity.kernel_size), 0
-    assert isinstance(affinity, MLP)
-    return affinity.grid, affinity.prefix
+    if affinity.local is not None:
+        return (2 * affinity.local + 1, 2 * affinity.local + 1), 0
+    return affinity.grid or ANY_GRID, affinity.prefix

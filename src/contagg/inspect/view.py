@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize, to_dtype
 
-from contagg.affinity import MLP, Grid
+from contagg.affinity import Grid
 from contagg.errors import UserError
+from contagg.nn.aggregation import serves_any_size
 
 Position = tuple[int | float, int | float]
 """Row and column: whole numbers count pixels from 0, fractions with a decimal point are parts of height and width."""
@@ -55,7 +56,7 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     width, height = image.size
     scale = (size or min(own)) / min(width, height)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    if serves_one_grid(model):
+    if not serves_any_size(model):
         if size is None:
             shape = tuple(own)
         else:
@@ -65,12 +66,6 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     mean, std = (_per_channel(config[name], channels) for name in ("mean", "std"))
     tensor = normalize(to_dtype(pixels, scale=True), mean, std)
     return View(image=image, tensor=tensor.to(next(model.parameters())))
-
-
-def serves_one_grid(model: nn.Module) -> bool:
-    """Whether a model is bound to an image size by a static N x N or, as timm's transformers, by learnt positions."""
-    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
-    return fixed or any(isinstance(module, MLP) for module in model.modules())
 
 
 def pixel(at: Position, size: Grid, what: str) -> Grid:

@@ -25,7 +25,14 @@ class ChannelMixingConvolution(nn.Module):
             )
         self.convolution = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=groups)
 
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+    def projections(self) -> list[nn.Linear]:
+        """None: it reads values alone."""
+        return []
+
+    def fold(self, gate: Tensor) -> None:
+        """It is its own inference form."""
+
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C), each channel from all channels of its group in the window."""
         return as_tokens(self.convolution(as_map(values, grid)))
 
@@ -33,18 +40,32 @@ class ChannelMixingConvolution(nn.Module):
 class Aggregation(nn.Module):
     """Value projection, A V over the heads, output projection."""
 
-    affinity: Affinity | ChannelMixingConvolution
-
     def __init__(self, channels: int, affinity: Affinity | ChannelMixingConvolution) -> None:
         super().__init__()
         self.value = nn.Linear(channels, channels)
-        self.affinity = affinity
+        self.affinity: nn.Module = affinity
         self.output = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, N, C) -> (B, N, C) for N tokens of which the last H*W lie on `grid`."""
-        values = clear_padding(self.value(tokens), grid)
-        return self.output(self.affinity.aggregate(values, tokens, grid))
+    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C) for N tokens of which the last H*W lie on `grid`.
+
+        With `mask` (B, H, W), true where the batch holds an image, an image is answered as it is alone; what comes out
+        in its padding means nothing.
+        """
+        values = clear_padding(self.value(tokens), mask)
+        return self.output(self.affinity(values, clear_padding(tokens, mask), grid, mask))
+
+
+def affinities(model: nn.Module) -> list[Affinity]:
+    """The affinities of a network in its order, a mixture as one; channel-mixing convolutions are none."""
+    mixers = [module.affinity for module in model.modules() if isinstance(module, Aggregation)]
+    return [mixer for mixer in mixers if isinstance(mixer, Affinity)]
+
+
+def serves_any_size(model: nn.Module) -> bool:
+    """Whether no parameter of a network belongs to one grid, positions that are interpolated aside."""
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
+    return not fixed and all(affinity.grid is None for affinity in affinities(model))
 
 
 def build_aggregation(word: str, site: Site, gate: GateWord = "free") -> Aggregation:

@@ -21,8 +21,8 @@ class ConvolutionPosition(nn.Conv2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
-        return tokens + as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
+    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return tokens + as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
 
 
 class Block(nn.Module):
@@ -40,9 +40,9 @@ class Block(nn.Module):
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(B, H*W, C) -> (B, H*W, C)."""
+    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """(B, H*W, C) -> (B, H*W, C); `mask` as `Aggregation` takes it."""
         if self.position is not None:
-            tokens = self.position(tokens, grid)
-        tokens = tokens + self.drop_path1(self.aggregation(normalized(self.norm1, tokens, grid), grid))
+            tokens = self.position(tokens, grid, mask)
+        tokens = tokens + self.drop_path1(self.aggregation(normalized(self.norm1, tokens, grid), grid, mask))
         return tokens + self.drop_path2(self.mlp(normalized(self.norm2, tokens, grid)))

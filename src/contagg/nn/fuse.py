@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
-from contagg.affinity.convolution import Convolution
-from contagg.affinity.mixture import Mixture, spread
-from contagg.affinity.mlp import MLP
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, frozen
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.block import Block, ConvolutionPosition
@@ -24,10 +21,12 @@ from contagg.nn.block import Block, ConvolutionPosition
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of a network for inference, with the same interface; its answers differ by rounding only.
 
-    - a block's BatchNorms go into the projections that read them (query, key and value; the first of the MLP);
+    - a block's BatchNorms go into the projections that read them (value, and the affinity's own where it reads
+      tokens by projections alone; the first of the MLP);
     - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
-    - a mixture's gates go into its static kernels; a dynamic affinity's gate rides on the sum (Eq. 7);
-    - a kernel a head becomes a kernel a channel; stochastic depth goes;
+    - an affinity becomes its own inference form (`Affinity.fold`): a mixture's gates go into static kernels, two
+      kernels become one, a kernel a head a kernel a channel; a dynamic affinity's gate rides on the sum (Eq. 7);
+    - stochastic depth goes;
     - on a CPU the MLP runs some tokens at a time, and projections that are compiled as 1 x 1 convolutions.
 
     The last BatchNorm stays: it is what `forward_features` promises, and covers 1 / 32 of each side.
@@ -47,7 +46,8 @@ def fuse(model: nn.Module) -> nn.Module:
         if isinstance(module, Block):
             _fuse_block(module)
     for aggregation in aggregations:
-        aggregation.affinity = _folded(aggregation.affinity, aggregation.value.out_features)  # type: ignore[assignment]
+        one = aggregation.value.weight.new_ones(1)
+        aggregation.affinity = aggregation.affinity.fold(one) or aggregation.affinity  # type: ignore[operator]
     for module in list(fused.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
@@ -90,10 +90,10 @@ class FoldedPosition(nn.Conv2d):
         super().__init__(channels, channels, size, padding=size // 2, groups=channels)
         weight = position.weight.detach().clone()
         weight[:, :, size // 2, size // 2] += 1
-        self.weight, self.bias = _frozen(weight), position.bias
+        self.weight, self.bias = frozen(weight), position.bias
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
-        return as_tokens(super().forward(as_map(clear_padding(tokens, grid), grid)))
+    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
 
 
 class SlicedMlp(nn.Module):
@@ -126,33 +126,12 @@ class SlicedMlp(nn.Module):
         return answer.unflatten(0, tokens.shape[:2])
 
 
-class GatedSum(nn.Module):
-    """The sum of two aggregations; a gate of (1,) or (C,) where it could not go into the affinity's parameters."""
-
-    first_gate: Tensor | None
-    second_gate: Tensor | None
-
-    def __init__(self, first: nn.Module, second: nn.Module, gates: tuple[Tensor | None, Tensor | None]) -> None:
-        super().__init__()
-        self.first = first
-        self.second = second
-        self.register_buffer("first_gate", gates[0])
-        self.register_buffer("second_gate", gates[1])
-
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        first = self.first.aggregate(values, tokens, grid)  # type: ignore[operator]
-        second = self.second.aggregate(values, tokens, grid)  # type: ignore[operator]
-        if self.second_gate is not None:
-            second = second * self.second_gate
-        # One pass instead of a product and a sum.
-        return second + first if self.first_gate is None else torch.addcmul(second, first, self.first_gate)
-
-
 def _fuse_block(block: Block) -> None:
     if isinstance(block.position, ConvolutionPosition):
         block.position = FoldedPosition(block.position)  # type: ignore[assignment]
-    if isinstance(block.norm1, nn.modules.batchnorm._BatchNorm):
-        _fold_norm(block.norm1, [block.aggregation.value, *_projections(block.aggregation.affinity)])
+    projections = block.aggregation.affinity.projections()  # type: ignore[operator]
+    if isinstance(block.norm1, nn.modules.batchnorm._BatchNorm) and projections is not None:
+        _fold_norm(block.norm1, [block.aggregation.value, *projections])
         block.norm1 = nn.Identity()
     if isinstance(block.norm2, nn.modules.batchnorm._BatchNorm):
         _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
@@ -164,11 +143,6 @@ def _fuse_block(block: Block) -> None:
             setattr(block, name, nn.Identity())
 
 
-def _projections(affinity: nn.Module) -> list[nn.Linear]:
-    """The projections through which an affinity reads the tokens."""
-    return [module for module in affinity.modules() if isinstance(module, nn.Linear)]
-
-
 def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linear]) -> None:
     """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
@@ -176,52 +150,5 @@ def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linea
     shift = norm.bias.double() - norm.running_mean.double() * scale
     for projection in projections:
         matrix = projection.weight.double()
-        projection.bias = _frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
-        projection.weight = _frozen((matrix * scale).to(projection.weight.dtype))
-
-
-def _folded(affinity: nn.Module, channels: int) -> nn.Module:
-    """An affinity's inference form."""
-    if isinstance(affinity, Convolution):
-        return _a_kernel_a_channel(affinity)
-    if not isinstance(affinity, Mixture):
-        return affinity
-    alpha, beta = affinity.gate()
-    first, first_gate = _absorb(_folded(affinity.first, channels), alpha, channels)
-    second, second_gate = _absorb(_folded(affinity.second, channels), beta, channels)
-    if isinstance(first, Convolution) and isinstance(second, Convolution):
-        return _sum_of_kernels(first, second)
-    return GatedSum(first, second, (first_gate, second_gate))
-
-
-def _a_kernel_a_channel(convolution: Convolution) -> Convolution:
-    convolution.weight = _frozen(convolution.weight.repeat_interleave(convolution.head_width, 0))
-    convolution.heads, convolution.head_width = len(convolution.weight), 1
-    return convolution
-
-
-def _absorb(affinity: nn.Module, gate: Tensor, channels: int) -> tuple[nn.Module, Tensor | None]:
-    """The affinity with a gate of (1,) or (heads,) in its parameters and None; or as it is, and the gate."""
-    if isinstance(affinity, Convolution):
-        weight = spread(gate, channels)
-        affinity.weight = _frozen(affinity.weight * weight.view(-1, 1, 1, 1))
-        affinity.bias = None if affinity.bias is None else _frozen(affinity.bias * weight)
-        return affinity, None
-    if isinstance(affinity, MLP) and affinity.heads % len(gate) == 0:
-        affinity.factors[0] = _frozen(affinity.factors[0] * spread(gate, affinity.heads).view(-1, 1, 1))
-        return affinity, None
-    return affinity, None if bool((gate == 1).all()) else spread(gate, channels)
-
-
-def _sum_of_kernels(first: Convolution, second: Convolution) -> Convolution:
-    """One convolution for two: the smaller kernels are put into the middle of the larger."""
-    small, large = sorted((first, second), key=lambda convolution: convolution.kernel_size)
-    margin = (large.kernel_size - small.kernel_size) // 2
-    large.weight = _frozen(large.weight + F.pad(small.weight, [margin] * 4))
-    if small.bias is not None:
-        large.bias = _frozen(small.bias if large.bias is None else large.bias + small.bias)
-    return large
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
+        projection.bias = frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
+        projection.weight = frozen((matrix * scale).to(projection.weight.dtype))

@@ -105,11 +105,11 @@ class Container(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-        inside: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The maps after the chosen stages, as timm's networks give them; `norm` normalises the last stage's.
 
-        `inside` (B, H, W) is true where a batch holds an image and not its padding, zeros below and right of it. The
+        `mask` (B, H, W) is true where a batch holds an image and not its padding, zeros below and right of it. The
         maps are then those of each image alone, and zeros (before `norm`) in its padding.
         """
         if output_fmt != "NCHW":
@@ -118,8 +118,8 @@ class Container(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
         for stage in self.stages[: last + 1] if stop_early else self.stages:
-            x = stage(x, inside)
-            inside = inside if inside is None else stage.embedding.inside(inside)  # type: ignore[union-attr, operator]
+            x = stage(x, mask)
+            mask = mask if mask is None else stage.embedding.mask(mask)  # type: ignore[union-attr, operator]
             maps.append(x)
         final = self.norm(x) if len(maps) == STAGES else x
         if norm:

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from contagg.affinity.base import Grid, PaddedGrid, as_map, as_tokens, clear_padding
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, image_grids
 from contagg.affinity.mixture import GateWord
-from contagg.affinity.mlp import MLP
 from contagg.affinity.words import Site
 from contagg.errors import UserError
-from contagg.nn.aggregation import build_aggregation
+from contagg.nn.aggregation import affinities, build_aggregation
 from contagg.nn.block import Block
 
 STAGES = 4
@@ -28,14 +27,14 @@ class NetworkConfig:
 
     `position` is a learnt embedding at the start of a stage ("absolute"), or a depthwise 3x3 convolution at the start
     of each block: conditional position encoding ("cpe").
-    `gate` mixes the two affinities of a word such as "attention + conv3".
+    `gate` mixes the two affinities of a word such as "attention + dwconv3".
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (3, 4, 8, 3)
     patch_sizes: tuple[int, ...] = (4, 2, 2, 2)
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
-    affinity: str | tuple[str, ...] = "attention + conv3"
+    affinity: str | tuple[str, ...] = "attention + dwconv3"
     position: Literal["absolute", "cpe"] = "absolute"
     gate: GateWord = "free"
 
@@ -107,9 +106,9 @@ class PatchEmbedding(nn.Module):
         feature_map = self.projection(feature_map.contiguous(memory_format=torch.channels_last))
         return self.norm(as_tokens(feature_map)), grid
 
-    def inside(self, inside: Tensor) -> Tensor:
+    def mask(self, mask: Tensor) -> Tensor:
         """Which patches hold anything of an image: (B, H, W) -> (B, ceil(H / patch), ceil(W / patch))."""
-        return inside[:, :: self.patch, :: self.patch]
+        return mask[:, :: self.patch, :: self.patch]
 
 
 class AbsolutePosition(nn.Module):
@@ -121,9 +120,9 @@ class AbsolutePosition(nn.Module):
         self.embedding = nn.Parameter(torch.empty(1, grid[0] * grid[1], channels))
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        if isinstance(grid, PaddedGrid):
-            return tokens + torch.cat([self._padded(size, grid) for size in grid.sizes])
+    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            return tokens + torch.cat([self._padded(size, grid) for size in image_grids(mask)])
         return tokens + self.at(grid)
 
     def at(self, grid: Grid) -> Tensor:
@@ -150,7 +149,7 @@ class AbsolutePosition(nn.Module):
 class Stage(nn.Module):
     """Patch embedding, then blocks: (B, C, H, W) -> (B, C', ceil(H / patch), ceil(W / patch)).
 
-    `inside` (B, H, W) says where the images of a padded batch are; what is given, and what comes out, is 0 elsewhere.
+    `mask` (B, H, W) is true where a padded batch holds an image; what is given, and what comes out, is 0 elsewhere.
     """
 
     def __init__(self, embedding: PatchEmbedding, position: AbsolutePosition | None, blocks: Sequence[Block]) -> None:
@@ -160,24 +159,25 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.grad_checkpointing = False
 
-    def forward(self, feature_map: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, feature_map: Tensor, mask: Tensor | None = None) -> Tensor:
         tokens, grid = self.embedding(feature_map)
-        if inside is not None:
-            grid = PaddedGrid(self.embedding.inside(inside))
+        if mask is not None:
+            mask = self.embedding.mask(mask)
         if self.position is not None:
-            tokens = self.position(tokens, grid)
+            tokens = self.position(tokens, grid, mask)
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                tokens = checkpoint(block, tokens, grid)
+                tokens = checkpoint(block, tokens, grid, mask)
             else:
-                tokens = block(tokens, grid)
-        return as_map(clear_padding(tokens, grid), grid)
+                tokens = block(tokens, grid, mask)
+        return as_map(clear_padding(tokens, mask), grid)
 
     def resize(self, grid: Grid) -> None:
         """Resize what was learnt for one grid, position and static affinities, to another."""
-        for module in self.modules():
-            if isinstance(module, AbsolutePosition | MLP):
-                module.resize(grid)
+        if self.position is not None:
+            self.position.resize(grid)
+        for affinity in affinities(self):
+            affinity.resize(grid)
 
 
 def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop_path_rate: float) -> list[Stage]:

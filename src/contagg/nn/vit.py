@@ -7,7 +7,6 @@ from timm.models import VisionTransformer, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.affinity.mlp import MLP
 from contagg.affinity.words import Site
 from contagg.nn.aggregation import build_aggregation
 from contagg.nn.build import build, check_names, pretrained_cfg
@@ -25,13 +24,18 @@ class PositionAwareAttention(nn.Module):
         super().__init__()
         self.grid = grid
         site = Site(channels=channels, grid=grid, prefix=prefix)
-        self.aggregation = build_aggregation(f"attention/{head_width} + mlp/{head_width}", site, gate="sum")
+        self.aggregation = build_aggregation(f"attention/{head_width} + token mlp/{head_width}", site, gate="sum")
 
     def forward(self, tokens: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
         """(B, N, C) -> (B, N, C); timm's blocks pass a mask argument, which a static affinity has no use for."""
         if attn_mask is not None or is_causal:
             raise NotImplementedError("a static affinity takes no attention mask")
         return self.aggregation(tokens, self.grid)
+
+    def resize(self, grid: Grid) -> None:
+        """Serve another grid from now on."""
+        self.aggregation.affinity.resize(grid)  # type: ignore[operator]
+        self.grid = grid
 
 
 class PositionAwareTransformer(VisionTransformer):
@@ -63,10 +67,8 @@ class PositionAwareTransformer(VisionTransformer):
         """Resize positions and static affinities to another image size."""
         super().set_input_size(None if img_size is None else to_2tuple(img_size), patch_size)
         for module in self.modules():
-            if isinstance(module, MLP):
+            if isinstance(module, PositionAwareAttention):
                 module.resize(self.patch_embed.grid_size)
-            elif isinstance(module, PositionAwareAttention):
-                module.grid = self.patch_embed.grid_size
 
 
 @register_model

@@ -10,7 +10,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import MultiSc
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
 from contagg.detection.detr.config import SetConfig
-from contagg.detection.detr.deformable import DeformableCore, group_norm_inside
+from contagg.detection.detr.deformable import DeformableCore, group_norm_masked
 from contagg.errors import UserError
 
 
@@ -86,10 +86,10 @@ def test_group_norm_leaves_padding_out() -> None:
     torch.manual_seed(2)
     norm = nn.GroupNorm(2, 6).double()
     nn.init.normal_(norm.weight)
-    features, padding = torch.randn(2, 6, 5, 7).double(), torch.zeros(2, 5, 7, dtype=torch.bool)
-    torch.testing.assert_close(group_norm_inside(features, padding, norm), norm(features))
-    padding[1, 3:], padding[1, :, 4:] = True, True
-    both = group_norm_inside(features, padding, norm)
+    features, mask = torch.randn(2, 6, 5, 7).double(), torch.ones(2, 5, 7, dtype=torch.bool)
+    torch.testing.assert_close(group_norm_masked(features, mask, norm), norm(features))
+    mask[1, 3:], mask[1, :, 4:] = False, False
+    both = group_norm_masked(features, mask, norm)
     torch.testing.assert_close(both[:1], norm(features[:1]))
     torch.testing.assert_close(both[1:, :, :3, :4], norm(features[1:, :, :3, :4]))
 

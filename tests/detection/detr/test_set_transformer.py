@@ -43,12 +43,12 @@ def golden_model(name: str) -> SetTransformer:
 
 def golden_inputs() -> dict[str, torch.Tensor]:
     draw = lambda seed, shape: torch.tensor(np.random.RandomState(seed).standard_normal(shape))  # noqa: E731
-    padding = torch.zeros(2, 5, 7, dtype=torch.bool)
-    padding[1, 4:], padding[1, :, 5:] = True, True
+    mask = torch.ones(2, 5, 7, dtype=torch.bool)
+    mask[1, 4:], mask[1, :, 5:] = False, False
     return {
         "features": draw(1, (2, 256, 5, 7)),
         "positions": draw(2, (2, 256, 5, 7)),
-        "padding": padding,
+        "mask": mask,
         "queries": draw(3, (11, 256)),
         "sizes": torch.tensor([[224, 160], [160, 128]]).double() / 32,
     }
@@ -102,10 +102,10 @@ def test_the_prior_is_the_formula_and_is_formed_once() -> None:
     torch.manual_seed(0)
     prior = GaussianPrior(12, 3).double()
     normed, centres = torch.randn(2, 5, 12).double(), 6 * torch.rand(2, 5, 2).double()
-    padding = torch.zeros(2, 7, 11, dtype=torch.bool)
-    padding[1, 6:], padding[1, :, 9:] = True, True
+    mask = torch.ones(2, 7, 11, dtype=torch.bool)
+    mask[1, 6:], mask[1, :, 9:] = False, False
     with Large(2 * 3 * 5 * 7 * 11) as large:
-        got = prior(normed, centres, padding)
+        got = prior(normed, centres, mask)
     assert len(large.kept) == 1
     got = got.view(2, 3, 5, 7, 11)
     shift, scale = prior.shift(normed).view(2, 5, 3, 2), prior.scale(normed).view(2, 5, 3, 2) ** 2
@@ -119,10 +119,10 @@ def test_the_prior_is_the_formula_and_is_formed_once() -> None:
 
 
 def test_positions_end_where_the_image_ends() -> None:
-    padding = torch.zeros(2, 5, 7, dtype=torch.bool)
-    padding[1, 3:], padding[1, :, 4:] = True, True
-    both = sine_positions(padding, 16, torch.float64)
-    alone = sine_positions(torch.zeros(1, 3, 4, dtype=torch.bool), 16, torch.float64)
+    mask = torch.ones(2, 5, 7, dtype=torch.bool)
+    mask[1, 3:], mask[1, :, 4:] = False, False
+    both = sine_positions(mask, 16, torch.float64)
+    alone = sine_positions(torch.ones(1, 3, 4, dtype=torch.bool), 16, torch.float64)
     assert both.shape == (2, 16, 5, 7)
     torch.testing.assert_close(both[1:, :, :3, :4], alone)
     # y in the first half of the channels; at wavelength 1 row 2 of 3 is 4 pi / 3 along.

@@ -27,10 +27,10 @@ class DeformableCore(nn.Module):
         self.model = _library(config)
         self._start()
 
-    def forward(self, features: Tensor, padding: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, mask: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """As `AttendingCore.forward`."""
-        features = group_norm_inside(self.projection(features), padding, self.norm)
-        found = self.model(pixel_values=features, pixel_mask=~padding)
+        features = group_norm_masked(self.projection(features), mask, self.norm)
+        found = self.model(pixel_values=features, pixel_mask=mask)
         return found.intermediate_hidden_states.transpose(0, 1), found.init_reference_points.logit(1e-5)
 
     def _start(self) -> None:
@@ -93,14 +93,14 @@ def start_boxes(last: nn.Linear) -> None:
     nn.init.constant_(last.bias[2:], -2.0)
 
 
-def group_norm_inside(features: Tensor, padding: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm of a map (B, D, h, w) whose statistics leave out its padding (B, h, w), as if an image were alone."""
-    if not padding.any():
+def group_norm_masked(features: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm of a map (B, D, h, w) whose statistics are those of its mask (B, h, w), as if an image were alone."""
+    if mask.all():
         return norm(features)
-    inside = (~padding).to(features.dtype)[:, None, None]
+    counted = mask.to(features.dtype)[:, None, None]
     grouped = features.unflatten(1, (norm.num_groups, -1))
-    number = inside.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
-    mean = (grouped * inside).sum((2, 3, 4), keepdim=True) / number
-    variance = ((grouped - mean).square() * inside).sum((2, 3, 4), keepdim=True) / number
+    number = counted.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
+    mean = (grouped * counted).sum((2, 3, 4), keepdim=True) / number
+    variance = ((grouped - mean).square() * counted).sum((2, 3, 4), keepdim=True) / number
     normed = ((grouped - mean) / (variance + norm.eps).sqrt()).flatten(1, 2)
     return normed * norm.weight[:, None, None] + norm.bias[:, None, None]

@@ -42,11 +42,11 @@ class AttendingCore(nn.Module):
             prior,
         )
 
-    def forward(self, features: Tensor, padding: Tensor, sizes: Tensor) -> Answers:
-        """A map (B, C, h, w), where it holds nothing (B, h, w), and the images' width and height in cells (B, 2)."""
+    def forward(self, features: Tensor, mask: Tensor, sizes: Tensor) -> Answers:
+        """A map (B, C, h, w), where it holds something (B, h, w), and the images' width and height in cells (B, 2)."""
         features = self.projection(features)
-        positions = sine_positions(padding, features.shape[1], features.dtype)
-        return self.transformer(features, positions, padding, self.queries.weight, sizes)
+        positions = sine_positions(mask, features.shape[1], features.dtype)
+        return self.transformer(features, positions, mask, self.queries.weight, sizes)
 
 
 class SetNetwork(nn.Module):
@@ -82,12 +82,11 @@ class SetNetwork(nn.Module):
     def predict(self, batch: Tensor, sizes: Sequence[tuple[int, int]]) -> Predictions:
         """Of a padded batch (B, 3 or 4, H, W) of images of (height, width) pixels."""
         (features,) = self.features(batch)
-        inside = split_mask(batch)[1]
-        padding = features.new_zeros(len(features), *features.shape[2:], dtype=torch.bool)
-        if inside is not None:
-            padding = ~on_level(inside, features)
+        mask = features.new_ones(len(features), *features.shape[2:], dtype=torch.bool)
+        if (pixels := split_mask(batch)[1]) is not None:
+            mask = on_level(pixels, features)
         in_cells = features.new_tensor(sizes, dtype=self.box_head[-1].weight.dtype).flip(1) / self.config.stride
-        answers, centres = self.core(features, padding, in_cells)
+        answers, centres = self.core(features, mask, in_cells)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 would move boxes by whole pixels
             boxes = self.box_head(answers.to(in_cells.dtype))
         if centres is not None:

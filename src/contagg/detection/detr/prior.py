@@ -29,7 +29,7 @@ class GaussianPrior(nn.Module):
         nn.init.zeros_(self.scale.weight)
         nn.init.ones_(self.scale.bias)
 
-    def forward(self, normed: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, normed: Tensor, centres: Tensor, mask: Tensor) -> Tensor:
         """The log-prior, and -inf in the padding: (B M, Q, h w), as attention adds it.
 
         A Gaussian is separable, so that only its sum of two short parts has that size, and there is one of it.
@@ -37,7 +37,7 @@ class GaussianPrior(nn.Module):
         Args:
             normed: `norm` of the layer's queries, (B, Q, D).
             centres: (B, Q, 2), x and y in cells.
-            padding: bool (B, h, w), true where a cell holds nothing of its image.
+            mask: bool (B, h, w), true where a cell holds something of its image.
         """
         places, scales = (
             layer(normed).unflatten(-1, (self.heads, 2)).permute(3, 0, 2, 1).contiguous()
@@ -47,8 +47,8 @@ class GaussianPrior(nn.Module):
         along = [
             -scales[axis, ..., None].square()
             * (places[axis, ..., None] - torch.arange(cells, device=places.device)) ** 2
-            for axis, cells in enumerate((padding.shape[2], padding.shape[1]))
+            for axis, cells in enumerate((mask.shape[2], mask.shape[1]))
         ]  # (B, M, Q, w) and (B, M, Q, h)
         columns, rows = (part / SMOOTHING for part in along)
         logarithm = rows[..., :, None] + columns[..., None, :]
-        return logarithm.masked_fill_(padding[:, None, None], -math.inf).flatten(3).flatten(0, 1)
+        return logarithm.masked_fill_(~mask[:, None, None], -math.inf).flatten(3).flatten(0, 1)

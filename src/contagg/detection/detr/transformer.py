@@ -30,10 +30,10 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, cells: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D) twice and bool (B, N) -> (B, N, D)."""
         placed = cells + positions
-        gathered, _ = self.self_attn(placed, placed, cells, key_padding_mask=padding, need_weights=False)
+        gathered, _ = self.self_attn(placed, placed, cells, key_padding_mask=~mask, need_weights=False)
         cells = self.norm1(cells + self.dropout(gathered))
         return self.norm2(cells + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(cells))))))
 
@@ -77,10 +77,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, cells: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D) twice and bool (B, N) -> (B, N, D)."""
         for layer in self.layers:
-            cells = layer(cells, positions, padding)
+            cells = layer(cells, positions, mask)
         return cells
 
 
@@ -98,17 +98,17 @@ class Decoder(nn.Module):
         self.centre = centre
 
     def forward(
-        self, queries: Tensor, keys: Tensor, memory: Tensor, padding: Tensor, sizes: Tensor
+        self, queries: Tensor, keys: Tensor, memory: Tensor, mask: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """See `SetTransformer.forward`; queries (B, Q, D), keys and memory (B, N, D)."""
         tokens = torch.zeros_like(queries)
         answers, centres = [], None
         for layer in cast(list[DecoderLayer], self.layers):
-            masks = {"key_padding_mask": padding.flatten(1)}
+            masks = {"key_padding_mask": ~mask.flatten(1)}
             if layer.prior is not None and self.centre is not None:
                 normed = layer.prior.norm(tokens + queries)
                 centres = self.centre(normed) if centres is None else centres
-                masks = {"attn_mask": layer.prior(normed, centres.sigmoid() * sizes[:, None], padding)}
+                masks = {"attn_mask": layer.prior(normed, centres.sigmoid() * sizes[:, None], mask)}
             tokens = layer(tokens, queries, keys, memory, **masks)
             answers.append(self.norm(tokens))
         return torch.stack(answers), centres
@@ -142,17 +142,17 @@ class SetTransformer(nn.Module):
                 each.start()
 
     def forward(
-        self, features: Tensor, positions: Tensor, padding: Tensor, queries: Tensor, sizes: Tensor
+        self, features: Tensor, positions: Tensor, mask: Tensor, queries: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """What each layer's queries answer, (L, B, Q, D), and SMCA's centres before the sigmoid, (B, Q, 2).
 
         Args:
             features: The map, (B, D, h, w).
             positions: Their encoding, alike.
-            padding: bool (B, h, w), true where a cell holds nothing of its image.
+            mask: bool (B, h, w), true where a cell holds something of its image.
             queries: (Q, D).
             sizes: Each image's width and height in cells, padding left out, (B, 2); need not be whole.
         """
         placed = positions.flatten(2).transpose(1, 2)
-        memory = self.encoder(features.flatten(2).transpose(1, 2), placed, padding.flatten(1))
-        return self.decoder(queries.expand(len(features), -1, -1), memory + placed, memory, padding, sizes)
+        memory = self.encoder(features.flatten(2).transpose(1, 2), placed, mask.flatten(1))
+        return self.decoder(queries.expand(len(features), -1, -1), memory + placed, memory, mask, sizes)

@@ -1,5 +1,6 @@
-"""The static, dense affinity that is shared between images: a transposed MLP (Eq. 6)."""
+"""The static, dense affinity that is shared between images: an MLP over tokens (Eq. 6)."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -7,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid
+from contagg.affinity.base import Affinity, Grid, clear_columns, frozen, spread, tokens_on
 from contagg.errors import UserError
 
 
-class MLP(Affinity):
+class TokenMLP(Affinity):
     """A_m is a learnt N x N, or a product of N x rank and rank x N.
 
     It serves the one grid that it was made for; `resize` makes it serve another. `head_width` None means one head.
@@ -19,6 +20,7 @@ class MLP(Affinity):
     """
 
     dynamic = False
+    grid: Grid
 
     def __init__(
         self, channels: int, grid: Grid, head_width: int | None = None, rank: int | None = None, prefix: int = 0
@@ -26,11 +28,12 @@ class MLP(Affinity):
         super().__init__()
         head_width = head_width or channels
         if channels % head_width:
-            raise UserError(f"mlp/{head_width}: head width {head_width} does not divide {channels} channels")
+            raise UserError(f"token mlp/{head_width}: head width {head_width} does not divide {channels} channels")
+        self.channels = channels
         self.heads = channels // head_width
         self.grid = grid
         self.prefix = prefix
-        count = prefix + math.prod(grid)
+        count = tokens_on(grid, prefix)
         inner = [rank] if rank else []
         sizes = [count, *inner, count]
         self.factors = nn.ParameterList(torch.empty(self.heads, *pair) for pair in pairwise(sizes))
@@ -39,20 +42,34 @@ class MLP(Affinity):
         for factor in list(self.factors)[1:]:
             nn.init.trunc_normal_(factor, std=sizes[1] ** -0.5)
 
-    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
-        self._check(tokens, grid)
-        rows = self.factors[0][:, positions]
-        for factor in list(self.factors)[1:]:
-            rows = rows @ factor
-        return rows[None]
-
-    def aggregate(self, values: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         self._check(values, grid)
         result = values.unflatten(2, (self.heads, -1))
         for factor in reversed(list(self.factors)):
             # One matrix product a head over all images: the factor is never copied an image.
             result = torch.einsum("mij,bjmd->bimd", factor, result)
         return result.flatten(2)
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        self._check(tokens, grid)
+        rows = self.factors[0][:, positions]
+        for factor in list(self.factors)[1:]:
+            rows = rows @ factor
+        return clear_columns(rows[None], mask)
+
+    def multiply_adds(self, grid: Grid) -> int:
+        count = tokens_on(grid, self.prefix)
+        return self.channels * (count**2 if len(self.factors) == 1 else 2 * count * self.factors[0].shape[2])
+
+    def fold(self, gate: Tensor) -> "TokenMLP | None":
+        """The gate in the first factor, if no head of ours has more than one."""
+        if self.heads % len(gate):
+            return None
+        folded = copy.copy(self)
+        first, *others = self.factors
+        scaled = frozen(first * spread(gate, self.heads).view(-1, 1, 1))
+        folded._modules = {**self._modules, "factors": nn.ParameterList([scaled, *others])}
+        return folded
 
     @torch.no_grad()
     def resize(self, grid: Grid) -> None:
@@ -75,9 +92,9 @@ class MLP(Affinity):
         return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
 
     def _check(self, tokens: Tensor, grid: Grid) -> None:
-        if grid != self.grid or tokens.shape[1] != self.prefix + math.prod(grid):
+        if not self.serves(grid) or tokens.shape[1] != tokens_on(grid, self.prefix):
             raise UserError(
-                f"mlp: this static affinity was learnt on a grid of {self.grid[0]} x {self.grid[1]} and {self.prefix} "
-                f"prefix tokens; it cannot serve {grid[0]} x {grid[1]} with {tokens.shape[1]} tokens; "
+                f"token mlp: this static affinity was learnt on a grid of {self.grid[0]} x {self.grid[1]} and "
+                f"{self.prefix} prefix tokens; it cannot serve {grid[0]} x {grid[1]} with {tokens.shape[1]} tokens; "
                 "resize it first (`model.set_input_size(...)`) or create the model with that `img_size`"
             )
