@@ -39,7 +39,7 @@ HOSTILE: dict[str, tuple[Any, Any]] = {
     "a huge number": ("container_light_tiny", {"img_size": 10**9}),
     "a network without end": ("deit_tiny_patch16_224", {"depth": 99_999, "embed_dim": 192}),
     "a wide network": ("deit_tiny_patch16_224", {"embed_dim": 96_000}),
-    "a huge grid": ("container_tiny", {"affinity": "mlp", "img_size": 100_000}),
+    "a huge grid": ("container_tiny", {"affinity": "token mlp", "img_size": 100_000}),
     "an unknown option": ("resnet18", {"no_such_option": 1}),
     "a word for a function": ("resnet18", {"block": "BasicBlock"}),
     "a list for a number": ("resnet18", {"num_classes": [3]}),
@@ -146,7 +146,7 @@ def test_a_detectors_file_fetches_nothing_by_its_own_key(tmp_path: Path, monkeyp
 
 def test_what_networks_document_is_taken() -> None:
     for name, options in {
-        "container_light": {"affinity": ["conv3", "conv3", "conv3", "attention"], "embed_dims": [8, 8, 16, 32]},
+        "container_light": {"affinity": ["dwconv3", "dwconv3", "dwconv3", "attention"], "embed_dims": [8, 8, 16, 32]},
         "deit_small_pam": {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32},
         "vit_tiny_patch16_224.augreg_in21k": {"dynamic_img_size": True, "class_token": False, "global_pool": "avg"},
         "swin_tiny_patch4_window7_224": {"window_size": 2, "strict_img_size": False, "depths": [1, 1]},

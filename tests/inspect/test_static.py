@@ -69,7 +69,7 @@ def test_only_trained_weights_are_called_learnt() -> None:
 
 
 def test_no_place_is_empty_and_bars_are_of_scales_in_use() -> None:
-    model = contagg.create("container_tiny", affinity=("mlp", "attention", "attention", "attention"), **SIZES)
+    model = contagg.create("container_tiny", affinity=("token mlp", "attention", "attention", "attention"), **SIZES)
     label, panel, bar = static_figure(static_rows(model)).axes  # one signed N x N: no means, no bar for them
     assert label.texts and panel.images and bar.get_xticks().tolist() == [-1, 0, 1]
     figure = static_figure(static_rows(contagg.create("container_light_tiny", **SIZES)))
