@@ -32,4 +32,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/installed-dev
-	$(VENV)/bin/contagg bench --table1
+	$(VENV)/bin/contagg bench table1

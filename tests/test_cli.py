@@ -1,72 +1,161 @@
-"""The command line: every command is there, and what is wrong is one line and exit code 2."""
+"""The command line: every command is there, what is wrong is one line and exit code 2, and a task is one entry."""
 
 import argparse
-import importlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from contagg.cli import COMMANDS, FIT, TASKS, main
+from contagg.arguments import Command, load
+from contagg.cli import RENAMED, commands, main
+from contagg.tasks import BUILT_IN, describe_keys, task_named, tasks
 from contagg.training.signals import StoppedError
 
-
-def load(reference: str) -> object:
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+EVERY = [(name, command) for name, which in commands().items() for command in which.values()]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_its_functions_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = COMMANDS[name]
+def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as leave:
+        main(list(arguments))
+    assert leave.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("contagg: error: ") and printed.count("\n") == 1
+    return printed
+
+
+@pytest.mark.parametrize(("name", "command"), EVERY, ids=[command.run for _, command in EVERY])
+def test_every_command_has_its_function_and_help(
+    name: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert callable(load(command.run))
     if command.arguments:
-        load(command.arguments)(argparse.ArgumentParser())
+        command.arguments(argparse.ArgumentParser())
     with pytest.raises(SystemExit) as leave:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert leave.value.code == 0
     assert command.help in " ".join(capsys.readouterr().out.split())
 
 
 def test_every_task_has_a_recipe_and_a_training() -> None:
-    assert TASKS.keys() == FIT.keys()
-    for task, recipe in TASKS.items():
-        assert load(recipe).__dataclass_fields__["task"]
-        assert callable(load(FIT[task]))
+    assert tasks().keys() == BUILT_IN.keys()
+    for name, task in tasks().items():
+        assert load(task.recipe).__dataclass_fields__["task"].type
+        assert callable(load(task.fit)) and task_named(name) is task
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in ("fit", *COMMANDS))
+    assert all(f"  {name} " in printed for name in ("fit", *commands()))
+    with pytest.raises(SystemExit):
+        main(["inspect"])
+    printed = capsys.readouterr().out
+    assert "inspect queries" in printed and "bench" not in printed
+
+
+def test_validate_help_shows_what_every_task_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["validate", "--help"])
+    printed = capsys.readouterr().out
+    assert "--data.validation_split" in printed and "--data.annotations" in printed
+
+
+def test_fit_help_lists_tasks_and_their_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--help"])
+    printed = capsys.readouterr().out
+    for name, task in tasks().items():
+        assert f"  {name} " in printed and task.help in printed
+        keys = list(describe_keys(load(task.recipe)))
+        assert all(f"--{key} " in printed and told for key, _, told in keys), [key for key, _, told in keys if not told]
+    assert "--optimization.betas  [[0.9, 0.999]]  " in printed and "--run.folder  [required]  The run folder" in printed
+    main(["fit", "--task", "dino", "--help"])
+    printed = capsys.readouterr().out
+    assert "--dino.outputs" in printed and "--label_smoothing" not in printed
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"contagg {importlib.metadata.version('contagg')}\n"
 
 
 BAD = [
     (["predcit"], "unknown command 'predcit'. Did you mean 'predict'?"),
-    (["predict", "a", "b", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),
-    (["predict", "a", "b", "--top-k", "0"], "'0' is not a whole number above 0"),
-    (["predict", "a", "b", "--output", "xml"], "invalid choice: 'xml'"),
-    (["predict", "a", "b", "--workers", "-1"], "'-1' is not a whole number from 0"),
+    (["predict", "{here}", "{here}", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),
+    (["predict", "{here}", "{here}", "--top-k", "0"], "'0' is not a whole number above 0"),
+    (["predict", "{here}", "{here}", "--output", "xml"], "invalid choice: 'xml'"),
+    (["predict", "{here}", "{here}", "--workers", "-1"], "'-1' is not a whole number from 0"),
     (["validate", "runs/absent"], "no weights at 'runs/absent'; a run folder or a weights file of a run was expected"),
+    (["predict", "nope", "x.jpg"], "no weights at 'nope'; a run folder or a weights file of a run was expected there"),
+    (["predict", "{here}", "x.jpg"], "there is no image or folder x.jpg"),
     (["curves"], "the following arguments are required: runs"),
+    (["curves", "runs/absent"], "there is no folder 'runs/absent'"),
+    (["bench", "resnet50"], "contagg bench is followed by memory, speed, table1 or table2, not 'resnet50'"),
+    (["bench", "sped"], "Did you mean 'speed'?"),
+    (["bench", "speed", "container_lihgt"], "unknown model 'container_lihgt'. Did you mean 'container_light'?"),
+    (["bench", "speed", "resnet18", "--forms", "plain"], "--forms plain. It is now --variants"),
+    (["export", "onnx", "resnet81"], "unknown model 'resnet81'. Did you mean 'resnet18'?"),
+    (["inspect", "affinity", "google/vit-base-patch16-224", "x"], "as hf-hub:google/vit-base-patch16-224"),
+    (["fit", "-c", "{digits}", "--model.name", "container_lihgt"], "model.name: unknown model 'container_lihgt'. Did"),
+    (["fit", "-c", "{digits}", "--data.name", "folder", "--data.root", "nowhere"], "data.root nowhere is no folder"),
+    (
+        ["fit", "-c", "{digits}", "--model.init_from", "nil.pth"],
+        "model.init_from: there is no file or folder 'nil.p",
+    ),
+    (["fit", "-c", "{coco}", "--model.init_from", "null", "--model.norm", "train"], "data.root: there is no file or f"),
+    *(([old], f"the command {old!r} is now: {new}") for old, new in RENAMED.items()),
 ]
+RECIPES = Path(__file__).parent.parent / "recipes"
+PLACES = {
+    "here": str(Path(__file__).parent),
+    "digits": str(RECIPES / "digits/container_light_tiny.yaml"),
+    "coco": str(RECIPES / "coco/retinanet_container_light.yaml"),
+}
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    with pytest.raises(SystemExit) as leave:
+    assert message in fail(capsys, *(word.format(**PLACES) for word in arguments))
+
+
+EACH = """
+import json, sys
+import contagg_cli
+from contagg.cli import main
+for arguments in json.loads(sys.argv[1]):
+    try:
         main(arguments)
-    assert leave.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("contagg: error: ")
-    assert message in printed
-    assert printed.count("\n") == 1
+    except SystemExit as leave:
+        print(leave.code, *{"torch", "timm", "matplotlib"} & sys.modules.keys())
+"""
 
 
-@pytest.mark.parametrize("words", [["validate", "run"], ["predict", "run", "image"], ["knn", "run"]])
+def test_all_of_these_are_said_before_torch_and_timm_are_imported() -> None:
+    every = json.dumps([[word.format(**PLACES) for word in arguments] for arguments, _ in BAD])
+    run = subprocess.run([sys.executable, "-c", EACH, every], capture_output=True, text=True)
+    assert run.stdout.splitlines() == ["2"] * len(BAD), run.stderr
+
+
+def test_python_dash_m_is_the_command_and_as_fast() -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "contagg", "predict", "nope", "x.jpg"]
+    run = subprocess.run(words, capture_output=True, text=True)
+    assert run.returncode == 2 and "contagg: error: contagg predict: argument checkpoint: no weights" in run.stderr
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "contagg.tasks" in imported and not {"torch", "timm"} & imported
+
+
+def test_the_package_offers_its_names_to_modules_that_a_command_loads() -> None:
+    program = "import contagg_cli, contagg; contagg.create('container_light_tiny'); contagg.fuse; contagg.nothing"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1] == "AttributeError: module 'contagg' has no attribute 'nothing'"
+
+
+@pytest.mark.parametrize("words", [["validate"], ["predict"], ["knn"]])
 def test_fewer_workers_than_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leave:
-        main([*words, "--workers", "-1"])
-    assert leave.value.code == 2
-    assert "--workers: '-1' is not a whole number from 0" in capsys.readouterr().err
+    printed = fail(capsys, *words, PLACES["here"], PLACES["here"], "--workers", "-1")
+    assert "--workers: '-1' is not a whole number from 0" in printed
 
 
 @pytest.mark.parametrize(("rank", "code", "speaks"), [("0", 143, True), ("1", 0, False)])

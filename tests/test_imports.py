@@ -12,16 +12,18 @@ ORDER = (
     ("errors",),
     ("files", "config", "device"),
     ("figures",),
+    ("arguments",),
     ("affinity",),
     ("nn",),
     ("models",),
     ("checkpoints",),
     ("data",),
     ("benchmark", "inspect"),
-    ("training", "export"),
+    ("training", "export", "tasks"),
     ("classification",),
     ("detection", "self_supervised"),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contagg.cli import FIT, TASKS
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -13,8 +13,8 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_is_right_and_says_its_command(path: Path) -> None:
-    recipe = read_recipe(["-c", str(path)], TASKS)
-    assert recipe.task in FIT
+    recipe = read_recipe(["-c", str(path)], recipes())
+    assert recipe.task in recipes()
     head = path.read_text().split("task:")[0]
     assert f" fit -c {path.relative_to(ROOT)}" in head
 

@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 
 from contagg.classification.recipe import ClassificationRecipe
-from contagg.cli import TASKS
 from contagg.config import as_dict, defaults
+from contagg.tasks import recipes
 from contagg.training.recipe_file import _kinds, _NumberLoader, read_recipe
 from contagg.training.run_folder import _flatten
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(r"^\| `([\w.]+)` \| (.*?) \| (.*?)\|\s*(.*?) *\|$", re.MULTILINE)
-IMAGENET = read_recipe(["-c", str(ROOT / "recipes/imagenet/container_light.yaml")], TASKS)
+IMAGENET = read_recipe(["-c", str(ROOT / "recipes/imagenet/container_light.yaml")], recipes())
 
 
 def said() -> dict[str, tuple[str, str, str]]:

@@ -1,10 +1,33 @@
 """Context aggregation networks. Importing this package registers its models with timm."""
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-# The command line checks a recipe before it pays for torch and timm, and imports the models itself afterwards.
-if "contagg_cli" not in sys.modules:
+if TYPE_CHECKING:
     from contagg.models import create
     from contagg.nn.fuse import fuse
 
-    __all__ = ["create", "fuse"]
+_PUBLIC = {"create": "contagg.models", "fuse": "contagg.nn.fuse"}
+
+__all__ = ["create", "fuse"]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'contagg' has no attribute {name!r}")
+
+
+def _is_command() -> bool:
+    """Whether the command line is starting, as `contagg` or as `python -m contagg`.
+
+    It checks a recipe before it pays for torch and timm, and imports the models itself afterwards.
+    """
+    by_module = sys.argv[:1] == ["-m"] and not {"contagg", "-mcontagg"}.isdisjoint(sys.orig_argv)
+    return "contagg_cli" in sys.modules or by_module
+
+
+if not _is_command():
+    import contagg.models  # noqa: F401

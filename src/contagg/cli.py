@@ -1,120 +1,34 @@
 """The `contagg` command. A command's module is imported when it is called, and torch after its arguments are right."""
 
 import argparse
-import importlib
+import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from contagg.arguments import Command, load
 from contagg.checkpoints.header import task_of
+from contagg.config import check_references
 from contagg.errors import UserError, nearest
+from contagg.tasks import describe_keys, recipes, task_named, tasks
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
 
+PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.training")
+"""Packages whose COMMANDS serve whatever the task."""
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A subcommand: both functions as "module:function".
-
-    Attributes:
-        help: One line.
-        run: Takes the parsed arguments.
-        arguments: Adds arguments to an `argparse.ArgumentParser`; its module must not import torch. None takes none.
-    """
-
-    help: str
-    run: str
-    arguments: str | None = None
-
-
-COMMANDS = {
-    "validate": Command(
-        help="accuracy and confusion matrix of a weights file",
-        arguments="contagg.classification.arguments:validate",
-        run="contagg.classification.evaluation:validate",
-    ),
-    "predict": Command(
-        help="the likeliest classes of images",
-        arguments="contagg.classification.arguments:predict",
-        run="contagg.classification.predict:predict",
-    ),
-    "affinity": Command(
-        help="what a position of an image gathers from (Figure 1)",
-        arguments="contagg.inspect.arguments:affinity",
-        run="contagg.inspect.commands:affinity",
-    ),
-    "static": Command(
-        help="learnt static affinities by layer (Figure 1 right)",
-        arguments="contagg.inspect.arguments:static",
-        run="contagg.inspect.commands:static",
-    ),
-    "detector-memory": Command(
-        help="the most memory that a detector takes for an image and for a training step, on a CPU",
-        arguments="contagg.detection.arguments:memory",
-        run="contagg.detection.memory:run",
-    ),
-    "export": Command(
-        help="a network as ONNX or torch.export's archive, checked against the model's answers",
-        arguments="contagg.export.arguments:arguments",
-        run="contagg.export.command:run",
-    ),
-    "export-weights": Command(
-        help="a run's weights as timm and the hub load them",
-        arguments="contagg.export.arguments:weights_arguments",
-        run="contagg.checkpoints.timm_folder:run",
-    ),
-    "bench": Command(
-        help="networks and their forms side by side: images a second, share of the machine's rate, memory",
-        arguments="contagg.benchmark.arguments:bench",
-        run="contagg.benchmark.bench:run",
-    ),
-    "table2": Command(help="Table 2's parameters, the paper's against counted", run="contagg.benchmark.table2:run"),
-    "knn": Command(
-        help="accuracy of the nearest training images in a network's features (Table 6)",
-        arguments="contagg.self_supervised.arguments:knn",
-        run="contagg.self_supervised.evaluation:knn",
-    ),
-    "curves": Command(
-        help="runs compared, epoch by epoch (Figure 1 left)",
-        arguments="contagg.classification.arguments:curves",
-        run="contagg.training.curves:compare",
-    ),
+RENAMED = {
+    "affinity": "contagg inspect affinity, or contagg inspect queries for the queries of DETR",
+    "static": "contagg inspect static",
+    "table2": "contagg bench table2",
+    "export-weights": "contagg export timm",
+    "detector-memory": "contagg bench memory",
+    "compose-coco": "python -m tools.compose_coco, in a checkout of the repository",
 }
+RENAMED_OPTIONS = {"--forms": "--variants", "--table1": "contagg bench table1", "--to": "contagg export onnx or pt2"}
 
-OF_DETECTORS = {
-    "validate": Command(
-        help="COCO's twelve numbers of a detector's weights file",
-        arguments="contagg.detection.arguments:validate",
-        run="contagg.detection.validate:validate",
-    ),
-    "predict": Command(
-        help="what a detector finds in images: COCO's result JSON, and pictures",
-        arguments="contagg.detection.arguments:predict",
-        run="contagg.detection.predict:predict",
-    ),
-    "affinity": Command(
-        help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",
-        arguments="contagg.detection.arguments:affinity",
-        run="contagg.detection.detr.cross_attention_figure:affinity",
-    ),
-}
-"""What stands in for COMMANDS where the weights file is a detector's."""
-
-TASKS = {
-    "classification": "contagg.classification.recipe:ClassificationRecipe",
-    "detection": "contagg.detection.config:DetectionRecipe",
-    "dino": "contagg.self_supervised.recipe:DinoRecipe",
-}
-"""A task's recipe, for `contagg fit`."""
-
-FIT = {
-    "classification": "contagg.classification.fit:fit",
-    "detection": "contagg.detection.fit:fit",
-    "dino": "contagg.self_supervised.fit:fit",
-}
-"""A task's training: takes its recipe."""
+FIT = "train what a recipe describes: contagg fit -c FILE|NAME [--key value]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,44 +43,128 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(130, "interrupted")
 
 
+def commands() -> dict[str, dict[str | None, Command]]:
+    """Name, of one word or two -> the task it is of (None: of any) -> the command."""
+    found: dict[str, dict[str | None, Command]] = {}
+    for task_name, task in tasks().items():
+        for name, command in task.commands.items():
+            found.setdefault(name, {})[task_name] = command
+    for part in PARTS:
+        for name, command in load(f"{part}:COMMANDS").items():
+            found[name] = {None: command}
+    return found
+
+
 def _dispatch(arguments: list[str]) -> None:
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name in ("-h", "--help"):
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
         print(_help())
-    elif name == "fit":
-        recipe = read_recipe(rest, TASKS)
-        _load(FIT[recipe.task])(recipe)
-    elif name in COMMANDS:
-        tasks = {task_of(word) for word in rest if not word.startswith("-")} if name in OF_DETECTORS else set()
-        command = (OF_DETECTORS if "detection" in tasks else COMMANDS)[name]
-        parser = _Parser(prog=f"contagg {name}", description=command.help, allow_abbrev=False)
-        if command.arguments:
-            _load(command.arguments)(parser)
-        options = parser.parse_args(rest)
-        _load(command.run)(options)
+    elif first == "--version":
+        print(f"contagg {importlib.metadata.version('contagg')}")
+    elif first == "fit":
+        _fit(arguments[1:])
     else:
-        raise UserError(f"unknown command {name!r}.{nearest(name, [*COMMANDS, 'fit'])} See contagg --help")
+        known = commands()
+        name = _name(arguments, known)
+        rest = arguments[len(name.split()) :]
+        command = _of_task(name, known[name], rest)
+        parser = _parser(name, command)
+        options = parser.parse_args(rest)
+        load(command.run)(options)
+
+
+def _fit(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        _print_keys(arguments)
+        return
+    recipe = read_recipe(arguments, recipes())
+    check_references(recipe)
+    load(task_named(recipe.task).fit)(recipe)
+
+
+def _name(arguments: list[str], known: Mapping[str, object]) -> str:
+    """The one word or two that name a command. UserError, or the help of those that begin so, for anything else."""
+    first, second = (*arguments, "")[:2]
+    if first in known:
+        return first
+    below = [name.split()[1] for name in known if name.startswith(f"{first} ")]
+    if below and f"{first} {second}" in known:
+        return f"{first} {second}"
+    if below and second in ("", "-h", "--help"):
+        print(_help(first))
+        raise SystemExit(0)
+    if below:
+        raise UserError(
+            f"contagg {first} is followed by {', '.join(below[:-1])} or {below[-1]}, not {second!r}."
+            f"{nearest(second, below)} See contagg {first} --help"
+        )
+    if first in RENAMED:
+        raise UserError(f"the command {first!r} is now: {RENAMED[first]}")
+    names = [name.split()[0] for name in known]
+    raise UserError(f"unknown command {first!r}.{nearest(first, [*names, 'fit'])} See contagg --help")
+
+
+def _of_task(name: str, which: Mapping[str | None, Command], rest: list[str]) -> Command:
+    """Of commands with one name that of the task whose weights file is given. The help of all where none is."""
+    if None in which:
+        return which[None]
+    found = next((task for word in rest if not word.startswith("-") and (task := task_of(word))), None)
+    if found in which:
+        return which[found]
+    if len(which) > 1 and {"-h", "--help"} & set(rest):
+        for task, command in which.items():
+            print(f"of the task {task}:\n\n{_parser(name, command).format_help()}")
+        raise SystemExit(0)
+    if found is not None and len(which) > 1:
+        others = ", ".join(f"contagg {other}" for other in task_named(found).commands)
+        raise UserError(f"these are weights of the task {found!r}, which has no {name!r}; it has {others}")
+    return next(iter(which.values()))
+
+
+def _parser(name: str, command: Command) -> "_Parser":
+    parser = _Parser(prog=f"contagg {name}", description=command.help, allow_abbrev=False)
+    if command.arguments:
+        command.arguments(parser)
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """One line, with the nearest option for an unknown one."""
         known = [option for action in self._actions for option in action.option_strings]
-        wrong = [word for word in message.split() if word.startswith("--")]
-        near = nearest(wrong[0], known) if message.startswith("unrecognized") and wrong else ""
+        wrong = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        near = ""
+        if message.startswith("unrecognized") and wrong:
+            renamed = RENAMED_OPTIONS.get(wrong[0])
+            near = f" It is now {renamed}" if renamed else nearest(wrong[0], known)
         raise UserError(f"{self.prog}: {message}.{near}" if near else f"{self.prog}: {message}")
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {'fit':{width}}  train what a recipe describes: contagg fit -c recipes/....yaml [--key value]"]
-    lines += [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: contagg COMMAND ...", "", *lines, "", "contagg COMMAND --help says more."])
+def _help(below: str = "") -> str:
+    lines = [] if below else [("fit", FIT)]
+    for name, which in commands().items():
+        if not below or name.startswith(f"{below} "):
+            lines.append((name, "; ".join(command.help for command in which.values())))
+    first = list(dict.fromkeys(name.split()[0] for name, _ in lines))
+    lines.sort(key=lambda line: first.index(line[0].split()[0]))
+    width = max(len(name) for name, _ in lines)
+    shown = [f"  {name:{width}}  {text}" for name, text in lines]
+    command = f"{below} ..." if below else "COMMAND ..."
+    return "\n".join([f"usage: contagg {command}", "", *shown, "", "contagg COMMAND --help says more."])
 
 
-def _load(reference: str) -> Callable[..., Any]:
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+def _print_keys(arguments: list[str]) -> None:
+    """The tasks and, of each or of the one that is given with --task, all keys of its recipes."""
+    known = tasks()
+    chosen = {name: task for name, task in known.items() if name in arguments} or known
+    print(f"usage: {FIT}\n\nTasks:")
+    for name, task in known.items():
+        print(f"  {name:16} {task.help}")
+    print("\n--print_config prints a whole recipe, --task NAME --help the keys of one task.")
+    for name, task in chosen.items():
+        print(f"\n{name}: key, default, what it is")
+        for key, default, told in describe_keys(load(task.recipe)):
+            print(f"  --{key}  [{default}]  {told}")
 
 
 def _rank() -> str:

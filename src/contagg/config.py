@@ -1,6 +1,7 @@
 """What all recipes are made of: typed dataclasses, checked when they are built. Needs no torch."""
 
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from contagg.errors import UserError
@@ -52,3 +53,20 @@ def mutable_keys(config: Any, prefix: str = "") -> set[str]:
         elif is_dataclass(value):
             keys |= mutable_keys(value, prefix + entry.name + ".")
     return keys
+
+
+def check_references(config: Any) -> None:
+    """Check what a recipe names outside itself - files, folders, networks - before anything heavy is imported.
+
+    Asks the recipe and each config in it for its own `check_references`, where it has one, which raises UserError.
+    """
+    if hasattr(config, "check_references"):
+        config.check_references()
+    for entry in fields(config):
+        if is_dataclass(value := getattr(config, entry.name)):
+            check_references(value)
+
+
+def require_path(path: str | Path | None, key: str) -> None:
+    """UserError unless `key` is null or names a file or folder that is there."""
+    require(path is None or Path(path).expanduser().exists(), f"{key}: there is no file or folder {str(path)!r}")

@@ -25,7 +25,12 @@ def measured() -> list[dict]:
 def crowded() -> list[dict]:
     """Networks whose marks are some pixels apart."""
     return [
-        {"model": f"network_{index}", "form": "plain", "images_per_second": 20.0 + index, "reported_top1": 80 + height}
+        {
+            "model": f"network_{index}",
+            "variant": "plain",
+            "images_per_second": 20.0 + index,
+            "reported_top1": 80 + height,
+        }
         for index, height in enumerate((0.0, 0.05, 0.4, 5.0))
     ]
 
@@ -51,9 +56,9 @@ def test_names_stand_at_their_marks_and_hide_no_other(points: list[dict]) -> Non
 def test_marks_are_plain_and_fastest_and_ours_are_told_apart() -> None:
     figure = accuracy_against_speed(
         [
-            {"model": "container_light", "form": "plain", "images_per_second": 2.0, "reported_top1": 82},
-            {"model": "container_light", "form": "compiled", "images_per_second": 5.0, "reported_top1": 82},
-            {"model": "resnet50", "form": "fused", "images_per_second": 3.0, "reported_top1": 76},
+            {"model": "container_light", "variant": "plain", "images_per_second": 2.0, "reported_top1": 82},
+            {"model": "container_light", "variant": "compiled", "images_per_second": 5.0, "reported_top1": 82},
+            {"model": "resnet50", "variant": "fused", "images_per_second": 3.0, "reported_top1": 76},
         ],
         "a device",
     )

@@ -1,4 +1,4 @@
-"""timm loads what `contagg export-weights` writes, by both of its ways, and prepares images as the run did."""
+"""timm loads what `contagg export timm` writes, by both of its ways, and prepares images as the run did."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def a_run(folder: Path, network: str = "any size", **changes: object) -> tuple[P
 def test_timm_answers_as_the_run_by_both_ways(tmp_path: Path, network: str) -> None:
     run, model = a_run(tmp_path / "run", network)
     out = tmp_path / "out" / "weights"
-    main(["export-weights", str(run), str(out)])
+    main(["export", "timm", str(run), str(out)])
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
     name, options, input_size = NETWORKS[network]
     by_file = timm.create_model(name, checkpoint_path=out / "model.safetensors", **options).eval()
@@ -76,7 +76,7 @@ def test_the_hub_form_loads_from_a_cache(tmp_path: Path, monkeypatch: pytest.Mon
     """As after a download: the same code of timm and huggingface_hub, which finds the files in its cache."""
     run, model = a_run(tmp_path / "run")
     cached = tmp_path / "cache" / "models--owner--name"
-    main(["export-weights", str(run), str(cached / "snapshots" / "0" / "")])
+    main(["export", "timm", str(run), str(cached / "snapshots" / "0" / "")])
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -92,7 +92,7 @@ def test_the_hub_form_loads_from_a_cache(tmp_path: Path, monkeypatch: pytest.Mon
 def test_timm_prepares_images_as_the_run_did(tmp_path: Path, network: str, crop: str, tolerance: float) -> None:
     """`padded` resizes tensors, timm resizes Pillow's images: up to a level or two of 255 apart."""
     run, _ = a_run(tmp_path / "run", network, crop=crop)
-    main(["export-weights", str(run), str(tmp_path / "out")])
+    main(["export", "timm", str(run), str(tmp_path / "out")])
     loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     _, metadata = timm_folder.open_run(str(run))
     grey = metadata["preprocessing"]["input_size"][0] == 1
@@ -104,7 +104,7 @@ def test_timm_prepares_images_as_the_run_did(tmp_path: Path, network: str, crop:
 
 def test_it_says_how_to_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, model = a_run(tmp_path / "run")
-    main(["export-weights", str(run), str(tmp_path / "out")])
+    main(["export", "timm", str(run), str(tmp_path / "out")])
     printed = capsys.readouterr().out.strip().splitlines()
     names: dict = {}
     exec(f"import timm\nmodel = {printed[-1]}", names)
@@ -126,7 +126,7 @@ def test_a_folder_with_other_answers_is_not_written(
 
     monkeypatch.setattr(timm_folder, "save_for_hf", spoil)
     with pytest.raises(SystemExit):
-        main(["export-weights", str(run), str(tmp_path / "out")])
+        main(["export", "timm", str(run), str(tmp_path / "out")])
     assert "nothing was written: timm's answers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -149,7 +149,7 @@ def truncated(folder: Path) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a name": (lambda folder: "container_light", "is no run folder and no weights file: give one that `contagg fit`"),
+    "a name": (lambda folder: "container_light", "no weights at 'container_light'; a run folder or a weights file"),
     "an empty folder": (lambda folder: folder, "is no run folder with weights"),
     "a missing file": (lambda folder: folder / "none.safetensors", "no weights at"),
     "a detector": (detector, "is of the task 'detection'; the networks of classification and dino can be exported"),
@@ -162,7 +162,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     make, message = BAD[what]
     with pytest.raises(SystemExit) as leave:
-        main(["export-weights", str(make(tmp_path)), str(tmp_path / "out")])
+        main(["export", "timm", str(make(tmp_path)), str(tmp_path / "out")])
     printed = capsys.readouterr().err
     assert leave.value.code == 2 and message in printed and printed.count("\n") == 1
 
@@ -171,13 +171,13 @@ def test_a_file_in_the_way_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     run, _ = a_run(tmp_path / "run")
     (tmp_path / "out").write_text("")
     with pytest.raises(SystemExit):
-        main(["export-weights", str(run), str(tmp_path / "out")])
+        main(["export", "timm", str(run), str(tmp_path / "out")])
     assert "out/model.safetensors cannot be written" in capsys.readouterr().err
 
 
 def test_the_configuration_is_the_hubs(tmp_path: Path) -> None:
     run, _ = a_run(tmp_path / "run", "grey, other mixers", crop="padded")
-    main(["export-weights", str(run), str(tmp_path / "out")])
+    main(["export", "timm", str(run), str(tmp_path / "out")])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architecture"] == "container_light_tiny" and config["label_names"] == CLASSES
     said = config["pretrained_cfg"]

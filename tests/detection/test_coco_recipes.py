@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contagg.cli import TASKS
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
 COCO = Path(__file__).parents[2] / "recipes/coco"
@@ -12,7 +12,7 @@ COCO = Path(__file__).parents[2] / "recipes/coco"
 
 @pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])
 def test_the_recipe_is_the_papers(detector: str) -> None:
-    recipe = read_recipe(["-c", str(COCO / f"{detector}_container_light.yaml")], TASKS)
+    recipe = read_recipe(["-c", str(COCO / f"{detector}_container_light.yaml")], recipes())
     model, optimization, augmentation = recipe.model, recipe.optimization, recipe.augmentation
     assert (model.detector, model.backbone, model.norm) == (detector, "container_light", "frozen")
     assert optimization.epochs == 12 and optimization.drop_epochs == (8, 11) and optimization.drop_factor == 0.1

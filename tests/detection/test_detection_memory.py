@@ -10,7 +10,7 @@ from contagg.detection.memory import in_its_own_process
 
 def test_a_row_a_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--works", "training", "--height", "64", "--width", "91", "--out", str(tmp_path)]
-    main(["detector-memory", "container_light_tiny", "--detector", "mask_rcnn", *words])
+    main(["bench", "memory", "container_light_tiny", "--detector", "mask_rcnn", *words])
     (row,) = csv.DictReader((tmp_path / "memory.csv").open())
     assert (row["backbone"], row["work"], row["height"], row["width"]) == (
         "container_light_tiny",

@@ -14,9 +14,10 @@ from torch.export import ExportedProgram
 
 import contagg
 import contagg.export.command as command
+from contagg.arguments import image_size
 from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
-from contagg.export.arguments import image_size, target
+from contagg.export import target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
 from contagg.export.program import export_program
 from contagg.nn.aggregation import serves_any_size
@@ -94,7 +95,7 @@ def test_the_command_exports_a_run_with_its_classes_and_preprocessing(tmp_path: 
         },
     )
     out = tmp_path / "out" / "run.pt2"
-    command.run(Namespace(model=str(tmp_path / "run.safetensors"), weights=None, to=None, size=(48, 64), out=out))
+    command.run(Namespace(model=str(tmp_path / "run.safetensors"), weights=None, form="pt2", size=(48, 64), out=out))
     assert "any batch of 48 x 64" in capsys.readouterr().out
     said = {"contagg.json": ""}
     images = torch.randn(4, 1, 48, 64)
@@ -114,7 +115,7 @@ def test_a_file_with_other_answers_is_not_written(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(command, "open_model", lambda *arguments: (drawn("container_light_tiny"), {}))
     out = tmp_path / "model.pt2"
     with pytest.raises(UserError, match=r"was not written: its answers differ"):
-        command.run(Namespace(model="container_light_tiny", weights=None, to="pt2", size=None, out=out))
+        command.run(Namespace(model="container_light_tiny", weights=None, form="pt2", size=None, out=out))
     assert not out.exists()
 
 
@@ -123,11 +124,11 @@ def test_arguments() -> None:
     for wrong in ("0", "64,", "64x96", "-3", "64,96,3"):
         with pytest.raises(ArgumentTypeError, match="is not HEIGHT,WIDTH"):
             image_size(wrong)
-    assert target(Namespace(model="runs/best.safetensors", to=None, out=None)) == ("onnx", Path("best.onnx"))
-    assert target(Namespace(model="m", to=None, out=Path("a/b.pt2"))) == ("pt2", Path("a/b.pt2"))
-    for to, out in (("onnx", "b.pt2"), (None, "b.pth"), ("pt2", "b")):
-        with pytest.raises(UserError, match="its ending must be"):
-            target(Namespace(model="m", to=to, out=Path(out)))
+    assert target(Namespace(model="runs/best.safetensors", form="onnx", out=None)) == Path("best.onnx")
+    assert target(Namespace(model="m", form="pt2", out=Path("a/b.pt2"))) == Path("a/b.pt2")
+    for form, out in (("onnx", "b.pt2"), ("onnx", "b.pth"), ("pt2", "b")):
+        with pytest.raises(UserError, match=f"its ending must be .{form}"):
+            target(Namespace(model="m", form=form, out=Path(out)))
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The figure of `contagg affinity`: its panels, what they say, and that it is written."""
+"""The figure of `contagg inspect affinity`: its panels, what they say, and that it is written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`contagg affinity` and `contagg static`, from their arguments to files and to what they print."""
+"""`contagg inspect affinity` and `contagg inspect static`, from their arguments to files and to what they print."""
 
 import csv
 import re
@@ -54,7 +54,7 @@ def told(capsys: pytest.CaptureFixture, *arguments: object) -> list[str]:
 def test_a_run_s_affinities(run: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out, rows = tmp_path / "a.png", tmp_path / "rows.csv"
     options = ("--at", "39,0.99", "--stages", "3,4", "--heads", "mean,2", "--out", out, "--save-rows", rows)
-    lines = told(capsys, "affinity", run, image, *options)
+    lines = told(capsys, "inspect", "affinity", run, image, *options)
     assert [re.split(r"\s{2,}", line)[:3] for line in lines[1:5]] == [
         ["stage 3, block 1", "static", lines[1].split()[5]],
         ["stage 4, block 1", "dynamic", "alpha 0.750"],
@@ -79,8 +79,8 @@ def test_numbers_as_arrays(tmp_path: Path, image: Path, capsys: pytest.CaptureFi
     model = contagg.create("deit_small_pam", **options)
     metadata = {"model": {"name": "deit_small_pam", "options": options}, "preprocessing": {"input_size": [3, 64, 64]}}
     save_weights(weights, model.state_dict(), metadata)
-    told(capsys, "affinity", weights, image, "--blocks", 2, "--heads", 6, "--out", tmp_path / "a.png", "--at", "0,0",
-         "--save-rows", tmp_path / "r.npz")  # fmt: skip
+    told(capsys, "inspect", "affinity", weights, image, "--blocks", 2, "--heads", 6, "--out", tmp_path / "a.png",
+         "--at", "0,0", "--save-rows", tmp_path / "r.npz")  # fmt: skip
     arrays = np.load(tmp_path / "r.npz")
     parts = ("dynamic", "static", "mixed")
     assert set(arrays) == {f"stage1_block2_head6_{part}{end}" for part in parts for end in ("", "_prefix")}
@@ -91,7 +91,7 @@ def test_numbers_as_arrays(tmp_path: Path, image: Path, capsys: pytest.CaptureFi
 
 def test_static_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "s.png"
-    lines = told(capsys, "static", run / "checkpoints" / "best.safetensors", "--layers", "1,4", "--out", out)
+    lines = told(capsys, "inspect", "static", run / "checkpoints" / "best.safetensors", "--layers", "1,4", "--out", out)
     assert lines[1].startswith("1: stage 1, block 1  static") and "alpha 0.750, beta -0.125" in lines[2]
     assert lines[-1] == f"the figure is in {out}" and out.stat().st_size > 10_000
 
@@ -100,7 +100,7 @@ def test_a_named_model_with_weights_or_without(tmp_path: Path, capsys: pytest.Ca
     model = contagg.create("container_light_tiny")
     nn.init.constant_(model.get_submodule("stages.3.blocks.0.aggregation.affinity.gate").beta, 0.875)
     save_weights(tmp_path / "w.safetensors", model.state_dict(), {})
-    common = ("static", "container_light_tiny", "--layers", 5, "--out", tmp_path / "s.png")
+    common = ("inspect", "static", "container_light_tiny", "--layers", 5, "--out", tmp_path / "s.png")
     lines = told(capsys, *common)
     assert "beta 0.500" in lines[1] and "container_light_tiny has random weights" in lines[-2]
     untrained = (tmp_path / "s.png").read_bytes()
@@ -129,22 +129,25 @@ def test_an_image_as_people_see_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("affinity container_lite {image}", "unknown model 'container_lite'. Did you mean 'container_light'?"),
-        ("affinity resnet18 {image}", "ResNet has no affinity to show"),
-        ("affinity {run} missing.png", "there is no image 'missing.png'"),
-        ("affinity {run} {run}/checkpoints/best.safetensors", "best.safetensors' cannot be read: cannot identify"),
-        ("affinity {run} {image} --at 40,0", "position 40,0 is outside the image of 40 rows and 60 columns"),
-        ("affinity {run} {image} --at 1.5,0", "position 1.5,0 is outside"),
-        ("affinity {run} {image} --at here", "argument --at: 'here' is not ROW,COL"),
-        ("affinity {run} {image} --stages 5", "stage 5 does not exist; the model's stages are 1, 2, 3, 4"),
-        ("affinity {run} {image} --stages 4 --blocks 2", "block 2 of stage 4 does not exist; its blocks are 1"),
-        ("affinity {run} {image} --stages 4 --heads 5", "its heads are 1 to 4, or 'mean'"),
-        ("affinity {run} {image} --weights w.safetensors", "has weights of its own"),
-        ("affinity {run}/checkpoints {image}", "is no run folder with weights"),
-        ("affinity runs/none {image}", "no weights at 'runs/none'"),
-        ("static container_attention", "Container has no static affinity"),
-        ("static {run} --layers 5", "layer 5 does not exist; the layers with one are 1, 2, 3, 4"),
-        ("static {run} --out {image}/x.png", "x.png cannot be written"),
+        ("inspect affinity container_lite {image}", "unknown model 'container_lite'. Did you mean 'container_light'?"),
+        ("inspect affinity resnet18 {image}", "ResNet has no affinity to show"),
+        ("inspect affinity {run} missing.png", "there is no file 'missing.png'"),
+        (
+            "inspect affinity {run} {run}/checkpoints/best.safetensors",
+            "best.safetensors' cannot be read: cannot identify",
+        ),
+        ("inspect affinity {run} {image} --at 40,0", "position 40,0 is outside the image of 40 rows and 60 columns"),
+        ("inspect affinity {run} {image} --at 1.5,0", "position 1.5,0 is outside"),
+        ("inspect affinity {run} {image} --at here", "argument --at: 'here' is not ROW,COL"),
+        ("inspect affinity {run} {image} --stages 5", "stage 5 does not exist; the model's stages are 1, 2, 3, 4"),
+        ("inspect affinity {run} {image} --stages 4 --blocks 2", "block 2 of stage 4 does not exist; its blocks are 1"),
+        ("inspect affinity {run} {image} --stages 4 --heads 5", "its heads are 1 to 4, or 'mean'"),
+        ("inspect affinity {run} {image} --weights {image}", "has weights of its own"),
+        ("inspect affinity {run}/checkpoints {image}", "is no run folder with weights"),
+        ("inspect affinity runs/none {image}", "no weights at 'runs/none'"),
+        ("inspect static container_attention", "Container has no static affinity"),
+        ("inspect static {run} --layers 5", "layer 5 does not exist; the layers with one are 1, 2, 3, 4"),
+        ("inspect static {run} --out {image}/x.png", "x.png cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(

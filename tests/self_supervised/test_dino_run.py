@@ -13,11 +13,12 @@ import torch
 from timm.layers import DropPath
 
 from contagg.checkpoints.weights import load_model
-from contagg.cli import TASKS, main
+from contagg.cli import main
 from contagg.data.sources import open_data
 from contagg.errors import UserError
 from contagg.self_supervised.fit import make_job
 from contagg.self_supervised.task import Dino
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 from contagg.training.saving import SaveState
 
@@ -35,7 +36,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def task_of(path: Path) -> Dino:
-    recipe = read_recipe(["-c", str(path)], TASKS)
+    recipe = read_recipe(["-c", str(path)], recipes())
     return make_job(recipe, open_data(recipe.data)).task
 
 
@@ -61,7 +62,7 @@ def test_a_run_leaves_its_teacher_and_what_it_can_do(
 
 @pytest.mark.parametrize("name", ["container_light", "deit_small"])
 def test_the_papers_runs_are_measured_when_table_6_says(name: str) -> None:
-    recipe = read_recipe(["-c", str(RECIPES / f"imagenet_{name}.yaml")], TASKS)
+    recipe = read_recipe(["-c", str(RECIPES / f"imagenet_{name}.yaml")], recipes())
     epochs = range(recipe.knn.every, recipe.optimization.epochs + 1, recipe.knn.every)
     assert list(epochs) == [20, 40, 60, 80, 100] and recipe.knn.neighbours[0] == 10
 
@@ -183,14 +184,16 @@ def test_deit_learns_too(recipe_file: WriteRecipe, tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(recipe_file: WriteRecipe, changes: dict[str, Any], message: str) -> None:
-    recipe = read_recipe(["-c", str(recipe_file(**changes))], TASKS)
+    recipe = read_recipe(["-c", str(recipe_file(**changes))], recipes())
     with pytest.raises(UserError, match=message):
         make_job(recipe, open_data(recipe.data))
 
 
 def test_a_vision_transformer_without_other_sizes_says_what_to_set(recipe_file: WriteRecipe) -> None:
     options = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2}
-    recipe = read_recipe(["-c", str(recipe_file(model__name="vit_tiny_patch16_224", model__options=options))], TASKS)
+    recipe = read_recipe(
+        ["-c", str(recipe_file(model__name="vit_tiny_patch16_224", model__options=options))], recipes()
+    )
     with pytest.raises(UserError, match=r"crops.local_size 8 does not fit .*model.options.dynamic_img_size true"):
         make_job(recipe, open_data(recipe.data))
 
@@ -208,7 +211,7 @@ def test_a_run_does_not_go_on_with_another_backbone(
 
 def test_a_stream_is_refused(recipe_file: WriteRecipe) -> None:
     with pytest.raises(UserError, match="DINO needs images by number, and 'wds/' is a stream"):
-        read_recipe(["-c", str(recipe_file(data__name="wds/", data__fraction=1.0))], TASKS)
+        read_recipe(["-c", str(recipe_file(data__name="wds/", data__fraction=1.0))], recipes())
 
 
 @pytest.mark.parametrize(

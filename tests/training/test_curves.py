@@ -69,7 +69,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 BAD = [
-    (["nowhere"], "nowhere is no run folder"),
+    (["nowhere"], "there is no folder 'nowhere'"),
     (["run", "--metric", "acuracy"], "has no metric 'acuracy'. Did you mean 'accuracy'?"),
     (["run", "--output", "curves.txt"], "must end in one of .png"),
     (["empty"], "holds no epoch yet"),

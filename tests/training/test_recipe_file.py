@@ -9,9 +9,9 @@ import yaml
 from fit_processes import TINY
 
 from contagg.classification.recipe import ClassificationRecipe
-from contagg.cli import TASKS
 from contagg.config import as_dict
 from contagg.errors import UserError
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
 CONTAGG = Path(sys.executable).parent / "contagg"
@@ -25,7 +25,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def read(path: Path, *options: str) -> ClassificationRecipe:
-    return read_recipe(["-c", str(path), *options], TASKS)
+    return read_recipe(["-c", str(path), *options], recipes())
 
 
 def test_command_line_overrides_the_file_which_overrides_defaults(recipe: Path) -> None:
@@ -58,7 +58,7 @@ def test_what_is_printed_reads_back_the_same(recipe: Path, capsys: pytest.Captur
 
 def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        read_recipe(["--help"], TASKS)
+        read_recipe(["--help"], recipes())
     assert leave.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--optimization.learning_rate_per_512 LEARNING_RATE_PER_512 The peak for 512 images a step" in text

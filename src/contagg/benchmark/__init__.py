@@ -1,0 +1,57 @@
+"""What networks cost: the commands that measure it. Needs no torch."""
+
+import argparse
+from pathlib import Path
+
+from contagg.arguments import Command, model_name, whole_above_zero, words
+from contagg.benchmark.reported import TABLE1
+
+VARIANTS = ("plain", "fused", "compiled", "fused+compiled")
+PRECISIONS = ("fp32", "bf16")
+
+
+def speed(parser: argparse.ArgumentParser) -> None:
+    """For `contagg bench speed`."""
+    parser.add_argument("models", type=model_name, nargs="+", metavar="MODEL", help="names of ours or timm's")
+    _measured(parser)
+
+
+def table1(parser: argparse.ArgumentParser) -> None:
+    """For `contagg bench table1`."""
+    parser.set_defaults(models=TABLE1)
+    _measured(parser)
+
+
+def _measured(parser: argparse.ArgumentParser) -> None:
+    number = whole_above_zero
+    parser.add_argument(
+        "--variants", type=words(VARIANTS), default=VARIANTS, metavar="A,B", help=f"of {', '.join(VARIANTS)}"
+    )
+    parser.add_argument(
+        "--precisions", type=words(PRECISIONS), default=("fp32",), metavar="A,B", help="of fp32, bf16 (default fp32)"
+    )
+    parser.add_argument("--train", action="store_true", help="measure a training step as well, uncompiled")
+    parser.add_argument("--batch", type=number, default=8, metavar="N", help="images a batch (default 8)")
+    parser.add_argument("--size", type=number, default=224, metavar="PIXELS", help="height and width (default 224)")
+    parser.add_argument("--rounds", type=number, default=7, metavar="N", help="each measures every variant (default 7)")
+    parser.add_argument("--threads", type=number, metavar="N", help="processor threads (default: torch's)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.csv, bench.json and bench.png there")
+
+
+COMMANDS = {
+    "bench speed": Command(
+        help="networks side by side: images/s, GEMM utilisation, memory",
+        run="contagg.benchmark.bench:run",
+        arguments=speed,
+    ),
+    "bench table1": Command(
+        help="the same of the networks of Table 1 and their successors in timm",
+        run="contagg.benchmark.bench:run",
+        arguments=table1,
+    ),
+    "bench table2": Command(
+        help="Table 2's parameters and multiply-adds, the paper's against counted",
+        run="contagg.benchmark.table2:run",
+    ),
+}

@@ -1,4 +1,4 @@
-"""`contagg bench`: ours and timm's networks, in every form, measured side by side in one process."""
+"""`contagg bench speed` and `table1`: networks side by side, in every variant, in one process."""
 
 import argparse
 import csv
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from contagg.benchmark.cost import multiply_adds, parameter_count
-from contagg.benchmark.forms import DTYPES, Setting, forms_of, inference, training_step
 from contagg.benchmark.picture import accuracy_against_speed
-from contagg.benchmark.reported import PAPER_IMAGES_PER_SECOND, TABLE1, TOP1
+from contagg.benchmark.reported import PAPER_IMAGES_PER_SECOND, TOP1
 from contagg.benchmark.timing import Spread, Work, interleaved, keep_freed_memory, peak_bytes, product
+from contagg.benchmark.variants import DTYPES, Setting, inference, training_step, variants_of
 from contagg.errors import UserError
 from contagg.figures import save_figure
 from contagg.files import write_output
@@ -30,13 +30,13 @@ SLOWEST_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One network in one form. Costs are of one image; `rate_share` is of the matrix products of the same rounds.
+    """One network in one variant. Costs are of one image; `gemm_utilisation` is by the GEMMs of the same rounds.
 
     A training step counts three times the multiply-adds of a forward pass.
     """
 
     model: str
-    form: str
+    variant: str
     precision: str
     parameters_millions: float
     multiply_adds_billions: float
@@ -44,7 +44,7 @@ class Row:
     seconds_median: float
     seconds_high: float
     images_per_second: float
-    rate_share: float
+    gemm_utilisation: float
     peak_megabytes: float
     reported_top1: float | None
     paper_images_per_second: float | None
@@ -52,9 +52,7 @@ class Row:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print the table, and write CSV, JSON and picture where asked."""
-    names = [*dict.fromkeys([*options.models, *(TABLE1 if options.table1 else ())])]
-    if not names:
-        raise UserError("contagg bench: name models, or give --table1")
+    names = list(dict.fromkeys(options.models))
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         if reason:
             about[f"left_out_{precision}"] = reason
             continue
-        measured, rate = bench(names, options.forms, setting, options.rounds, options.train)
+        measured, rate = bench(names, options.variants, setting, options.rounds, options.train)
         about[f"multiply_adds_per_second_{precision}"] = rate
         rows += measured
     print(table(rows, about))
@@ -77,35 +75,37 @@ def run(options: argparse.Namespace) -> None:
 
 
 def bench(
-    names: list[str], forms: tuple[str, ...], setting: Setting, rounds: int, train: bool
+    names: list[str], variants: tuple[str, ...], setting: Setting, rounds: int, train: bool
 ) -> tuple[list[Row], float]:
-    """A row each network and form, and the multiply-adds a second of a plain matrix product in the same rounds."""
+    """A row each network and variant, and the multiply-adds a second of a plain matrix product in the same rounds."""
     works: dict[tuple[str, str], Work] = {}
     costs = {}
     for name in names:
         model = create(name).eval()
         costs[name] = parameter_count(model), multiply_adds(model, (setting.size, setting.size))
-        for form in forms_of(model, forms):
-            _say(f"preparing {name}, {form}, {setting.precision}")
-            works[name, form] = inference(model, form, setting)
+        for variant in variants_of(model, variants):
+            _say(f"preparing {name}, {variant}, {setting.precision}")
+            works[name, variant] = inference(model, variant, setting)
         if train:
             works[name, "training step"] = training_step(model, setting)
     reference, products = product(setting.device, DTYPES[setting.precision])
-    _say(f"measuring {len(works)} forms, {rounds} rounds")
+    _say(f"measuring {len(works)} variants, {rounds} rounds")
     named = {"|".join(key): work for key, work in works.items()}
     seconds = interleaved({"product": reference, **named}, rounds, setting.device)
     rate = products / seconds["product"].median
     rows = []
-    for (name, form), work in works.items():
-        spread, (parameters, cost) = seconds[f"{name}|{form}"], costs[name]
-        passes = 3 if form == "training step" else 1
-        rows.append(_row(name, form, setting, spread, parameters, cost, passes, rate, peak_bytes(work, setting.device)))
+    for (name, variant), work in works.items():
+        spread, (parameters, cost) = seconds[f"{name}|{variant}"], costs[name]
+        passes = 3 if variant == "training step" else 1
+        rows.append(
+            _row(name, variant, setting, spread, parameters, cost, passes, rate, peak_bytes(work, setting.device))
+        )
     return rows, rate
 
 
 def _row(
     name: str,
-    form: str,
+    variant: str,
     setting: Setting,
     seconds: Spread,
     parameters: int,
@@ -116,7 +116,7 @@ def _row(
 ) -> Row:
     return Row(
         model=name,
-        form=form,
+        variant=variant,
         precision=setting.precision,
         parameters_millions=parameters / 1e6,
         multiply_adds_billions=cost / 1e9,
@@ -124,7 +124,7 @@ def _row(
         seconds_median=seconds.median,
         seconds_high=seconds.high,
         images_per_second=setting.batch / seconds.median,
-        rate_share=passes * cost * setting.batch / seconds.median / rate,
+        gemm_utilisation=passes * cost * setting.batch / seconds.median / rate,
         peak_megabytes=peak / 1e6,
         reported_top1=TOP1.get(name) if setting.size == 224 else None,
         paper_images_per_second=PAPER_IMAGES_PER_SECOND.get(name),
@@ -142,15 +142,15 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
         elif key.startswith("left_out"):
             lines.append(f"{key.rpartition('_')[2]} left out: {value}")
     lines.append(
-        f"{'model':<30} {'form':<15} {'in':<5} {'params M':>8} {'GMACs':>6} {'ms a batch':>10} {'quartiles':>17}"
-        f" {'images/s':>9} {'of rate':>8} {'peak MB':>8}"
+        f"{'model':<30} {'variant':<15} {'in':<5} {'params M':>8} {'GMACs':>6} {'ms a batch':>10} {'quartiles':>17}"
+        f" {'images/s':>9} {'of GEMM':>8} {'peak MB':>8}"
     )
     for row in rows:
         spread = f"{1000 * row.seconds_low:.0f} to {1000 * row.seconds_high:.0f}"
         lines.append(
-            f"{row.model:<30} {row.form:<15} {row.precision:<5} {row.parameters_millions:>8.2f}"
+            f"{row.model:<30} {row.variant:<15} {row.precision:<5} {row.parameters_millions:>8.2f}"
             f" {row.multiply_adds_billions:>6.2f} {1000 * row.seconds_median:>10.1f} {spread:>17}"
-            f" {row.images_per_second:>9.1f} {row.rate_share:>8.0%} {row.peak_megabytes:>8.0f}"
+            f" {row.images_per_second:>9.1f} {row.gemm_utilisation:>8.0%} {row.peak_megabytes:>8.0f}"
         )
     return "\n".join(lines)
 
@@ -159,7 +159,7 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
     """bench.csv, bench.json (command, commit, device) and, where accuracies are known, bench.png."""
     write_output(folder / "bench.csv", csv_of(rows))
     write_output(folder / "bench.json", (json.dumps(about, indent=2) + "\n").encode())
-    points = [asdict(row) for row in rows if row.reported_top1 is not None and row.form != "training step"]
+    points = [asdict(row) for row in rows if row.reported_top1 is not None and row.variant != "training step"]
     if points:
         save_figure(accuracy_against_speed(points, str(about["device"])), folder / "bench.png")
     _say(f"wrote {folder}")

@@ -1,4 +1,4 @@
-"""Accuracy as reported against measured images a second."""
+"""Accuracy as reported against measured images/s."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ _SIDES = {"right": (1, 0), "above": (0, 1), "below": (0, -1), "left": (-1, 0)}
 
 
 def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> Figure:
-    """A line a network: its plain form as a hollow mark, its fastest as a filled one, with its name.
+    """A line a network: its plain variant as a hollow mark, its fastest as a filled one, with its name.
 
     Args:
-        points: `model`, `form`, `precision`, `images_per_second` and `reported_top1` of each measurement.
+        points: `model`, `variant`, `precision`, `images_per_second` and `reported_top1` of each measurement.
         device: For the title.
     """
     figure = new_figure(8, 5)
@@ -29,7 +29,7 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
     for model in dict.fromkeys(point["model"] for point in points):
         own = [point for point in points if point["model"] == model]
         fastest = max(own, key=lambda point: point["images_per_second"])
-        plain = next((point for point in own if point["form"] == "plain"), fastest)
+        plain = next((point for point in own if point["variant"] == "plain"), fastest)
         colour = OURS if model.startswith("container") else OTHERS
         slow, fast, height = plain["images_per_second"], fastest["images_per_second"], fastest["reported_top1"]
         axes.plot([slow, fast], [height] * 2, color=colour, linewidth=1.5, alpha=0.5)
@@ -37,7 +37,9 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         axes.plot(fast, height, "o", color=colour, markersize=_MARK)
         names.append((model, fast, height, colour))
         taken.append((slow, fast, height))
-    plain_axes(axes, "images/s (hollow: as it is, filled: its fastest form)", "ImageNet top-1 as reported, %", device)
+    plain_axes(
+        axes, "images/s (hollow: as it is, filled: its fastest variant)", "ImageNet top-1 as reported, %", device
+    )
     axes.margins(x=0.12, y=0.12)
     _name(axes, names, taken)
     return figure

@@ -57,5 +57,5 @@ def table() -> str:
 
 
 def run(arguments: object = None) -> None:
-    """`contagg table2`."""
+    """`contagg bench table2`."""
     print(table())

@@ -1,4 +1,4 @@
-"""`contagg export-weights`: a run's weights as timm and the hub load them."""
+"""`contagg export timm`: a run's weights as timm and the hub load them."""
 
 import argparse
 import tempfile

@@ -1,0 +1,47 @@
+"""The task of telling classes of images apart: what it brings to the command line. Needs no torch."""
+
+import argparse
+
+from contagg.arguments import Command, add_device, images, run_or_weights, whole_above_zero, whole_from_zero
+from contagg.tasks import Task
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+    parser.add_argument("--batch-size", type=whole_above_zero, default=64, help="images at once (default 64)")
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+    add_device(parser)
+
+
+def validate(parser: argparse.ArgumentParser) -> None:
+    """For `contagg validate`."""
+    _common(parser)
+    parser.add_argument("--data.name", dest="name", help="which data (default: those of the run)")
+    parser.add_argument("--data.root", dest="root", help="where they lie (default: where the run had them)")
+    parser.add_argument("--data.validation_split", dest="validation_split", help="which split, for timm's data sets")
+    parser.add_argument("--output", help="folder for confusion.png and confusion.csv (default: the run's figures)")
+
+
+def predict(parser: argparse.ArgumentParser) -> None:
+    """For `contagg predict`."""
+    _common(parser)
+    parser.add_argument("images", type=images, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--top-k", type=whole_above_zero, default=5, help="classes an image (default 5)")
+    parser.add_argument("--output", choices=("table", "csv", "json"), default="table", help="default table")
+
+
+TASK = Task(
+    help="tell classes of images apart (Sec. 4.1)",
+    recipe="contagg.classification.recipe:ClassificationRecipe",
+    fit="contagg.classification.fit:fit",
+    commands={
+        "validate": Command(
+            help="accuracy and confusion matrix on held-out images",
+            run="contagg.classification.evaluation:validate",
+            arguments=validate,
+        ),
+        "predict": Command(
+            help="the likeliest classes of images", run="contagg.classification.predict:predict", arguments=predict
+        ),
+    },
+)

@@ -117,7 +117,7 @@ confusion      {confusion}
 affinities     {_draw_affinities(folder, best, data)}
 
 next           contagg predict {best} IMAGE_OR_FOLDER
-               contagg affinity {folder.folder} IMAGE --at ROW,COL
+               contagg inspect affinity {folder.folder} IMAGE --at ROW,COL
                contagg validate {best}
                contagg curves {folder.folder} ANOTHER_RUN""",
         flush=True,

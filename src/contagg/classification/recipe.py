@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contagg.arguments import require_model
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import require
+from contagg.config import require, require_path
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.training.config import OptimizationConfig, RunConfig
 
@@ -43,6 +44,11 @@ class ModelConfig:
         check_name(self.name, "model.name")
         check_options(self.options, "model.options")
         require("num_classes" not in self.options, "model.options.num_classes: the data say how many classes there are")
+
+    def check_references(self) -> None:
+        """UserError for a network that does not exist, or weights that are not there."""
+        require_model(self.name, "model.name")
+        require_path(self.init_from, "model.init_from")
 
 
 @dataclass(frozen=True, kw_only=True)

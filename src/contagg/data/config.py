@@ -78,6 +78,11 @@ class DataConfig:
         require(folder.is_dir() or not must_exist, f"data.root {folder} is no folder")
         return folder
 
+    def check_references(self) -> None:
+        """UserError if the data should lie in a folder that is not there."""
+        if self.name in ("folder", "tar", "cifar10", "wds/") or (self.root and self.name in NAMED_DATA):
+            self.folder(must_exist=not self.download)
+
     @property
     def is_stream(self) -> bool:
         """Whether images come in a stream, so that none can be asked for by number."""

@@ -1,0 +1,93 @@
+"""The task of finding objects and outlining them: what it brings to the command line. Needs no torch."""
+
+import argparse
+from pathlib import Path
+
+from contagg.arguments import (
+    Command,
+    add_device,
+    add_figure,
+    existing_file,
+    heads,
+    images,
+    model_name,
+    numbers,
+    run_or_weights,
+    whole_above_zero,
+    whole_from_zero,
+)
+from contagg.tasks import Task
+
+WORKS = ("inference", "training", "training-checkpointed")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+    add_device(parser)
+
+
+def validate(parser: argparse.ArgumentParser) -> None:
+    """For `contagg validate`."""
+    _common(parser)
+    parser.add_argument("--batch-size", type=whole_above_zero, default=2, help="images at once (default 2)")
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--data.root", dest="root", help="the data set's folder (default: where the run had it)")
+    parser.add_argument("--data.annotations", dest="annotations", help="JSON below it (default: the run's)")
+    parser.add_argument("--data.images", dest="images", help="folder of images below it (default: the run's)")
+    parser.add_argument("--output", help="folder for scores.json and COCO's result files (default: none)")
+
+
+def predict(parser: argparse.ArgumentParser) -> None:
+    """For `contagg predict`."""
+    _common(parser)
+    parser.add_argument("images", type=images, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--score", type=float, default=0.5, help="least score to tell and to draw (default 0.5)")
+    parser.add_argument("--output", default="predictions", help="folder (default predictions)")
+
+
+def queries(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect queries`."""
+    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+    parser.add_argument("image", type=existing_file, help="an image file")
+    parser.add_argument("--queries", type=numbers, metavar="N,...", help="from 1 (default: the three surest)")
+    parser.add_argument("--layer", type=whole_above_zero, metavar="N", help="of the decoder, from 1 (default: last)")
+    parser.add_argument("--heads", type=heads, default=("mean",), metavar="N,...|mean", help="from 1 (default mean)")
+    add_figure(parser, "queries.png")
+
+
+def memory(parser: argparse.ArgumentParser) -> None:
+    """For `contagg bench memory`."""
+    parser.add_argument("backbones", type=model_name, nargs="+", metavar="BACKBONE", help="names of ours or timm's")
+    parser.add_argument("--detector", choices=("retinanet", "mask_rcnn"), default="retinanet", help="default retinanet")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="(default: all)")
+    parser.add_argument("--height", type=whole_above_zero, default=800, metavar="PIXELS", help="default 800")
+    parser.add_argument("--width", type=whole_above_zero, default=1333, metavar="PIXELS", help="default 1333")
+    parser.add_argument("--threads", type=whole_above_zero, default=1, metavar="N", help="of the processor (default 1)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
+
+
+TASK = Task(
+    help="find objects and, with Mask R-CNN, outline them (Sec. 4.2 and 4.3)",
+    recipe="contagg.detection.config:DetectionRecipe",
+    fit="contagg.detection.fit:fit",
+    commands={
+        "validate": Command(
+            help="COCO's twelve numbers of a detector", run="contagg.detection.validate:validate", arguments=validate
+        ),
+        "predict": Command(
+            help="what a detector finds in images: COCO's result JSON, and pictures",
+            run="contagg.detection.predict:predict",
+            arguments=predict,
+        ),
+        "inspect queries": Command(
+            help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",
+            run="contagg.detection.detr.cross_attention_figure:queries",
+            arguments=queries,
+        ),
+        "bench memory": Command(
+            help="the most memory that a detector takes for an image and for a training step, on a CPU",
+            run="contagg.detection.memory:run",
+            arguments=memory,
+        ),
+    },
+)

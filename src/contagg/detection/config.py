@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contagg.arguments import require_model
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.config import MUTABLE_ON_RESUME, require, require_path
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
 from contagg.training.config import RunConfig
@@ -58,6 +59,11 @@ class DetectorConfig:
             "model.norm is frozen, but there is nothing to freeze: give model.init_from a file of the backbone's "
             "weights (or model.pretrained true), or set model.norm to train",
         )
+
+    def check_references(self) -> None:
+        """UserError for a backbone that does not exist, or weights that are not there."""
+        require_model(self.backbone, "model.backbone")
+        require_path(self.init_from, "model.init_from")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`contagg detector-memory`: the most memory that a process takes for one image, and for one training step, on a CPU.
+"""`contagg bench memory`: the most memory that a process takes for one image, and for one training step, on a CPU.
 
 Each measurement has a process of its own, so that the peak of its resident memory is the work's.
 """
@@ -66,7 +66,7 @@ def in_its_own_process(detector: str, backbone: str, work: str, size: tuple[int,
 
 
 def measure(detector: Any, backbone: str, work: str, size: tuple[int, int], threads: int) -> Row:
-    """One image through the detector, or one step of AdamW on it; `work` is one of `arguments.WORKS`."""
+    """One image through the detector, or one step of AdamW on it; `work` is one of `contagg.detection.WORKS`."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     checkpointing = work == "training-checkpointed"

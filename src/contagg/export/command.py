@@ -1,4 +1,4 @@
-"""`contagg export`: a network as a file that needs neither this package nor its source."""
+"""`contagg export onnx` and `contagg export pt2`: a network without this package or its source."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import nn
 from contagg.checkpoints.models import open_model, weights_file
 from contagg.checkpoints.weights import read_weights
 from contagg.errors import UserError
-from contagg.export.arguments import target
+from contagg.export import target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
 from contagg.export.program import export_program
 from contagg.files import write_output
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 def run(options: argparse.Namespace) -> None:
     """Export, compare the file's answers with the model's, and only then write it."""
-    form, path = target(options)
+    path = target(options)
     model, description = open_described(options.model, options.weights)
     any_size = options.size is None and serves_any_size(model)
     input_size = tuple(description["preprocessing"]["input_size"])
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         if not serves_any_size(model):
             model.set_input_size(options.size)  # type: ignore[operator]
     program = export_program(model, input_size, any_size)
-    write, open_file = {"onnx": (to_onnx, open_onnx), "pt2": (to_pt2, open_pt2)}[form]
+    write, open_file = {"onnx": (to_onnx, open_onnx), "pt2": (to_pt2, open_pt2)}[options.form]
     content = write(program, description)
     answer = open_file(content)
     batches = [torch.randn(shape) for shape in trial_shapes(input_size, any_size)]

@@ -1,0 +1,62 @@
+"""What mixes with what: the commands that show it. Needs no torch."""
+
+import argparse
+
+from contagg.arguments import Command, add_figure, ending, existing_file, heads, model, numbers, position
+from contagg.arguments import whole_above_zero as number
+
+ROW_ENDINGS = (".csv", ".npz")
+
+
+def affinity(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect affinity`."""
+    parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
+    parser.add_argument("image", type=existing_file, help="an image file; it is shown to the model whole, resized")
+    parser.add_argument(
+        "--at",
+        type=position,
+        default=(0.5, 0.5),
+        metavar="ROW,COL",
+        help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
+    )
+    _weights(parser)
+    parser.add_argument("--stages", type=numbers, metavar="N,...", help="from 1 (default: the last block of each)")
+    parser.add_argument("--blocks", type=numbers, metavar="N,...", help="of each stage, from 1")
+    parser.add_argument("--heads", type=heads, default=("mean",), metavar="N,...|mean", help="from 1 (default mean)")
+    parser.add_argument("--size", type=number, metavar="PIXELS", help="of the shorter side (default: the model's own)")
+    add_figure(parser, "affinity.png")
+    parser.add_argument("--save-rows", type=ending(ROW_ENDINGS), metavar="FILE", help="the numbers, as .csv or .npz")
+
+
+def static(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect static`."""
+    parser.add_argument("model", type=model, help="a run folder, a weights file of a run, or a model's name")
+    _weights(parser)
+    parser.add_argument(
+        "--at",
+        type=position,
+        default=(0.5, 0.5),
+        metavar="ROW,COL",
+        help="for dense affinities: whole numbers are tokens of the grid from 0, fractions parts of it "
+        "(default 0.5,0.5)",
+    )
+    parser.add_argument("--layers", type=numbers, metavar="N,...", help="from 1 through the model (default: all)")
+    add_figure(parser, "static.png")
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=existing_file, metavar="FILE", help="weights for a model given by name")
+
+
+COMMANDS = {
+    "inspect affinity": Command(
+        help="what a position of an image gathers from (Figure 1)",
+        run="contagg.inspect.commands:affinity",
+        arguments=affinity,
+    ),
+    "inspect static": Command(
+        help="learnt static affinities by layer (Figure 1 right)",
+        run="contagg.inspect.commands:static",
+        arguments=static,
+    ),
+}

@@ -1,4 +1,4 @@
-"""`contagg affinity` and `contagg static`."""
+"""`contagg inspect affinity` and `contagg inspect static`."""
 
 import argparse
 from pathlib import Path

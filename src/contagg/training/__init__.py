@@ -1,0 +1,20 @@
+"""What all tasks share in training, and the command that compares runs. Needs no torch."""
+
+import argparse
+
+from contagg.arguments import Command, existing_folder
+
+
+def curves(parser: argparse.ArgumentParser) -> None:
+    """For `contagg curves`."""
+    parser.add_argument("runs", type=existing_folder, nargs="+", help="run folders")
+    parser.add_argument("--metric", default="accuracy", help="a column of metrics.csv (default accuracy)")
+    parser.add_argument("--against", choices=("epoch", "step"), default="epoch", help="(default epoch)")
+    parser.add_argument("--output", default="curves.png", help="the picture (default curves.png)")
+
+
+COMMANDS = {
+    "curves": Command(
+        help="runs compared, epoch by epoch (Figure 1 left)", run="contagg.training.curves:compare", arguments=curves
+    ),
+}

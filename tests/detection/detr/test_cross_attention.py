@@ -64,7 +64,7 @@ def test_the_maps_are_what_the_network_uses() -> None:
 def test_the_command(detector: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, image, out = saved(detector, tmp_path / "a.safetensors"), tmp_path / "noise.png", tmp_path / "looks.png"
     Image.effect_noise((130, 90), 90).save(image)
-    main(["affinity", path, str(image), "--queries", "2,5", "--heads", "mean,4", "--out", str(out)])
+    main(["inspect", "queries", path, str(image), "--queries", "2,5", "--heads", "mean,4", "--out", str(out)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["query 2", "query 5"] and lines[2].endswith("looks.png")
     assert Image.open(out).size[1] > Image.open(out).size[0] / 2
@@ -74,7 +74,7 @@ def test_the_command(detector: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--layer", "3"], "decoder layer 3 does not exist; there are 1 to 2"),
     ):
         with pytest.raises(SystemExit):
-            main(["affinity", path, str(image), "--out", str(out), *words])
+            main(["inspect", "queries", path, str(image), "--out", str(out), *words])
         assert message in capsys.readouterr().err
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from contagg.benchmark.cost import parameter_count
-from contagg.cli import TASKS
 from contagg.detection.backbone import Features
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -18,7 +18,7 @@ OF_ALL |= {"box_weight": 5.0, "giou_weight": 2.0}
 
 
 def recipe(name: str) -> dict:
-    return asdict(read_recipe(["-c", str(RECIPES / f"{name}.yaml")], TASKS))
+    return asdict(read_recipe(["-c", str(RECIPES / f"{name}.yaml")], recipes()))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What a detection recipe says of its images. Needs no torch: a recipe is checked first."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.config import MUTABLE_ON_RESUME, require, require_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,12 @@ class CocoDataConfig:
     train_annotations: str = "annotations/instances_train2017.json"
     validation_images: str = "val2017"
     validation_annotations: str = "annotations/instances_val2017.json"
+
+    def check_references(self) -> None:
+        """UserError for a folder or a file that is not there."""
+        require_path(self.root, "data.root")
+        for name in ("train_images", "train_annotations", "validation_images", "validation_annotations"):
+            require_path(Path(self.root, getattr(self, name)), f"data.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`contagg affinity` for DETR and SMCA-DETR: where queries look in an image, drawn over it."""
+"""`contagg inspect queries` for DETR and SMCA-DETR: where queries look in an image, drawn over it."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _PANEL = 2.9
 """Inches."""
 
 
-def affinity(options: argparse.Namespace) -> None:
+def queries(options: argparse.Namespace) -> None:
     """Draw the cross-attention of chosen queries, by default the surest, and say what they found."""
     saved = load_detector(weights_in(options.checkpoint))
     image = read_image(Path(options.image))

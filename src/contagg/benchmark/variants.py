@@ -1,4 +1,4 @@
-"""The forms in which a network can run: plain or fused, eager or compiled, in fp32 or bf16."""
+"""The variants in which a network can run: plain or fused, eager or compiled, in fp32 or bf16."""
 
 import copy
 from collections.abc import Callable
@@ -42,17 +42,17 @@ def is_ours(model: nn.Module) -> bool:
     return any(isinstance(module, Aggregation) for module in model.modules())
 
 
-def forms_of(model: nn.Module, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the asked forms that a network has; only ours can be fused."""
-    return tuple(form for form in asked if is_ours(model) or "fused" not in form)
+def variants_of(model: nn.Module, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the asked variants that a network has; only ours can be fused."""
+    return tuple(variant for variant in asked if is_ours(model) or "fused" not in variant)
 
 
-def inference(model: nn.Module, form: str, setting: Setting) -> Work:
-    """A forward pass of one form, in the faster layout of images and weights."""
-    model = (fuse(model) if "fused" in form else copy.deepcopy(model)).eval().requires_grad_(False)
+def inference(model: nn.Module, variant: str, setting: Setting) -> Work:
+    """A forward pass of one variant, in the faster layout of images and weights."""
+    model = (fuse(model) if "fused" in variant else copy.deepcopy(model)).eval().requires_grad_(False)
     model = model.to(setting.device, DTYPES[setting.precision])
     model, images = _faster_layout(model, setting)
-    if "compiled" in form:
+    if "compiled" in variant:
         return _forward(compiled(model, images), images)
     return _forward(model, images)
 

@@ -1,6 +1,6 @@
-"""All that a device is asked, in one command: python -m contagg.benchmark.device.
+"""All that a device is asked, in one command: python -m tools.device.
 
-Speed in every form, with a training step; how far each precision is from float64; memory against image size; which
+Speed in every variant, with a training step; how far each precision is from float64; memory against image size; which
 kernel serves each part of a block best. Writes <out>/<device>/bench.csv, precision.csv, memory.csv and kernels.csv,
 with pictures and the command, commit and device beside them.
 """
@@ -13,16 +13,15 @@ from pathlib import Path
 
 import torch
 
-from contagg.benchmark import bench
-from contagg.benchmark.arguments import bench as bench_arguments
-from contagg.benchmark.arguments import positive
-from contagg.benchmark.forms import Setting
-from contagg.benchmark.kernels import kernels
-from contagg.benchmark.memory import SIZES, memory, memory_against_tokens
-from contagg.benchmark.precision import precision
+from contagg.arguments import whole_above_zero
+from contagg.benchmark import bench, speed
+from contagg.benchmark.variants import Setting
 from contagg.errors import UserError
 from contagg.figures import save_figure
 from contagg.files import write_output
+from tools.kernels import kernels
+from tools.memory import SIZES, memory, memory_against_tokens
+from tools.precision import precision
 
 MODELS = ("container_light", "container_v1_light", "container", "deit_small_patch16_224", "resnet50")
 OURS = ("container_light", "container")
@@ -36,13 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
     about = bench.describe(device)
-    about["command"] = " ".join(
-        ["python -m contagg.benchmark.device", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    about["command"] = " ".join(["python -m tools.device", *(sys.argv[1:] if arguments is None else arguments)])
     folder = options.out / re.sub(r"\W+", "-", str(about["device"]).lower()).strip("-")
     if "bench" in options.parts:
         measured = argparse.ArgumentParser()
-        bench_arguments(measured)
+        speed(measured)
         asked = [*options.models, "--train", "--precisions", "fp32,bf16", "--device", device.type, "--out", str(folder)]
         bench.run(measured.parse_args([*asked, "--batch", str(options.batch), "--size", str(options.size)]))
     if "precision" in options.parts:
@@ -64,15 +61,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m contagg.benchmark.device", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.device", description=__doc__)
     parser.add_argument(
         "--models", nargs="+", default=MODELS, metavar="MODEL", help="for the speed (default: %(default)s)"
     )
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
-    parser.add_argument("--batch", type=positive, default=8, help="images a batch for the speed (default 8)")
-    parser.add_argument("--size", type=positive, default=224, help="pixels for speed and precision (default 224)")
-    parser.add_argument("--largest", type=positive, default=1333, help="longest side for the memory (default 1333)")
+    parser.add_argument("--batch", type=whole_above_zero, default=8, help="images a batch for the speed (default 8)")
+    parser.add_argument("--size", type=whole_above_zero, default=224, help="pixels (default 224)")
+    parser.add_argument("--largest", type=whole_above_zero, default=1333, help="longest side (default 1333)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results (default: results)")
     return parser.parse_args(arguments)
 

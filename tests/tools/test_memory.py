@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import contagg
-from contagg.benchmark.memory import FAST, FORMED, MemoryRow, forming, memory, memory_against_tokens
+from tools.memory import FAST, FORMED, MemoryRow, forming, memory, memory_against_tokens
 
 CPU = torch.device("cpu")
 

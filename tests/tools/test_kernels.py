@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from contagg.benchmark.forms import Setting
-from contagg.benchmark.kernels import kernels, parts
+from contagg.benchmark.variants import Setting
+from tools.kernels import kernels, parts
 
 SETTING = Setting(device=torch.device("cpu"), precision="fp32", batch=2, size=48)
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Grid, as_map, as_tokens
 from contagg.affinity.depthwise import depthwise
-from contagg.benchmark.forms import DTYPES, Setting
-from contagg.benchmark.memory import form
 from contagg.benchmark.timing import Work, interleaved, keep_freed_memory
+from contagg.benchmark.variants import DTYPES, Setting
 from contagg.models import CONFIGS
 from contagg.nn.fuse import Projection, SlicedMlp
+from tools.memory import form
 
 Ways = Mapping[str, Callable[[Tensor], Tensor]]
 """Ways to compute a part from tokens (B, N, C); all but "without GELU" give the same."""

@@ -1,14 +1,14 @@
-"""How far each form and precision of a network answers from float64."""
+"""How far each variant and precision of a network answers from float64."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from contagg.benchmark.forms import DTYPES, Setting, forms_of, inference
+from contagg.benchmark.variants import DTYPES, Setting, inference, variants_of
 from contagg.models import create
 
-FORMS = ("plain", "fused", "fused+compiled")
+VARIANTS = ("plain", "fused", "fused+compiled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class PrecisionRow:
     """|answer - float64's| / |float64's| over the logits of a batch, or why there is none."""
 
     model: str
-    form: str
+    variant: str
     precision: str
     relative_error: float | None
     note: str = ""
@@ -25,7 +25,7 @@ class PrecisionRow:
 def precision(
     names: Iterable[str], device: torch.device, size: int = 224, precisions: Iterable[str] = tuple(DTYPES)
 ) -> list[PrecisionRow]:
-    """A row for each network, form and precision; weights and images are drawn, images in fp32's numbers.
+    """A row for each network, variant and precision; weights and images are drawn, images in fp32's numbers.
 
     The float64 answers are the CPU's.
     """
@@ -39,12 +39,12 @@ def precision(
         model = model.float()
         for word in precisions:
             setting = Setting(device=device, precision=word, batch=2, size=size)
-            for form in forms_of(model, FORMS):
+            for variant in variants_of(model, VARIANTS):
                 error, note = None, ""
                 try:
-                    answer = inference(model, form, setting)().double().cpu()  # type: ignore[attr-defined]
+                    answer = inference(model, variant, setting)().double().cpu()  # type: ignore[attr-defined]
                     error = float((answer - expected).norm() / expected.norm())
                 except (RuntimeError, NotImplementedError) as reason:  # a device need not have every kernel
                     note = str(reason).strip().splitlines()[0][:120]
-                rows.append(PrecisionRow(model=name, form=form, precision=word, relative_error=error, note=note))
+                rows.append(PrecisionRow(model=name, variant=variant, precision=word, relative_error=error, note=note))
     return rows

@@ -1,0 +1,217 @@
+"""What a command is, and what its arguments may be: checked before torch is imported, each fault in one line."""
+
+import argparse
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contagg.errors import UserError, nearest
+from contagg.files import FIGURE_ENDINGS
+
+Position = tuple[int | float, int | float]
+
+WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        help: One line.
+        run: "module:function"; takes the parsed arguments. Imported once they are right.
+        arguments: Adds arguments to a parser; its module must not import torch. None takes none.
+    """
+
+    help: str
+    run: str
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None
+
+
+def load(reference: str) -> Any:
+    """What "module:name" names.
+
+    >>> load("math:floor")(2.5)
+    2
+    """
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def whole_above_zero(text: str) -> int:
+    """A number that counts something. ArgumentTypeError for anything else."""
+    return _whole(text, 1, "above 0")
+
+
+def whole_from_zero(text: str) -> int:
+    """A number that counts something that may be absent. ArgumentTypeError for anything else."""
+    return _whole(text, 0, "from 0")
+
+
+def _whole(text: str, least: int, named: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {named}")
+    return int(text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between."""
+    return tuple(whole_above_zero(word) for word in text.split(","))
+
+
+def heads(text: str) -> tuple[int | str, ...]:
+    """Whole numbers from 1 or `mean`, with commas between."""
+    return tuple("mean" if word.strip() == "mean" else whole_above_zero(word) for word in text.split(","))
+
+
+def position(text: str) -> Position:
+    """Row and column: whole numbers, or fractions with a decimal point. ArgumentTypeError for anything else.
+
+    >>> position("120,80"), position("0.5, .25")
+    ((120, 80), (0.5, 0.25))
+    """
+    words = text.split(",")
+    if len(words) != 2 or not all(re.fullmatch(r"\s*(\d+|\d*\.\d+|\d+\.)\s*", word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROW,COL, such as 120,80 or 0.5,0.25")
+    row, column = (float(word) if "." in word else int(word) for word in words)
+    return row, column
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, or one number for both. ArgumentTypeError for anything else."""
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH in pixels, such as 224,224")
+    height, _, width = text.partition(",")
+    return int(height), int(width or height)
+
+
+def words(allowed: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A type of argument: some of `allowed`, with commas between."""
+
+    def read(text: str) -> tuple[str, ...]:
+        found = tuple(word.strip() for word in text.split(","))
+        for word in found:
+            if word not in allowed:
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(allowed)}")
+        return found
+
+    return read
+
+
+def ending(endings: tuple[str, ...]) -> Callable[[str], str]:
+    """A type of argument: a file's name with one of `endings`."""
+
+    def check(text: str) -> str:
+        if Path(text).suffix not in endings:
+            raise argparse.ArgumentTypeError(f"{text!r} must end in one of {', '.join(endings)}")
+        return text
+
+    return check
+
+
+def run_or_weights(text: str) -> str:
+    """A run folder or a weights file, which is there."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(
+            f"no weights at {text!r}; a run folder or a weights file of a run was expected there"
+        )
+    return text
+
+
+def model(text: str) -> str:
+    """A run folder, a weights file, or the name of one of our networks or timm's."""
+    if Path(text).exists():
+        return text
+    if ("/" in text and ":" not in text) or text.endswith(WEIGHTS_ENDINGS):
+        raise argparse.ArgumentTypeError(
+            f"no weights at {text!r}; a run folder, a weights file or a model's name was expected"
+            + (f" (timm reads Hugging Face's as hf-hub:{text})" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else "")
+        )
+    return model_name(text)
+
+
+def model_name(text: str) -> str:
+    """The name of one of our networks or timm's; after hf-hub: and the like anything. ArgumentTypeError for others."""
+    if problem := unknown_model(text):
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def existing_file(text: str) -> str:
+    """A file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return text
+
+
+def existing_folder(text: str) -> str:
+    """A folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return text
+
+
+def images(text: str) -> str:
+    """An image file or a folder of them, which is there."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"there is no image or folder {text}")
+    return text
+
+
+def unknown_model(name: str) -> str | None:
+    """What is wrong with a network's name, as far as it can be told without importing timm; None where it may be right.
+
+    >>> unknown_model("container_lihgt")
+    "unknown model 'container_lihgt'. Did you mean 'container_light'?"
+    """
+    registered, mentioned = _model_names()
+    architecture = name.split(".")[0]
+    if ":" in name or architecture in mentioned:
+        return None
+    return f"unknown model {name!r}.{nearest(architecture, registered)}"
+
+
+@cache
+def _model_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The names that timm's source and ours register, and all words that they define or quote.
+
+    Importing them takes seconds, reading them a tenth of one. What is not even quoted there is no network's name.
+    """
+    here, timm = Path(__file__).parent, importlib.util.find_spec("timm")
+    files = [here / "models.py", here / "nn" / "vit.py"]
+    for folder in (timm and timm.submodule_search_locations) or ():
+        files += sorted(Path(folder, "models").glob("*.py"))
+    registered: set[str] = set()
+    mentioned: set[str] = set()
+    for file in files:
+        source = file.read_text(encoding="utf-8")
+        registered.update(re.findall(r"^@register_model\ndef (\w+)\(", source, re.MULTILINE))
+        mentioned.update(re.findall(r"""^def (\w+)\(""", source, re.MULTILINE))
+        mentioned.update(re.findall(r"""['"]([\w.]+)['"]""", source))
+        if file == files[0]:
+            registered.update(re.findall(r'^    "(\w+)": ', source, re.MULTILINE))
+    return frozenset(registered), frozenset(mentioned)
+
+
+def require_model(name: str, key: str) -> None:
+    """UserError that names the recipe's `key` if there is no such network."""
+    if problem := unknown_model(name):
+        raise UserError(f"{key}: {problem}")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+
+
+def add_figure(parser: argparse.ArgumentParser, default: str) -> None:
+    """--out, a figure's file."""
+    kinds = ", ".join(FIGURE_ENDINGS)
+    parser.add_argument(
+        "--out", type=ending(FIGURE_ENDINGS), default=default, help=f"the figure, {kinds} (default {default})"
+    )
