@@ -19,7 +19,7 @@ def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
     assert list(rows[0]) == ["epoch", "step", "learning_rate", "train_loss", "validation_loss", "accuracy"]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "7"), ("2", "14"), ("3", "21")]
     assert [float(row["learning_rate"]) for row in rows] == [1e-6, 0.0022525, 0.0007575000000000004]
-    for picture in ("curves.png", "confusion.png"):
+    for picture in ("curves.png", "confusion.png", "predictions.png", "affinity.png"):
         assert min(Image.open(folder / "figures" / picture).size) > 300
     assert sum(path.stat().st_size for path in (folder / "tensorboard").iterdir()) > 500
     for line in (

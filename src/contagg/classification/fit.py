@@ -9,16 +9,15 @@ from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing, build_model
 from contagg.classification.confusion import write_confusion
 from contagg.classification.evaluation import evaluate_file
+from contagg.classification.pictures import answers, draw_gathering, draw_predictions
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.classification.task import Classification
 from contagg.data.config import DataConfig
-from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import evaluation_loader, train_loader
 from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import mixup
 from contagg.device import choose_device
 from contagg.errors import UserError
-from contagg.inspect.figures import draw_affinity
 from contagg.training.config import RunConfig
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
@@ -106,6 +105,7 @@ def report(folder: RunFolder, data: ImageData, config: DataConfig, run: RunConfi
     device = choose_device("cpu" if run.accelerator == "cpu" else "auto")
     found = evaluate_file(best, data, config, batch_size=batch_size, workers=run.workers, device=device)
     confusion = write_confusion(folder.figures, found.confusion, data.class_names)
+    predictions, affinities = _draw_pictures(folder, best, data, device)
     print(
         f"""
 best weights   {best}
@@ -114,7 +114,8 @@ last weights   {folder.checkpoints / "last.safetensors"}
 metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
 curves         {curves}
 confusion      {confusion}
-affinities     {_draw_affinities(folder, best, data)}
+predictions    {predictions}
+affinities     {affinities}
 
 next           contagg predict {best} IMAGE_OR_FOLDER
                contagg inspect affinity {folder.folder} IMAGE --at ROW,COL
@@ -124,13 +125,13 @@ next           contagg predict {best} IMAGE_OR_FOLDER
     )
 
 
-def _draw_affinities(folder: RunFolder, weights: Path, data: ImageData) -> str:
-    """Where the figure is of what a held-out image's centre gathers from, or why there is none."""
+def _draw_pictures(folder: RunFolder, weights: Path, data: ImageData, device: torch.device) -> tuple[Path, str]:
+    """Where the pictures are of held-out images and of what is gathered in some, or why there is none of these."""
     model, metadata = load_model(weights)
+    found = answers(model, Preprocessing.read(metadata, str(weights)), data.validation, device)
+    predictions = draw_predictions(folder.figures / "predictions.png", found, data.class_names)
     path = folder.figures / "affinity.png"
     try:
-        image, _ = next(iter(data.validation))
-        draw_affinity(model, image, metadata["preprocessing"], path)
-    except (UserError, UnreadableSampleError) as error:
-        return f"no figure: {error}"
-    return str(path)
+        return predictions, str(draw_gathering(path, model, metadata["preprocessing"], found))
+    except UserError as error:
+        return predictions, f"no figure: {error}"

@@ -66,7 +66,7 @@ def draw_overlay(axes: Axes, values: Tensor, stride: float, image: Image.Image, 
     """Weights (h, w) in times uniform, a token `stride` pixels wide, over the image in pale grey."""
     height, width = size
     grey = np.asarray(image.convert("L"), dtype=float) / 255
-    axes.imshow(0.6 + 0.4 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(0.7 + 0.3 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     mappable = colours(values)
     rows, columns = values.shape
     axes.imshow(
