@@ -1,13 +1,154 @@
 """What all recipes are made of: typed dataclasses, checked when they are built. Needs no torch."""
 
-from dataclasses import MISSING, asdict, fields, is_dataclass
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from contagg.errors import UserError
 
 MUTABLE_ON_RESUME = {"mutable_on_resume": True}
 """Metadata of a field that a run may change when it goes on: it does not touch the numbers."""
+
+RENAMED_KEYS = {
+    "optimization.learning_rate": "optimization.lr, with optimization.lr_batch_size: null",
+    "optimization.learning_rate_per_512": "optimization.lr, with optimization.lr_batch_size: 512",
+    "optimization.learning_rate_per_256": "optimization.lr, with optimization.lr_batch_size: 256",
+    "optimization.warmup_learning_rate": "optimization.warmup_lr",
+    "optimization.warmup_factor": "optimization.warmup_lr, a rate and no factor",
+    "optimization.minimum_learning_rate": "optimization.min_lr",
+    "optimization.drop_epochs": "optimization.milestones",
+    "optimization.drop_factor": "optimization.gamma",
+    "optimization.backbone_factor": "optimization.backbone_lr_multiplier",
+    "optimization.sampling_factor": "optimization.sampling_lr_multiplier",
+    "optimization.decays": "optimization.weight_decay_for",
+    "optimization.epsilon": "optimization.eps",
+    "optimization.clip_gradient_norm": "optimization.max_grad_norm",
+    "optimization.clip_tensor_norm": "optimization.max_grad_norm, with optimization.grad_norm_of: tensor",
+    "optimization.average_decay": "optimization.ema_decay",
+}
+"""A recipe's key of former days, dotted -> what it is called now. An error that meets the old one names the new."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a recipe's number, to be put into its type: `Annotated[float, Range(0, 1, below=True)]`.
+
+    `above` and `below` leave the bound itself out. Infinity and NaN lie in no range.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies within."""
+        over = value > self.low if self.above else value >= self.low
+        under = value < self.high if self.below else value <= self.high
+        return over and under and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"be {'above' if self.above else 'at least'} {self.low:g}"
+        return f"lie in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+
+
+@dataclass(frozen=True)
+class Ascending:
+    """Of a recipe's list of numbers, to be put into its type: none is below the one before."""
+
+    def holds(self, values: tuple[float, ...]) -> bool:
+        """Whether they ascend."""
+        return list(values) == sorted(values)
+
+    def __str__(self) -> str:
+        return "ascend"
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """Of a recipe's list or text, to be put into its type."""
+
+    def holds(self, values: tuple[Any, ...] | str) -> bool:
+        """Whether there is anything."""
+        return bool(values.strip() if isinstance(values, str) else values)
+
+    def __str__(self) -> str:
+        return "not be empty"
+
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Probability = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1, above=True)]
+"""Above 0, up to 1."""
+Rate = Annotated[float, Range(0, 1, below=True)]
+"""From 0, below 1."""
+Interval = Annotated[tuple[Positive, Positive], Ascending()]
+"""Low and high, above 0."""
+FractionInterval = Annotated[tuple[Fraction, Fraction], Ascending()]
+
+Section = TypeVar("Section")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, dataclasses.Field))
+def section(prefix: str) -> Callable[[type[Section]], type[Section]]:
+    """A part of a recipe: a frozen dataclass whose values are held to the ranges in their types.
+
+    Args:
+        prefix: What precedes a field's name in a recipe, such as `optimization.`: errors name the whole key.
+            A `__post_init__` of the class's own follows the check.
+
+    Examples:
+        >>> @section("fruit.")
+        ... class Fruit:
+        ...     weight: Positive = 0.1
+        >>> Fruit(weight=0)
+        Traceback (most recent call last):
+        contagg.errors.UserError: fruit.weight must be above 0, not 0
+    """
+
+    def made(owner: type[Section]) -> type[Section]:
+        own_check = getattr(owner, "__post_init__", None)
+        ranged = typing.get_type_hints(owner, include_extras=True)
+        owner.__annotations__ = typing.get_type_hints(owner)  # what `--help` shows of the types
+
+        def __post_init__(self: Any) -> None:
+            for name, hint in ranged.items():
+                value = getattr(self, name)
+                for wrong in _violations(hint, value):
+                    shown = list(value) if isinstance(value, tuple) else value
+                    raise UserError(f"{prefix}{name} must {wrong}, not {shown}")
+            if own_check is not None:
+                own_check(self)
+
+        owner.__post_init__ = __post_init__  # type: ignore[attr-defined]
+        return dataclass(frozen=True, kw_only=True)(owner)
+
+    return made
+
+
+def _violations(hint: Any, value: Any) -> Iterator[str]:
+    """The bounds in a type that a value of it breaks, those of its parts first."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        yield from _violations(parts[0], value)
+        yield from (str(bound) for bound in parts[1:] if hasattr(bound, "holds") and not bound.holds(value))
+    elif origin is tuple:
+        kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        for kind, item in zip(kinds, value, strict=True):
+            yield from _violations(kind, item)
+    elif origin is Literal and value not in parts:
+        yield f"be one of {', '.join(map(str, parts))}"
+    elif value is not None and type(None) in parts:
+        for part in parts:
+            yield from _violations(part, value)
 
 
 def require(condition: bool, message: str) -> None:
@@ -33,13 +174,11 @@ def defaults(config: Any) -> dict[str, Any]:
     """What a recipe of the same classes says where nothing is given, as `as_dict` does; required keys are left out."""
     found: dict[str, Any] = {}
     for entry in fields(config):
-        value = getattr(config, entry.name)
-        if is_dataclass(value):
-            found[entry.name] = defaults(value)
-        elif entry.default is not MISSING:
-            found[entry.name] = _plain(entry.default)
-        elif entry.default_factory is not MISSING:
-            found[entry.name] = _plain(entry.default_factory())
+        value = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if value is not MISSING:
+            found[entry.name] = as_dict(value) if is_dataclass(value) else _plain(value)
+        elif is_dataclass(getattr(config, entry.name)):
+            found[entry.name] = defaults(getattr(config, entry.name))
     return found
 
 

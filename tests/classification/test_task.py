@@ -21,7 +21,6 @@ def task(mix: object = None, **options: object) -> Classification:
         model,
         OptimizationConfig(epochs=9),
         num_classes=CLASSES,
-        world_size=1,
         label_smoothing=0.1,
         mix=mix,
         channels_last=False,

@@ -74,7 +74,7 @@ def trained(folder: Path, detector: str, epochs: int) -> dict[str, float]:
         },
         "augmentation": {"short_sides": [128], "long_side": 128, "horizontal_flip": 0.0},
         "optimization": {
-            "epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, "drop_epochs": [epochs - 1], "warmup_steps": 20,
+            "epochs": epochs, "batch_size": 8, "lr": 1e-3, "milestones": [epochs - 1], "warmup_steps": 20,
         },
         "run": {"folder": str(folder / "run"), "accelerator": "cpu", "workers": 0},
     }  # fmt: skip

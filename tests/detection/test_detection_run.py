@@ -16,10 +16,10 @@ from contagg import create
 from contagg.checkpoints.weights import read_weights, save_weights
 from contagg.cli import main
 from contagg.detection.backbone import Features
-from contagg.detection.config import DetectorConfig, StepOptimizationConfig
+from contagg.detection.config import DETECTION_DEFAULTS, DetectorConfig
 from contagg.detection.initial import load_backbone
-from contagg.detection.task import StepSchedule
 from contagg.errors import UserError
+from contagg.training.schedules import Schedules
 
 
 def recipe(data: Path, folder: Path, detector: str = "mask_rcnn") -> dict:
@@ -31,7 +31,7 @@ def recipe(data: Path, folder: Path, detector: str = "mask_rcnn") -> dict:
         },
         "data": {"root": str(data)},
         "augmentation": {"short_sides": [64], "long_side": 96},
-        "optimization": {"epochs": 1, "batch_size": 5, "drop_epochs": [], "warmup_steps": 2},
+        "optimization": {"epochs": 1, "batch_size": 5, "milestones": [], "warmup_steps": 2},
         "run": {"folder": str(folder), "accelerator": "cpu", "workers": 0},
     }  # fmt: skip
 
@@ -123,10 +123,10 @@ def test_data_that_a_detector_cannot_be_judged_by_are_named(
         (["--optimization.batch_size", "31"], "30 training images are fewer than a batch of 31"),
         (["--data.root", "gone"], "no annotations at gone"),
         (["--model.init_from", "gone.pth"], "no weights at 'gone.pth'"),
-        (["--optimization.drop_epochs", "[3]"], "drop_epochs [3.0] must ascend and lie above 0 and below"),
+        (["--optimization.milestones", "[3]"], "milestones must be below optimization.epochs (1), not [3.0]"),
         (["--augmentation.long_side", "50"], "long_side 50 must not be below short_sides [64]"),
         (["--model.anchor_sise", "8"], "unknown option --model.anchor_sise. Did you mean 'model.anchor_size'"),
-        (["--optimization.learning_rate", "1e20", "--optimization.epochs", "3"], "became"),
+        (["--optimization.lr", "1e20", "--optimization.epochs", "3"], "became"),
     ],
 )
 def test_what_cannot_be_trained_is_told_in_one_line(
@@ -176,12 +176,8 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
 
 def test_the_schedule_is_the_papers() -> None:
     """500 steps of warm-up, a tenth after epochs 8 and 11 of 12."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-    schedule = StepSchedule(optimizer, StepOptimizationConfig(), steps=1000)
-    rates = {}
-    for step in (0, 250, 499, 500, 7999, 8000, 10999, 11000):
-        schedule.step_update(step)
-        rates[step] = optimizer.param_groups[0]["lr"] / 1e-4
+    schedules = Schedules(config=DETECTION_DEFAULTS, peak_lr=DETECTION_DEFAULTS.peak_lr(8), steps_per_epoch=1000)
+    rates = {step: schedules.lr(step) / 1e-4 for step in (0, 250, 499, 500, 7999, 8000, 10999, 11000)}
     assert rates == pytest.approx(
         {0: 0.001, 250: 0.5005, 499: 0.998002, 500: 1, 7999: 1, 8000: 0.1, 10999: 0.1, 11000: 0.01}
     )

@@ -19,7 +19,7 @@ RECIPE: dict[str, Any] = {
     "data": {"name": "digits", "fraction": 0.07},
     "crops": {"local_size": 8, "local_count": 2, "blur_sigma": [0.1, 1.0]},
     "dino": {"outputs": 32, "hidden": 24, "bottleneck": 8, "teacher_momentum": 0.9},
-    "optimization": {"epochs": 3, "warmup_epochs": 1, "batch_size": 14, "learning_rate": 0.003},
+    "optimization": {"epochs": 3, "warmup_epochs": 1, "batch_size": 14, "lr": 0.003, "lr_batch_size": None},
     "knn": {"every": 1, "neighbours": [3, 10], "crop_fraction": 1.0},
     "run": {"workers": 0, "accelerator": "cpu", "checkpoint_minutes": 0},
 }

@@ -108,7 +108,7 @@ def test_the_prototypes_are_held_in_the_first_epoch_and_the_order_is_step_then_t
 
     def watched(self: SaveState, trainer: Any, task: Dino, *rest: Any) -> None:
         held.append(torch.equal(task.student.head.last_layer.weight_v, before))
-        momentum = task.schedules.momentum(trainer.global_step - 1)
+        momentum = task.teacher_momentum(trainer.global_step - 1)
         if trainer.global_step == 1:
             assert momentum == 0
             for one, other in zip(task.student.parameters(), task.teacher.parameters(), strict=True):
@@ -179,7 +179,6 @@ def test_deit_learns_too(recipe_file: WriteRecipe, tmp_path: Path) -> None:
             r"crops.local_size 12 does not fit container_light_tiny: take a multiple of its stride 8",
         ),
         ({"model__image_size": 20}, r"model.image_size 20 does not fit .* stride 8"),
-        ({"optimization__batch_size": 101}, "100 training images are fewer than a batch of 101"),
         ({"knn__neighbours": [10, 101]}, "101 nearest neighbours are more than the 100 training images"),
     ],
 )
@@ -217,11 +216,13 @@ def test_a_stream_is_refused(recipe_file: WriteRecipe) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--crops.local_scale", "[0.5,0.1]", "crops.local_scale must be low, high"),
+        ("--crops.local_scale", "[0.5,0.1]", "crops.local_scale must ascend, not [0.5, 0.1]"),
         ("--crops.local_size", "64", "crops.local_size 64 is larger than model.image_size 16"),
         ("--dino.teacher_temperature", "0", "dino.teacher_temperature must be above 0"),
         ("--optimization.warmup_epochs", "3", "must be below optimization.epochs"),
-        ("--knn.neighbours", "[]", "knn.neighbours must be one or more numbers"),
+        ("--optimization.accumulate", "2", "optimization.accumulate must be 1"),
+        ("--optimization.ema_decay", "0.9", "optimization.ema_decay: DINO's teacher is an average itself"),
+        ("--knn.neighbours", "[]", "knn.neighbours must not be empty, not []"),
         ("--model.probe", "true", "model.probe is for task classification"),
         ("--dino.teacher_momentun", "0.9", "teacher_momentum"),
     ],
@@ -234,3 +235,9 @@ def test_a_bad_recipe_is_one_line(
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_fewer_images_than_a_batch(recipe_file: WriteRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(recipe_file(optimization__batch_size=101))])
+    assert "100 training images are fewer than a batch of 101" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,20 @@ from torch import Tensor, nn
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.loss import DinoLoss
 from contagg.self_supervised.multi_crop import MultiCrop
-from contagg.self_supervised.recipe import DinoConfig, DinoOptimizationConfig, KnnConfig
-from contagg.self_supervised.schedules import Cosine, OptimizerSchedule, Temperature
-from contagg.self_supervised.task import Dino, DinoSchedules
-from contagg.self_supervised.updates import clip_each, drop_gradients, follow
+from contagg.self_supervised.recipe import DINO_DEFAULTS, DinoConfig, KnnConfig
+from contagg.self_supervised.task import Dino
+from contagg.self_supervised.updates import drop_gradients, follow, teacher_temperature
 from contagg.training.config import RunConfig
 from contagg.training.engine import Job, train
-from contagg.training.optimizer import parameter_groups
+from contagg.training.optimizer import build_optimizer, clip_each
 from contagg.training.run_folder import RunFolder
+from contagg.training.schedules import Schedules, cosine
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EPOCHS, STEPS, WARMUP, BATCH = 4, 20, 5, 8
 SIZES = (32, 32, 16, 16, 16)
+DINO = DinoConfig(outputs=32, teacher_warmup_temperature=0.02, teacher_warmup_epochs=2)
+OPTIMIZATION = replace(DINO_DEFAULTS, epochs=EPOCHS, batch_size=BATCH, lr=2e-2, warmup_epochs=1, max_grad_norm=0.02)
 
 
 def draw(name: str, shape: list[int]) -> Tensor:
@@ -72,17 +75,18 @@ def golden() -> dict[str, np.ndarray]:
 def test_twenty_steps_of_the_original(golden: dict[str, np.ndarray]) -> None:
     student, teacher = network(), network().requires_grad_(False)
     loss = DinoLoss(32).double()
-    optimizer = torch.optim.AdamW(parameter_groups(student, 0.04))
-    rate = Cosine(start=2e-2 * BATCH / 256, end=1e-6, steps=STEPS, warmup=WARMUP)
-    schedule = OptimizerSchedule(optimizer, rate, Cosine(start=0.04, end=0.4, steps=STEPS))
-    momentum = Cosine(start=0.996, end=1.0, steps=STEPS)
-    temperature = Temperature(start=0.02, end=0.04, warmup_epochs=2)
+    optimizer = build_optimizer(student, OPTIMIZATION)
+    schedules = Schedules(config=OPTIMIZATION, peak_lr=OPTIMIZATION.peak_lr(1), steps_per_epoch=STEPS // EPOCHS)
+    assert schedules.warmup_steps == WARMUP
     losses = []
     for step in range(STEPS):
-        schedule.step_update(step)
+        for group in optimizer.param_groups:
+            group["lr"] = schedules.lr(step)
+            group["weight_decay"] = group["weight_decay"] and schedules.weight_decay(step)
+        momentum = cosine(step, STEPS, 0.996, 1.0)
         crops = crops_of(step)
         outputs = teacher(crops[:2])
-        value = loss(student(crops), loss.targets(outputs, temperature(step // 5)))
+        value = loss(student(crops), loss.targets(outputs, teacher_temperature(DINO, step // 5)))
         loss.update_center(outputs)
         losses.append(value.item())
         optimizer.zero_grad()
@@ -91,10 +95,10 @@ def test_twenty_steps_of_the_original(golden: dict[str, np.ndarray]) -> None:
         if step < 5:
             drop_gradients(student.head.last_layer)
         optimizer.step()
-        follow(teacher, student, momentum(step))
-        assert rate(step) == pytest.approx(golden["lr"][step], rel=1e-12, abs=1e-15)
-        assert schedule.weight_decay(step) == pytest.approx(golden["weight_decay"][step], rel=1e-12)
-        assert momentum(step) == pytest.approx(golden["momentum"][step], rel=1e-12)
+        follow(teacher, student, momentum)
+        assert schedules.lr(step) == pytest.approx(golden["lr"][step], rel=1e-12, abs=1e-15)
+        assert schedules.weight_decay(step) == pytest.approx(golden["weight_decay"][step], rel=1e-12)
+        assert momentum == pytest.approx(golden["momentum"][step], rel=1e-12)
     np.testing.assert_allclose(losses, golden["losses"], rtol=0, atol=1e-10)
     np.testing.assert_allclose(loss.center.numpy(), golden["center"], rtol=0, atol=1e-10)
     assert_ends_as(golden, {"student": student, "teacher": teacher})
@@ -126,17 +130,12 @@ class Epochs:
 
 
 def test_the_engine_takes_the_same_twenty_steps(golden: dict[str, np.ndarray], tmp_path: Path) -> None:
-    dino = DinoConfig(outputs=32, teacher_warmup_temperature=0.02, teacher_warmup_epochs=2)
-    optimization = DinoOptimizationConfig(
-        epochs=EPOCHS, batch_size=BATCH, learning_rate_per_256=2e-2, warmup_epochs=1, clip_tensor_norm=0.02
-    )
     task = Dino(
         network(),
         network().requires_grad_(False),
-        dino,
-        optimization,
+        DINO,
+        OPTIMIZATION,
         KnnConfig(every=0),
-        DinoSchedules.of(dino, optimization, STEPS // EPOCHS, world_size=1),
         channels_last=False,
     ).double()
     job = Job(
@@ -144,8 +143,7 @@ def test_the_engine_takes_the_same_twenty_steps(golden: dict[str, np.ndarray], t
         networks=[],
         train_batches=lambda rank, world_size: Epochs(),
         validation_batches=lambda rank, world_size: [],
-        schedules=lambda optimizer: [task.scheduled(optimizer)],
-        epochs=EPOCHS,
+        optimization=OPTIMIZATION,
         monitor="accuracy_knn10",
         export="teacher.backbone",
         metadata={},

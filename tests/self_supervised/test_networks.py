@@ -142,7 +142,7 @@ model:
    options: {OPTIONS}}}
 data: {{name: digits, fraction: 0.07}}
 augmentation: {{crop: padded, mixup: 0, cutmix: 0, auto_augment: null}}
-optimization: {{epochs: 2, warmup_epochs: 0, batch_size: 20, learning_rate: 0.01}}
+optimization: {{epochs: 2, warmup_epochs: 0, batch_size: 20, lr: 0.01, lr_batch_size: null}}
 run: {{folder: {tmp_path / "probe"}, accelerator: cpu, workers: 0}}
 """)
     main(["fit", "-c", str(recipe)])

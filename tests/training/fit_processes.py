@@ -29,7 +29,7 @@ TINY = {
     },
     "data": {"name": "digits", "fraction": 0.07},
     "augmentation": {"crop": "resized", "auto_augment": "rand-m9-mstd0.5-inc1"},
-    "optimization": {"epochs": 3, "warmup_epochs": 1, "batch_size": 14, "learning_rate": 0.003},
+    "optimization": {"epochs": 3, "warmup_epochs": 1, "batch_size": 14, "lr": 0.003, "lr_batch_size": None},
     "run": {"workers": 0, "accelerator": "cpu", "checkpoint_minutes": 0, "keep_last": 3},
 }
 """Seven batches an epoch of 100 images, everything random turned on; a state is saved after every step."""

@@ -7,7 +7,7 @@ from fit_processes import Runs
 from safetensors.torch import load_file
 from torch import nn
 
-COMPILED = ("--run.compile", "true", "--optimization.average_decay", "0.9")
+COMPILED = ("--run.compile", "true", "--optimization.ema_decay", "0.9")
 
 
 def without_cpp() -> None:

@@ -1,7 +1,9 @@
 """What a finished run leaves behind."""
 
 import csv
+import math
 
+import pytest
 import torch
 from fit_processes import Runs, _few_held_out
 from PIL import Image
@@ -12,19 +14,20 @@ from contagg.data.sources import DataConfig
 
 
 def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
-    assert runs.fit("run", "--optimization.average_decay", "0.5", "--run.log_every", "2") == 0, runs.output
+    assert runs.fit("run", "--optimization.ema_decay", "0.5", "--run.log_every", "2") == 0, runs.output
     folder = runs.folder / "run"
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "step", "learning_rate", "train_loss", "validation_loss", "accuracy"]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "7"), ("2", "14"), ("3", "21")]
-    assert [float(row["learning_rate"]) for row in rows] == [1e-6, 0.0022525, 0.0007575000000000004]
+    rates = [1e-5 + 0.5 * (0.003 - 1e-5) * (1 + math.cos(math.pi * step / 21)) for step in (13, 20)]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-6 + (0.003 - 1e-6) * 6 / 7, *rates])
     for picture in ("curves.png", "confusion.png", "predictions.png", "affinity.png"):
         assert min(Image.open(folder / "figures" / picture).size) > 300
     assert sum(path.stat().st_size for path in (folder / "tensorboard").iterdir()) > 500
     for line in (
         "3 epochs of 7 batches; AdamW: ",
-        "epoch 3/3  learning_rate 0.0007575",
+        "epoch 3/3  learning_rate 2.67",
         "next           contagg predict",
     ):
         assert line in runs.output
@@ -34,7 +37,7 @@ def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
 
 def test_weights_are_what_was_validated(runs: Runs) -> None:
     """The average, not the weights under way; read back as a user reads them."""
-    assert runs.fit("run", "--optimization.average_decay", "0.5") == 0, runs.output
+    assert runs.fit("run", "--optimization.ema_decay", "0.5") == 0, runs.output
     folder = runs.folder / "run" / "checkpoints"
     rows = runs.state("run")["callbacks"]["EpochMetrics"]["rows"]
     best = max(rows, key=lambda row: (row["accuracy"], -row["epoch"]))

@@ -13,8 +13,8 @@ from test_resume import ALL, die_after_step
 from contagg.data import sampling
 from contagg.data.sampling import KeyedSampler
 from contagg.training.checkpoint import AtomicCheckpointIO
-from contagg.training.engine import Schedules
 from contagg.training.guards import SeedSteps
+from contagg.training.schedules import SetSchedules
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ KEYED: dict[str, Callable[[], None]] = {
     "randomness of steps": lambda: setattr(SeedSteps, "on_train_batch_start", nothing),
     "randomness of samples": lambda: setattr(sampling, "seed_sample", nothing),
     "order of an epoch": lambda: setattr(KeyedSampler, "set_epoch", nothing),
-    "learning rate": lambda: setattr(Schedules, "on_train_batch_start", nothing),
+    "learning rate": lambda: setattr(SetSchedules, "on_train_batch_start", nothing),
 }
 
 

@@ -20,7 +20,7 @@ TWO = ("--run.devices", "2", "--optimization.batch_size", "14")
 PLAIN = (
     *("--augmentation.mixup", "0", "--augmentation.cutmix", "0", "--model.drop_path", "0"),
     *("--model.name", "test_vit", "--model.options", "{}", "--model.image_size", "32"),
-    *("--optimization.learning_rate", "1e-3"),
+    *("--optimization.lr", "1e-3"),
 )
 """Without BatchNorm, whose statistics are each rank's own, and without what a rank draws."""
 

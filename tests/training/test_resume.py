@@ -14,7 +14,7 @@ from fit_processes import Runs, differences
 from contagg.training import checkpoint
 from contagg.training.saving import KeptWeights, SaveState
 
-ALL = ("--optimization.average_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
+ALL = ("--optimization.ema_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
 WRITTEN = ("metrics.csv", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
 
 

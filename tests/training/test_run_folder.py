@@ -64,10 +64,10 @@ def test_what_does_not_touch_the_numbers_may_change(tmp_path: Path) -> None:
 def test_a_key_that_is_younger_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
     recipe = trained(tmp_path)
     old = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    del old["optimization"]["clip_gradient_norm"], old["run"]["compile"], old["label_smoothing"], old["data"]
+    del old["optimization"]["max_grad_norm"], old["run"]["compile"], old["label_smoothing"], old["data"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
-    clipped = replace(recipe, optimization=replace(recipe.optimization, clip_gradient_norm=1.0))
-    with pytest.raises(UserError, match=r"recipe: optimization\.clip_gradient_norm is None there and 1\.0 here\. Give"):
+    clipped = replace(recipe, optimization=replace(recipe.optimization, max_grad_norm=1.0))
+    with pytest.raises(UserError, match=r"recipe: optimization\.max_grad_norm is None there and 1\.0 here\. Give"):
         RunFolder(tmp_path).claim(clipped)
     RunFolder(tmp_path).claim(recipe)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["run"]["compile"] is False

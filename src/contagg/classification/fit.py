@@ -22,7 +22,6 @@ from contagg.training.config import RunConfig
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process
-from contagg.training.schedule import cosine_schedule
 
 
 def fit(recipe: ClassificationRecipe) -> None:
@@ -46,7 +45,6 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
         model,
         recipe.optimization,
         num_classes=classes,
-        world_size=recipe.run.world_size,
         label_smoothing=recipe.label_smoothing,
         mix=mixup(recipe.augmentation, classes, recipe.label_smoothing),
         channels_last=recipe.run.channels_last,
@@ -57,11 +55,7 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
         networks=[model],
         train_batches=train_batches,
         validation_batches=validation_batches,
-        schedules=lambda optimizer: [cosine_schedule(optimizer, recipe.optimization)],
-        epochs=recipe.optimization.epochs,
-        accumulate=recipe.optimization.accumulate,
-        clip_gradient_norm=recipe.optimization.clip_gradient_norm,
-        average_decay=recipe.optimization.average_decay,
+        optimization=recipe.optimization,
         monitor="accuracy",
         metadata={
             "task": recipe.task,

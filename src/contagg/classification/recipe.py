@@ -1,16 +1,16 @@
 """The recipe of a classification run. Needs no torch: a recipe is checked first."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from contagg.arguments import require_model
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import require, require_path
+from contagg.config import Count, Rate, require, require_path, section
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.training.config import OptimizationConfig, RunConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("model.")
 class ModelConfig:
     """Which network.
 
@@ -26,17 +26,14 @@ class ModelConfig:
     """
 
     name: str
-    image_size: int = 224
-    channels: int = 3
-    drop_path: float = 0.1
+    image_size: Count = 224
+    channels: Literal[1, 3] = 3
+    drop_path: Rate = 0.1
     init_from: str | None = None
     probe: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.image_size >= 1, f"model.image_size must be at least 1, not {self.image_size}")
-        require(self.channels in (1, 3), f"model.channels must be 1 or 3, not {self.channels}")
-        require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
         require(not self.probe or self.init_from is not None, "model.probe needs model.init_from: features to probe")
         taken = {"img_size": "image_size", "in_chans": "channels", "drop_path_rate": "drop_path"}
         for option, name in taken.items():
@@ -51,7 +48,7 @@ class ModelConfig:
         require_path(self.init_from, "model.init_from")
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("")
 class ClassificationRecipe:
     """Learn to tell classes of images apart (Sec. 4.1, appendix A.1).
 
@@ -70,9 +67,12 @@ class ClassificationRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    label_smoothing: float = 0.1
+    label_smoothing: Rate = 0.1
     run: RunConfig
 
     def __post_init__(self) -> None:
-        require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), not {self.label_smoothing}")
+        require(
+            self.optimization.sampling_lr_multiplier == 1,
+            "optimization.sampling_lr_multiplier is for task detection with model.detector deformable_detr",
+        )
         self.augmentation.check_batch(self.optimization.batch_size)

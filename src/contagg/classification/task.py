@@ -23,7 +23,6 @@ class Classification(LightningModule):
 
     Args:
         model: (B, C, H, W) -> (B, K).
-        world_size: Processes in all, for the learning rate of Eq. 9.
         mix: Mixes the images and targets of a training batch; smooths its targets itself.
     """
 
@@ -33,14 +32,13 @@ class Classification(LightningModule):
         optimization: OptimizationConfig,
         *,
         num_classes: int,
-        world_size: int,
         label_smoothing: float,
         mix: Mixup | None,
         channels_last: bool,
     ) -> None:
         super().__init__()
         self.model = model
-        self.optimization, self.world_size = optimization, world_size
+        self.optimization = optimization
         self.label_smoothing, self.mix = label_smoothing, mix
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.metrics = nn.ModuleDict({"validation_loss": MeanMetric(), **accuracies(num_classes)})
@@ -71,8 +69,11 @@ class Classification(LightningModule):
             self.log(name, metric, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the model's parameter groups."""
-        return build_optimizer(self.model, self.optimization, self.world_size)
+        """AdamW over the model's parameter groups; all but the classifier is the backbone."""
+        heads: Any = self.model.get_classifier()  # type: ignore[operator]
+        classifier = nn.ModuleList(heads if isinstance(heads, tuple) else [heads])
+        scaled = [(self.model.parameters(), self.optimization.backbone_lr_multiplier), (classifier.parameters(), 1.0)]
+        return build_optimizer(self.model, self.optimization, scaled)
 
 
 def accuracies(num_classes: int) -> dict[str, Metric]:

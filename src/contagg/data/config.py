@@ -1,14 +1,24 @@
 """What a recipe says about images: which, and how they are varied. Needs no torch: a recipe is checked first."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.config import (
+    MUTABLE_ON_RESUME,
+    Count,
+    Fraction,
+    FractionInterval,
+    Interval,
+    NonNegative,
+    Probability,
+    Range,
+    Whole,
+    require,
+    section,
+)
 from contagg.errors import nearest
-
-Range = tuple[float, float]
 
 NAMED_DATA = ("digits", "fashion-mnist", "shifted-fashion-mnist", "cifar10", "folder", "tar")
 STREAM_PREFIXES = ("wds/", "hfids/", "tfds/")
@@ -20,7 +30,7 @@ _RAND = re.compile(rf"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|{_NOISE}|mmax\d+|inc[0
 _POLICY = re.compile(rf"(v0|v0r|original|originalr|3a)(-{_NOISE})?")
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("data.")
 class DataConfig:
     """Which images to learn from.
 
@@ -47,10 +57,10 @@ class DataConfig:
     validation_split: str = "validation"
     image_key: str | None = None
     label_key: str | None = None
-    classes: int | None = None
+    classes: Annotated[int, Range(2)] | None = None
     download: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
-    fraction: float = 1.0
-    max_corrupt_fraction: float = field(default=0.001, metadata=MUTABLE_ON_RESUME)
+    fraction: Fraction = 1.0
+    max_corrupt_fraction: Annotated[float, Range(0, 0.5)] = field(default=0.001, metadata=MUTABLE_ON_RESUME)
 
     def __post_init__(self) -> None:
         prefixed = any(
@@ -61,12 +71,6 @@ class DataConfig:
         require(
             self.name in NAMED_DATA or prefixed or is_shards,
             f"data.name: unknown data set {self.name!r}.{nearest(self.name, NAMED_DATA)} Known: {', '.join(known)}",
-        )
-        require(self.classes is None or self.classes >= 2, f"data.classes must be at least 2, not {self.classes}")
-        require(0 < self.fraction <= 1, f"data.fraction must lie above 0 and up to 1, not {self.fraction}")
-        require(
-            0 <= self.max_corrupt_fraction <= 0.5,
-            f"data.max_corrupt_fraction must lie between 0 and 0.5, not {self.max_corrupt_fraction}",
         )
         require(not self.is_stream or self.fraction == 1, f"data.fraction must be 1 for the stream {self.name!r}")
 
@@ -89,7 +93,7 @@ class DataConfig:
         return self.name.lower().startswith(STREAM_PREFIXES)
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("augmentation.")
 class AugmentationConfig:
     """How training images are varied; the defaults are DeiT's, but for its three views an epoch (`repeats: 3`).
 
@@ -110,35 +114,23 @@ class AugmentationConfig:
     """
 
     crop: Literal["resized", "padded"] = "resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    padding: int = 4
-    horizontal_flip: float = 0.5
+    scale: FractionInterval = (0.08, 1.0)
+    ratio: Interval = (3 / 4, 4 / 3)
+    padding: Whole = 4
+    horizontal_flip: Probability = 0.5
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = 0.4
-    erasing: float = 0.25
+    color_jitter: NonNegative = 0.4
+    erasing: Probability = 0.25
     erasing_mode: Literal["pixel", "const"] = "pixel"
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
-    crop_fraction: float = 0.875
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mix_probability: float = 1.0
-    cutmix_probability: float = 0.5
-    repeats: int = 1
+    crop_fraction: Fraction = 0.875
+    mixup: NonNegative = 0.8
+    cutmix: NonNegative = 1.0
+    mix_probability: Probability = 1.0
+    cutmix_probability: Probability = 0.5
+    repeats: Count = 1
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "erasing", "mix_probability", "cutmix_probability"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"augmentation.{name} must lie between 0 and 1, not {value}")
-        for name in ("padding", "color_jitter", "mixup", "cutmix"):
-            value = getattr(self, name)
-            require(value >= 0, f"augmentation.{name} must not be negative, but is {value}")
-        low, high = self.scale
-        require(0 < low <= high <= 1, f"augmentation.scale must be low, high within (0, 1], not {list(self.scale)}")
-        low, high = self.ratio
-        require(0 < low <= high, f"augmentation.ratio must be low, high and above 0, not {list(self.ratio)}")
-        require(0 < self.crop_fraction <= 1, f"augmentation.crop_fraction must lie in (0, 1], not {self.crop_fraction}")
-        require(self.repeats >= 1, f"augmentation.repeats must be at least 1, not {self.repeats}")
         word = self.auto_augment
         require(
             word is None or bool(_RAND.fullmatch(word) or _POLICY.fullmatch(word)),
@@ -160,7 +152,7 @@ class AugmentationConfig:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("crops.")
 class CropsConfig:
     """The views of an image: two global ones, of model.image_size, and local ones. Three values: each global, local.
 
@@ -177,31 +169,14 @@ class CropsConfig:
         solarize: Probability for the second global crop.
     """
 
-    local_size: int = 96
-    local_count: int = 8
-    global_scale: Range = (0.4, 1.0)
-    local_scale: Range = (0.05, 0.4)
-    horizontal_flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_probability: float = 0.8
-    grey: float = 0.2
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    blur_sigma: Range = (0.1, 2.0)
-    solarize: float = 0.2
-
-    def __post_init__(self) -> None:
-        require(self.local_size >= 1, f"crops.local_size must be at least 1, not {self.local_size}")
-        require(self.local_count >= 0, f"crops.local_count must not be negative, but is {self.local_count}")
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            require(0 < low <= high <= 1, f"crops.{name} must be low, high within (0, 1], not {[low, high]}")
-        for name in ("horizontal_flip", "jitter_probability", "grey", "solarize"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"crops.{name} must lie between 0 and 1, not {value}")
-        require(all(0 <= value <= 1 for value in self.blur), f"crops.blur must lie in [0, 1], not {list(self.blur)}")
-        low, high = self.blur_sigma
-        require(0 < low <= high, f"crops.blur_sigma must be low, high and above 0, not {[low, high]}")
-        require(
-            all(value >= 0 for value in self.jitter) and self.jitter[3] <= 0.5,
-            f"crops.jitter must not be negative, nor its hue above 0.5: {list(self.jitter)}",
-        )
+    local_size: Count = 96
+    local_count: Whole = 8
+    global_scale: FractionInterval = (0.4, 1.0)
+    local_scale: FractionInterval = (0.05, 0.4)
+    horizontal_flip: Probability = 0.5
+    jitter: tuple[NonNegative, NonNegative, NonNegative, Annotated[float, Range(0, 0.5)]] = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: Probability = 0.8
+    grey: Probability = 0.2
+    blur: tuple[Probability, Probability, Probability] = (1.0, 0.1, 0.5)
+    blur_sigma: Interval = (0.1, 2.0)
+    solarize: Probability = 0.2

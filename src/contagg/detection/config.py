@@ -1,17 +1,19 @@
 """What a detection recipe says. Needs no torch: a recipe is checked first."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
 from contagg.arguments import require_model
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import MUTABLE_ON_RESUME, require, require_path
+from contagg.config import MUTABLE_ON_RESUME, Range, Rate, require, require_path, section
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
-from contagg.training.config import RunConfig
+from contagg.training.config import OptimizationConfig, RunConfig
+
+AtLeast4 = Annotated[int, Range(4)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("model.")
 class DetectorConfig:
     """Which detector on which backbone.
 
@@ -37,18 +39,15 @@ class DetectorConfig:
     pretrained: bool = False
     norm: Literal["frozen", "train"] = "frozen"
     checkpointing: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
-    pyramid_channels: int = 256
-    anchor_size: int = 32
-    proposals: int = 1000
-    sampled_proposals: int = 512
+    pyramid_channels: AtLeast4 = 256
+    anchor_size: AtLeast4 = 32
+    proposals: AtLeast4 = 1000
+    sampled_proposals: AtLeast4 = 512
     sets: SetConfig = field(default_factory=SetConfig)
-    drop_path: float = 0.1
+    drop_path: Rate = 0.1
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("pyramid_channels", "anchor_size", "proposals", "sampled_proposals"):
-            require(getattr(self, name) >= 4, f"model.{name} must be at least 4, not {getattr(self, name)}")
-        require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
         for option, name in {"drop_path_rate": "drop_path", "pretrained": "pretrained"}.items():
             require(option not in self.options, f"model.options.{option}: use model.{name}")
         check_name(self.backbone, "model.backbone")
@@ -66,66 +65,21 @@ class DetectorConfig:
         require_path(self.init_from, "model.init_from")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepOptimizationConfig:
-    """AdamW whose rate warms up, then drops in steps (A.2, A.3).
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images a device takes at once. The paper: 8 devices with 2 each.
-        accumulate: Batches whose gradients are added before a step.
-        learning_rate: After the warm-up, whatever the total batch.
-        drop_epochs: Where the rate is multiplied by drop_factor; fractions of epochs are allowed.
-        drop_factor: See drop_epochs.
-        warmup_steps: Steps of linear warm-up.
-        warmup_factor: Where the warm-up begins, by learning_rate.
-        backbone_factor: The backbone's rate by learning_rate.
-        sampling_factor: Likewise that of Deformable DETR's reference points and sampling offsets.
-        weight_decay: See decays.
-        decays: matrices (and kernels) alone, not norms, biases and gates; or all, as DETR and what followed it have it.
-        betas, epsilon: AdamW's.
-        clip_gradient_norm: Largest norm of the gradient; null does not clip.
-        average_decay: Decay of a moving average of the weights, which is then validated; null is none.
-    """
-
-    epochs: int = 12
-    batch_size: int = 2
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    drop_epochs: tuple[float, ...] = (8, 11)
-    drop_factor: float = 0.1
-    warmup_steps: int = 500
-    warmup_factor: float = 0.001
-    backbone_factor: float = 1.0
-    sampling_factor: float = 1.0
-    weight_decay: float = 0.05
-    decays: Literal["matrices", "all"] = "matrices"
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    clip_gradient_norm: float | None = None
-    average_decay: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            value = getattr(self, name)
-            require(value >= 1, f"optimization.{name} must be at least 1, not {value}")
-        for name in ("learning_rate", "epsilon", "clip_gradient_norm", "drop_factor", "warmup_factor"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"optimization.{name} must be above 0, not {value}")
-        for name in ("warmup_steps", "weight_decay", "backbone_factor", "sampling_factor"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimization.{name} must not be negative, but is {value}")
-        drops = list(self.drop_epochs)
-        require(
-            drops == sorted(drops) and all(0 < drop < self.epochs for drop in drops),
-            f"optimization.drop_epochs {drops} must ascend and lie above 0 and below optimization.epochs {self.epochs}",
-        )
-        require(all(0 <= beta < 1 for beta in self.betas), f"optimization.betas must lie in [0, 1), not {self.betas}")
-        decay = self.average_decay
-        require(decay is None or 0 < decay < 1, f"optimization.average_decay must lie between 0 and 1, not {decay}")
+DETECTION_DEFAULTS = OptimizationConfig(
+    epochs=12,
+    batch_size=2,
+    lr=1e-4,
+    lr_batch_size=None,
+    schedule="step",
+    milestones=(8, 11),
+    warmup_epochs=0,
+    warmup_steps=500,
+    warmup_lr=1e-7,
+)
+"""A.2 and A.3: 8 devices with 2 images each, a rate that drops in steps, whatever the total batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("")
 class DetectionRecipe:
     """Learn to find things and, with Mask R-CNN, to outline them (Sec. 4.2 and 4.3, appendix A.2 and A.3).
 
@@ -142,5 +96,11 @@ class DetectionRecipe:
     model: DetectorConfig
     data: CocoDataConfig
     augmentation: ResizingConfig = field(default_factory=ResizingConfig)
-    optimization: StepOptimizationConfig = StepOptimizationConfig()
+    optimization: OptimizationConfig = DETECTION_DEFAULTS
     run: RunConfig
+
+    def __post_init__(self) -> None:
+        require(
+            self.optimization.sampling_lr_multiplier == 1 or self.model.detector == "deformable_detr",
+            f"optimization.sampling_lr_multiplier is for deformable_detr, and model.detector is {self.model.detector}",
+        )

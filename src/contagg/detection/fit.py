@@ -17,7 +17,7 @@ from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, in_file_pixels
 from contagg.detection.initial import load_backbone
 from contagg.detection.saved import Saved, describe, load_detector
-from contagg.detection.task import Detection, StepSchedule
+from contagg.detection.task import Detection
 from contagg.detection.validate import evaluate
 from contagg.errors import UserError
 from contagg.figures import save_figure
@@ -59,7 +59,7 @@ def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, Coc
 
 
 def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: CocoAnnotations) -> Job:
-    """What the engine trains. UserError for a backbone, weights or a warm-up that do not fit."""
+    """What the engine trains. UserError for a backbone or weights that do not fit."""
     optimization, run = recipe.optimization, recipe.run
     model = build_detector(recipe.model, len(training.categories))
     if recipe.model.init_from:
@@ -68,18 +68,6 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
             print(message, flush=True)
     if recipe.model.detector in SET_DETECTORS:
         check_objects(training, recipe.model.sets.queries)
-    steps = len(training.images) // (optimization.batch_size * run.world_size) // optimization.accumulate
-    if not steps:
-        raise UserError(
-            f"{len(training.images)} training images are fewer than a batch of "
-            f"{optimization.batch_size * run.world_size * optimization.accumulate} ({optimization.batch_size} x "
-            f"{run.world_size} processes x {optimization.accumulate} accumulated): lower optimization.batch_size"
-        )
-    if optimization.warmup_steps >= steps * optimization.epochs:
-        raise UserError(
-            f"optimization.warmup_steps {optimization.warmup_steps} must be below the {steps * optimization.epochs} "
-            "steps of the run"
-        )
     kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
     size, workers = optimization.batch_size, run.workers
@@ -92,11 +80,7 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
         validation_batches=lambda rank, world_size: evaluation_loader(
             CocoImages(validation, masks=False), plain, size, workers, rank, world_size
         ),
-        schedules=lambda optimizer: [StepSchedule(optimizer, optimization, steps)],
-        epochs=optimization.epochs,
-        accumulate=optimization.accumulate,
-        clip_gradient_norm=optimization.clip_gradient_norm,
-        average_decay=optimization.average_decay,
+        optimization=optimization,
         monitor="box_ap",
         metadata=describe(recipe.model, training.categories, recipe.augmentation),
         identity={"training images": len(training.images), "classes": len(training.categories)},

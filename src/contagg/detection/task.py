@@ -1,19 +1,17 @@
 """What a detection step computes, whichever the detector."""
 
-from bisect import bisect_right
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from contagg.data.coco.annotations import CocoAnnotations
 from contagg.data.coco.loaders import Batch
-from contagg.detection.config import StepOptimizationConfig
 from contagg.detection.detectors import features_of
 from contagg.detection.evaluation import Collected, Kind, add_batch, score_together
-from contagg.training.optimizer import parameter_groups
+from contagg.training.config import OptimizationConfig
+from contagg.training.optimizer import build_optimizer
 
 LOGGED = ("ap", "ap50", "ap75")
 """Of COCO's twelve numbers, those followed epoch by epoch; `contagg validate` gives all."""
@@ -28,7 +26,7 @@ class Detection(LightningModule):
     """
 
     def __init__(
-        self, model: nn.Module, optimization: StepOptimizationConfig, validation: CocoAnnotations, kinds: list[Kind]
+        self, model: nn.Module, optimization: OptimizationConfig, validation: CocoAnnotations, kinds: list[Kind]
     ) -> None:
         super().__init__()
         self.model, self.optimization, self.validation, self.kinds = model, optimization, validation, kinds
@@ -61,54 +59,14 @@ class Detection(LightningModule):
         self.collected = Collected()
 
     def configure_optimizers(self) -> Any:
-        """AdamW over `rated_groups`."""
-        config = self.optimization
-        groups = rated_groups(self.model, config)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
+        """AdamW; the backbone, and what Deformable DETR samples by, may have rates of their own."""
+        return build_optimizer(self.model, self.optimization, scaled_parameters(self.model, self.optimization))
 
 
-def rated_groups(model: nn.Module, config: StepOptimizationConfig) -> list[dict[str, Any]]:
-    """Parameter groups whose `lr_scale` is their rate by the learning rate; those of 1 come first."""
-    groups: list[dict[str, Any]]
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": config.weight_decay}]
-    if config.decays == "matrices":
-        groups = parameter_groups(model, config.weight_decay)
-    factors = {id(parameter): config.backbone_factor for parameter in features_of(model).parameters()}
-    for name, parameter in model.named_parameters():
-        if "sampling_offsets" in name or "reference_points" in name:
-            factors[id(parameter)] = config.sampling_factor
-    rated = []
-    for group in groups:
-        by_factor: dict[float, list[nn.Parameter]] = {}
-        for parameter in group["params"]:
-            by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
-        rated += [{**group, "params": some, "lr_scale": factor} for factor, some in by_factor.items()]
-    return sorted(rated, key=lambda group: group["lr_scale"] != 1)
-
-
-class StepSchedule:
-    """Linear warm-up, then drops, as a function of the steps taken alone.
-
-    Args:
-        steps: In an epoch.
-    """
-
-    def __init__(self, optimizer: Optimizer, config: StepOptimizationConfig, steps: int) -> None:
-        self.optimizer, self.config = optimizer, config
-        self.drops = [round(epoch * steps) for epoch in config.drop_epochs]
-
-    def step(self, epoch: int) -> None:
-        """Nothing depends on the epoch."""
-
-    def step_update(self, num_updates: int) -> None:
-        """Set the rate of the step that follows `num_updates` steps."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.factor(num_updates) * group.get("lr_scale", 1.0)
-
-    def factor(self, taken: int) -> float:
-        """The rate by learning_rate."""
-        config = self.config
-        dropped = config.drop_factor ** bisect_right(self.drops, taken)
-        if taken >= config.warmup_steps:
-            return dropped
-        return dropped * (config.warmup_factor + (1 - config.warmup_factor) * taken / config.warmup_steps)
+def scaled_parameters(model: nn.Module, config: OptimizationConfig) -> list[tuple[list[nn.Parameter], float]]:
+    """The detector's parameters whose rate is not the learning rate, with its multiple."""
+    sampling = [p for name, p in model.named_parameters() if "sampling_offsets" in name or "reference_points" in name]
+    return [
+        (list(features_of(model).parameters()), config.backbone_lr_multiplier),
+        (sampling, config.sampling_lr_multiplier),
+    ]

@@ -9,12 +9,11 @@ from contagg.data.config import AugmentationConfig
 from contagg.data.crops import make_crops
 from contagg.data.loaders import evaluation_loader, train_loader
 from contagg.data.sources import ImageData, open_data
-from contagg.errors import UserError
 from contagg.self_supervised.collapse import draw_teacher
 from contagg.self_supervised.knn import check_neighbours
 from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import DinoRecipe
-from contagg.self_supervised.task import Dino, DinoSchedules
+from contagg.self_supervised.task import Dino
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process
@@ -33,13 +32,12 @@ def fit(recipe: DinoRecipe) -> None:
 
 
 def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
-    """What the engine trains. UserError for what does not fit: crops, neighbours, images fewer than a batch."""
+    """What the engine trains. UserError for what does not fit: crops, neighbours."""
     if recipe.knn.every:
         check_neighbours(recipe.knn.neighbours, len(data.train))
-    schedules = _schedules(recipe, len(data.train))
     student, teacher, options = build_pair(recipe.model, recipe.dino, recipe.crops)
     channels_last = recipe.run.channels_last
-    task = Dino(student, teacher, recipe.dino, recipe.optimization, recipe.knn, schedules, channels_last=channels_last)
+    task = Dino(student, teacher, recipe.dino, recipe.optimization, recipe.knn, channels_last=channels_last)
     preprocessing = Preprocessing.of(teacher.backbone, recipe.model, _evaluated(recipe.knn.crop_fraction))
     train_batches, validation_batches = _batches(recipe, data, preprocessing)
     return Job(
@@ -47,8 +45,7 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
         networks=[student.backbone, teacher.backbone],
         train_batches=train_batches,
         validation_batches=validation_batches,
-        schedules=lambda optimizer: [task.scheduled(optimizer)],
-        epochs=recipe.optimization.epochs,
+        optimization=recipe.optimization,
         validate_every=recipe.knn.every or 1,
         monitor=f"accuracy_knn{recipe.knn.neighbours[0]}",
         export="teacher.backbone",
@@ -60,15 +57,6 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
         },
         identity={"training images": len(data.train)},
     )
-
-
-def _schedules(recipe: DinoRecipe, images: int) -> DinoSchedules:
-    total_batch = recipe.optimization.batch_size * recipe.run.world_size
-    if images < total_batch:
-        raise UserError(
-            f"{images} training images are fewer than a batch of {total_batch}: lower optimization.batch_size"
-        )
-    return DinoSchedules.of(recipe.dino, recipe.optimization, images // total_batch, recipe.run.world_size)
 
 
 def _evaluated(crop_fraction: float) -> AugmentationConfig:

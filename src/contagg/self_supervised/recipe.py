@@ -1,15 +1,26 @@
 """The recipe of a DINO run (Sec. 4.5, appendix A.5). The defaults are the original's. Needs no torch."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 from contagg.classification.recipe import ModelConfig
-from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.config import (
+    MUTABLE_ON_RESUME,
+    Count,
+    Fraction,
+    NotEmpty,
+    Positive,
+    Probability,
+    Range,
+    Whole,
+    require,
+    section,
+)
 from contagg.data.config import CropsConfig, DataConfig
-from contagg.training.config import RunConfig
+from contagg.training.config import OptimizationConfig, RunConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("dino.")
 class DinoConfig:
     """Head, loss and teacher.
 
@@ -23,77 +34,36 @@ class DinoConfig:
         freeze_prototypes_epochs: Epochs in which the last layer stays as it is.
     """
 
-    outputs: int = 65536
-    hidden: int = 2048
-    bottleneck: int = 256
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    teacher_warmup_temperature: float = 0.04
-    teacher_warmup_epochs: int = 0
-    teacher_momentum: float = 0.996
-    center_momentum: float = 0.9
-    freeze_prototypes_epochs: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.outputs >= 2, f"dino.outputs must be at least 2, not {self.outputs}")
-        for name in ("hidden", "bottleneck"):
-            require(getattr(self, name) >= 1, f"dino.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("student_temperature", "teacher_temperature", "teacher_warmup_temperature"):
-            require(getattr(self, name) > 0, f"dino.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("teacher_momentum", "center_momentum"):
-            require(0 <= getattr(self, name) <= 1, f"dino.{name} must lie in [0, 1], not {getattr(self, name)}")
-        for name in ("teacher_warmup_epochs", "freeze_prototypes_epochs"):
-            require(getattr(self, name) >= 0, f"dino.{name} must not be negative, but is {getattr(self, name)}")
+    outputs: Annotated[int, Range(2)] = 65536
+    hidden: Count = 2048
+    bottleneck: Count = 256
+    student_temperature: Positive = 0.1
+    teacher_temperature: Positive = 0.04
+    teacher_warmup_temperature: Positive = 0.04
+    teacher_warmup_epochs: Whole = 0
+    teacher_momentum: Probability = 0.996
+    center_momentum: Probability = 0.9
+    freeze_prototypes_epochs: Whole = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class DinoOptimizationConfig:
-    """AdamW, with learning rate and weight decay set at every step.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images a device takes at once.
-        learning_rate: The absolute peak; null takes it from learning_rate_per_256.
-        learning_rate_per_256: The peak for 256 images a step, scaled by the real total batch.
-        warmup_epochs: Epochs of linear rise from 0.
-        minimum_learning_rate: Where the cosine ends.
-        weight_decay, weight_decay_end: From and to, along a cosine; for matrices and kernels alone.
-        clip_tensor_norm: Largest norm of the gradient of each tensor, by itself; null does not clip.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    learning_rate: float | None = None
-    learning_rate_per_256: float = 5e-4
-    warmup_epochs: int = 10
-    minimum_learning_rate: float = 1e-6
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    clip_tensor_norm: float | None = 3.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"optimization.{name} must be at least 1, not {value}")
-        for name in ("learning_rate", "learning_rate_per_256", "weight_decay", "clip_tensor_norm"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"optimization.{name} must be above 0, not {value}")
-        for name in ("warmup_epochs", "minimum_learning_rate", "weight_decay_end"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimization.{name} must not be negative, but is {value}")
-        require(
-            self.warmup_epochs < self.epochs,
-            f"optimization.warmup_epochs ({self.warmup_epochs}) must be below optimization.epochs ({self.epochs})",
-        )
-
-    def peak_learning_rate(self, world_size: int) -> float:
-        """The absolute learning rate, or that for the real total batch."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return self.learning_rate_per_256 * self.batch_size * world_size / 256
+DINO_DEFAULTS = OptimizationConfig(
+    epochs=100,
+    batch_size=64,
+    lr=5e-4,
+    lr_batch_size=256,
+    warmup_epochs=10,
+    warmup_lr=0.0,
+    warmup_prefix=True,
+    min_lr=1e-6,
+    weight_decay=0.04,
+    weight_decay_end=0.4,
+    max_grad_norm=3.0,
+    grad_norm_of="tensor",
+)
+"""The original's."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("knn.")
 class KnnConfig:
     """How well classes can be told by the teacher's nearest training images, while it trains.
 
@@ -105,24 +75,14 @@ class KnnConfig:
         batch_size: Images at once.
     """
 
-    every: int = field(default=20, metadata=MUTABLE_ON_RESUME)
-    neighbours: tuple[int, ...] = (10, 20, 100, 200)
-    temperature: float = 0.07
-    crop_fraction: float = 0.875
-    batch_size: int = field(default=128, metadata=MUTABLE_ON_RESUME)
-
-    def __post_init__(self) -> None:
-        require(self.every >= 0, f"knn.every must not be negative, but is {self.every}")
-        require(
-            bool(self.neighbours) and min(self.neighbours, default=0) >= 1,
-            f"knn.neighbours must be one or more numbers above 0, not {list(self.neighbours)}",
-        )
-        require(self.temperature > 0, f"knn.temperature must be above 0, not {self.temperature}")
-        require(0 < self.crop_fraction <= 1, f"knn.crop_fraction must lie in (0, 1], not {self.crop_fraction}")
-        require(self.batch_size >= 1, f"knn.batch_size must be at least 1, not {self.batch_size}")
+    every: Whole = field(default=20, metadata=MUTABLE_ON_RESUME)
+    neighbours: Annotated[tuple[Count, ...], NotEmpty()] = (10, 20, 100, 200)
+    temperature: Positive = 0.07
+    crop_fraction: Fraction = 0.875
+    batch_size: Count = field(default=128, metadata=MUTABLE_ON_RESUME)
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("")
 class DinoRecipe:
     """Learn without labels what a slow average of oneself sees in other crops of an image (DINO).
 
@@ -142,11 +102,18 @@ class DinoRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
     dino: DinoConfig = DinoConfig()
-    optimization: DinoOptimizationConfig = DinoOptimizationConfig()
+    optimization: OptimizationConfig = DINO_DEFAULTS
     knn: KnnConfig = KnnConfig()
     run: RunConfig
 
     def __post_init__(self) -> None:
+        optimization = self.optimization
+        require(optimization.accumulate == 1, "optimization.accumulate must be 1: DINO's teacher follows every batch")
+        require(optimization.ema_decay is None, "optimization.ema_decay: DINO's teacher is an average itself")
+        require(
+            optimization.sampling_lr_multiplier == 1,
+            "optimization.sampling_lr_multiplier is for task detection with model.detector deformable_detr",
+        )
         require(not self.model.probe, "model.probe is for task classification: DINO trains the whole network")
         require(not self.data.is_stream, f"data.name: DINO needs images by number, and {self.data.name!r} is a stream")
         require(

@@ -5,7 +5,6 @@ Shapes: B images, n crops of each, (B, C, S, S), the two global ones first.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,43 +16,12 @@ from contagg.self_supervised.collapse import collapse
 from contagg.self_supervised.knn import Features, accuracies
 from contagg.self_supervised.loss import DinoLoss, entropy
 from contagg.self_supervised.multi_crop import MultiCrop
-from contagg.self_supervised.recipe import DinoConfig, DinoOptimizationConfig, KnnConfig
-from contagg.self_supervised.schedules import Cosine, OptimizerSchedule, Temperature
-from contagg.self_supervised.updates import clip_each, drop_gradients, follow
+from contagg.self_supervised.recipe import DinoConfig, KnnConfig
+from contagg.self_supervised.updates import drop_gradients, follow, teacher_temperature
+from contagg.training.config import OptimizationConfig
 from contagg.training.metrics import EpochMetrics
-from contagg.training.optimizer import parameter_groups
-
-
-@dataclass(frozen=True)
-class DinoSchedules:
-    """All that DINO sets by step or epoch, for a run of `steps_per_epoch`."""
-
-    learning_rate: Cosine
-    weight_decay: Cosine
-    momentum: Cosine
-    temperature: Temperature
-
-    @classmethod
-    def of(
-        cls, dino: DinoConfig, optimization: DinoOptimizationConfig, steps_per_epoch: int, world_size: int
-    ) -> "DinoSchedules":
-        """As the recipe says."""
-        steps = optimization.epochs * steps_per_epoch
-        return cls(
-            learning_rate=Cosine(
-                start=optimization.peak_learning_rate(world_size),
-                end=optimization.minimum_learning_rate,
-                steps=steps,
-                warmup=optimization.warmup_epochs * steps_per_epoch,
-            ),
-            weight_decay=Cosine(start=optimization.weight_decay, end=optimization.weight_decay_end, steps=steps),
-            momentum=Cosine(start=dino.teacher_momentum, end=1.0, steps=steps),
-            temperature=Temperature(
-                start=dino.teacher_warmup_temperature,
-                end=dino.teacher_temperature,
-                warmup_epochs=dino.teacher_warmup_epochs,
-            ),
-        )
+from contagg.training.optimizer import build_optimizer
+from contagg.training.schedules import cosine, schedules_of
 
 
 class Dino(LightningModule):
@@ -70,16 +38,15 @@ class Dino(LightningModule):
         student: MultiCrop,
         teacher: MultiCrop,
         dino: DinoConfig,
-        optimization: DinoOptimizationConfig,
+        optimization: OptimizationConfig,
         knn: KnnConfig,
-        schedules: DinoSchedules,
         *,
         channels_last: bool,
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher
         self.loss = DinoLoss(dino.outputs, dino.student_temperature, dino.center_momentum, GLOBAL_CROPS)
-        self.dino, self.optimization, self.knn, self.schedules = dino, optimization, knn, schedules
+        self.dino, self.optimization, self.knn = dino, optimization, knn
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self._found: list[Features] = []
 
@@ -88,31 +55,30 @@ class Dino(LightningModule):
         crops = [crop.contiguous(memory_format=self.layout) for crop in batch[0]]
         with torch.no_grad():
             outputs = _at_least_float32(self.teacher(crops[:GLOBAL_CROPS]))
-        targets = self.loss.targets(outputs, self.schedules.temperature(self.current_epoch))
+        targets = self.loss.targets(outputs, teacher_temperature(self.dino, self.current_epoch))
         loss = self.loss(_at_least_float32(self.student(crops)), targets)
         self.loss.update_center(outputs)
         seen = entropy(targets)
         return {"loss": loss, "teacher_entropy": seen.each, "teacher_information": seen.information}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the student; weight decay for matrices and kernels alone."""
-        groups = parameter_groups(self.student, self.optimization.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.schedules.learning_rate.start)
+        """AdamW over the student; its backbone may have a rate of its own."""
+        backbone = [(self.student.backbone.parameters(), self.optimization.backbone_lr_multiplier)]
+        return build_optimizer(self.student, self.optimization, backbone)
 
-    def scheduled(self, optimizer: torch.optim.Optimizer) -> OptimizerSchedule:
-        """What sets the optimizer's numbers at each step."""
-        return OptimizerSchedule(optimizer, self.schedules.learning_rate, self.schedules.weight_decay)
-
-    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """Clip each tensor by itself, then hold the prototypes."""
-        if self.optimization.clip_tensor_norm is not None:
-            clip_each(self.student.parameters(), self.optimization.clip_tensor_norm)
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hold the prototypes."""
         if self.current_epoch < self.dino.freeze_prototypes_epochs:
             drop_gradients(self.student.head.last_layer)
 
+    def teacher_momentum(self, taken: int) -> float:
+        """What the teacher keeps of itself at the step that follows `taken` steps: along a cosine to 1."""
+        steps = schedules_of(self.optimization, self.trainer).steps
+        return cosine(taken, steps, self.dino.teacher_momentum, 1.0)
+
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         """Step, then let the teacher follow: a state saved after the step holds both."""
-        momentum = self.schedules.momentum(self.trainer.global_step)
+        momentum = self.teacher_momentum(self.trainer.global_step)
         super().optimizer_step(*arguments, **keywords)
         follow(self.teacher, self.student, momentum)
 

@@ -1,18 +1,15 @@
-"""What happens around DINO's optimizer step, in its order: clip each tensor, freeze the prototypes, step, teacher."""
-
-from collections.abc import Iterable
+"""What happens around DINO's optimizer step: the teacher's temperature, the prototypes held, the teacher following."""
 
 import torch
 from torch import Tensor, nn
 
+from contagg.self_supervised.recipe import DinoConfig
 
-@torch.no_grad()
-def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
-    """Scale down each gradient whose own norm is above `limit`: the original does not clip the norm of all."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if gradients:
-        norms = torch._foreach_norm(gradients)
-        torch._foreach_mul_(gradients, [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
+
+def teacher_temperature(dino: DinoConfig, epoch: int) -> float:
+    """In an epoch, 0 first: linear over teacher_warmup_epochs, an equal step an epoch, then teacher_temperature."""
+    start, end, warmup = dino.teacher_warmup_temperature, dino.teacher_temperature, dino.teacher_warmup_epochs
+    return end if epoch >= warmup else start + (end - start) * epoch / max(warmup - 1, 1)
 
 
 def drop_gradients(module: nn.Module) -> None:

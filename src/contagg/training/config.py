@@ -1,76 +1,116 @@
 """What every task's recipe says about optimization and about the run. Needs no torch: a recipe is checked first."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
-from contagg.config import MUTABLE_ON_RESUME, require
+from contagg.config import (
+    MUTABLE_ON_RESUME,
+    Ascending,
+    Count,
+    NonNegative,
+    NotEmpty,
+    Positive,
+    Range,
+    Rate,
+    Whole,
+    require,
+    section,
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("optimization.")
 class OptimizationConfig:
-    """AdamW and DeiT's schedule (appendix A.1).
+    """AdamW and its schedules, for all tasks. The defaults are DeiT's (appendix A.1); a task's recipe sets its own.
 
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images a device takes at once.
-        accumulate: Batches whose gradients are added before a step.
-        learning_rate: The absolute peak; null takes it from learning_rate_per_512.
-        learning_rate_per_512: The peak for 512 images a step, scaled by the real total batch (Eq. 9).
-        warmup_epochs: Epochs of linear warm-up.
-        warmup_learning_rate: Where the warm-up begins.
-        minimum_learning_rate: Where the cosine ends.
-        weight_decay: For matrices and kernels; norms, biases and gates have none.
-        betas: AdamW's moments.
-        epsilon: AdamW's epsilon.
-        clip_gradient_norm: Largest norm of the gradient; null does not clip.
-        average_decay: Decay of a moving average of the weights, which is then validated and exported; null is none.
+        accumulate: Batches whose mean gradient a step takes; the last step of an epoch takes what is left.
+        lr: The peak learning rate, for a step of lr_batch_size images.
+        lr_batch_size: The rate grows in proportion to a step's images over all devices by this (Eq. 9); null leaves lr
+            as it is, however many they are.
+        schedule: cosine, or step (gamma at each of the milestones).
+        schedule_by: step sets the rate anew at every step. epoch is DeiT's own loop, for its recipes: an epoch keeps
+            one rate, which is set once the epoch before is over, so that the first two have the warm-up's first.
+        warmup_epochs: Epochs of linear warm-up; fractions are allowed.
+        warmup_steps: The same in steps; null goes by warmup_epochs.
+        warmup_lr: Where the warm-up begins.
+        warmup_prefix: The warm-up reaches its peak with its last step and the cosine begins after it (DINO); without,
+            it cuts off the cosine's beginning (DeiT).
+        min_lr: Where the cosine ends.
+        milestones: Epochs after which a step schedule multiplies the rate by gamma; fractions are allowed.
+        gamma: See milestones.
+        weight_decay: See weight_decay_for.
+        weight_decay_end: Where the weight decay ends, along a cosine; null leaves it as it is.
+        weight_decay_for: matrices (and kernels) alone, not norms, biases, gates and learnt positions; or all, as DETR
+            and what followed it have it.
+        betas, eps: AdamW's.
+        max_grad_norm: Largest norm of the gradient; null does not clip.
+        grad_norm_of: Whether that is the norm of all tensors together or of each tensor by itself (DINO).
+        ema_decay: Decay of a moving average of weights and buffers (EMA), which rises to it as timm's ModelEmaV3 does;
+            null keeps none.
+        backbone_lr_multiplier: The backbone's rate by lr.
+        sampling_lr_multiplier: Likewise that of Deformable DETR's reference points and sampling offsets.
     """
 
-    epochs: int = 300
-    batch_size: int = 128
-    accumulate: int = 1
-    learning_rate: float | None = None
-    learning_rate_per_512: float = 5e-4
-    warmup_epochs: int = 5
-    warmup_learning_rate: float = 1e-6
-    minimum_learning_rate: float = 1e-5
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    clip_gradient_norm: float | None = None
-    average_decay: float | None = None
+    epochs: Count = 300
+    batch_size: Count = 128
+    accumulate: Count = 1
+    lr: Positive = 5e-4
+    lr_batch_size: Count | None = 512
+    schedule: Literal["cosine", "step"] = "cosine"
+    schedule_by: Literal["step", "epoch"] = "step"
+    warmup_epochs: NonNegative = 5
+    warmup_steps: Whole | None = None
+    warmup_lr: NonNegative = 1e-6
+    warmup_prefix: bool = False
+    min_lr: NonNegative = 1e-5
+    milestones: Annotated[tuple[Positive, ...], Ascending()] = ()
+    gamma: Positive = 0.1
+    weight_decay: NonNegative = 0.05
+    weight_decay_end: NonNegative | None = None
+    weight_decay_for: Literal["matrices", "all"] = "matrices"
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    max_grad_norm: Positive | None = None
+    grad_norm_of: Literal["all", "tensor"] = "all"
+    ema_decay: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
+    backbone_lr_multiplier: NonNegative = 1.0
+    sampling_lr_multiplier: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            value = getattr(self, name)
-            require(value >= 1, f"optimization.{name} must be at least 1, not {value}")
-        for name in ("learning_rate", "learning_rate_per_512", "epsilon", "clip_gradient_norm"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"optimization.{name} must be above 0, not {value}")
-        for name in ("warmup_epochs", "warmup_learning_rate", "minimum_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimization.{name} must not be negative, but is {value}")
         require(
             self.warmup_epochs < self.epochs,
-            f"optimization.warmup_epochs ({self.warmup_epochs}) must be below optimization.epochs ({self.epochs})",
+            f"optimization.warmup_epochs ({self.warmup_epochs:g}) must be below optimization.epochs ({self.epochs})",
         )
-        betas_fit = all(0 <= beta < 1 for beta in self.betas)
-        require(betas_fit, f"optimization.betas must lie in [0, 1), not {list(self.betas)}")
-        decay = self.average_decay
-        require(decay is None or 0 < decay < 1, f"optimization.average_decay must lie between 0 and 1, not {decay}")
+        require(
+            self.warmup_steps is None or self.warmup_epochs == 0,
+            f"optimization.warmup_epochs is {self.warmup_epochs:g} and optimization.warmup_steps {self.warmup_steps}: "
+            "set the first to 0 or the second to null",
+        )
+        require(
+            self.schedule_by == "step" or (self.schedule == "cosine" and self.warmup_steps is None),
+            "optimization.schedule_by epoch goes with schedule cosine and warmup_epochs",
+        )
+        require(
+            all(milestone < self.epochs for milestone in self.milestones),
+            f"optimization.milestones must be below optimization.epochs ({self.epochs}), not {list(self.milestones)}",
+        )
+        require(
+            self.weight_decay > 0 or not self.weight_decay_end,
+            "optimization.weight_decay must be above 0 where weight_decay_end is given",
+        )
 
     def total_batch(self, world_size: int) -> int:
         """Images a step: batch x accumulation x processes."""
         return self.batch_size * self.accumulate * world_size
 
-    def peak_learning_rate(self, world_size: int) -> float:
-        """The absolute learning rate, or Eq. 9's for the real total batch."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return self.learning_rate_per_512 * self.total_batch(world_size) / 512
+    def peak_lr(self, world_size: int) -> float:
+        """The highest rate of a whole step: lr, or Eq. 9's for the total batch."""
+        return self.lr * self.total_batch(world_size) / self.lr_batch_size if self.lr_batch_size else self.lr
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("run.")
 class RunConfig:
     """Where and how a run is made.
 
@@ -93,32 +133,24 @@ class RunConfig:
         log_every: Steps between entries in TensorBoard.
     """
 
-    folder: str
-    seed: int = 0
+    folder: Annotated[str, NotEmpty()]
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     resume: Literal["auto", "must"] = field(default="auto", metadata=MUTABLE_ON_RESUME)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    nodes: int = 1
+    devices: Count = 1
+    nodes: Count = 1
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     synchronize_batchnorm: bool = False
-    workers: int = field(default=2, metadata=MUTABLE_ON_RESUME)
-    checkpoint_minutes: float = field(default=10.0, metadata=MUTABLE_ON_RESUME)
-    keep_last: int = field(default=2, metadata=MUTABLE_ON_RESUME)
-    keep_best: int = field(default=1, metadata=MUTABLE_ON_RESUME)
-    log_every: int = field(default=50, metadata=MUTABLE_ON_RESUME)
+    workers: Whole = field(default=2, metadata=MUTABLE_ON_RESUME)
+    checkpoint_minutes: NonNegative = field(default=10.0, metadata=MUTABLE_ON_RESUME)
+    keep_last: Count = field(default=2, metadata=MUTABLE_ON_RESUME)
+    keep_best: Count = field(default=1, metadata=MUTABLE_ON_RESUME)
+    log_every: Count = field(default=50, metadata=MUTABLE_ON_RESUME)
 
     def __post_init__(self) -> None:
-        require(bool(self.folder.strip()), "run.folder must name a folder")
-        for name in ("devices", "nodes", "keep_last", "keep_best", "log_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"run.{name} must be at least 1, not {value}")
-        for name in ("seed", "workers", "checkpoint_minutes"):
-            value = getattr(self, name)
-            require(value >= 0, f"run.{name} must not be negative, but is {value}")
-        require(self.seed < 2**63, f"run.seed must be below 2^63, not {self.seed}")
         if self.accelerator == "cpu":
             require(self.precision != "fp16", "run.precision fp16 needs a GPU: take bf16 or fp32 on the CPU")
             require(not self.synchronize_batchnorm, "run.synchronize_batchnorm needs GPUs: turn it off on the CPU")

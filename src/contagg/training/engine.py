@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pytorch_lightning
 import torch
@@ -17,19 +17,20 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint
-from contagg.training.config import RunConfig
+from contagg.training.config import OptimizationConfig, RunConfig
 from contagg.training.guards import SeedSteps, StepGuard
 from contagg.training.metrics import EpochMetrics, Row
+from contagg.training.optimizer import PrepareGradients
 from contagg.training.progress import Progress
 from contagg.training.restarts import join_attempt
 from contagg.training.run_folder import RunFolder, is_first_process
 from contagg.training.saving import SaveState
+from contagg.training.schedules import SetSchedules
 from contagg.training.signals import StoppedError, StopSignals, leave_to_parent
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -39,16 +40,6 @@ _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 Batches = Callable[[int, int], Iterable[Any]]
-
-
-class Schedule(Protocol):
-    """A scheduler of timm's, or what looks like one: sets values of the optimizer's groups, and keeps no state."""
-
-    def step(self, epoch: int) -> None:
-        """Set what depends on the epoch, 0 first."""
-
-    def step_update(self, num_updates: int) -> None:
-        """Set what depends on the number of steps taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +53,7 @@ class Job:
         train_batches: Of (rank, world size): equally many each epoch and in each process; has `state_dict` and
             `load_state_dict` to go on within an epoch, and a `sampler` with `set_epoch`.
         validation_batches: Of (rank, world size): what validation runs over.
-        schedules: Makes the schedules of the optimizer.
-        epochs, accumulate, clip_gradient_norm, average_decay: As in OptimizationConfig.
+        optimization: How long and how fast; `build_optimizer` makes the optimizer that goes with it.
         validate_every: Epochs between validations.
         monitor: The metric to be best in; the larger, the better.
         export: The attribute of `task` whose weights are written for use.
@@ -75,11 +65,7 @@ class Job:
     networks: Sequence[nn.Module]
     train_batches: Batches
     validation_batches: Batches
-    schedules: Callable[[Optimizer], Sequence[Schedule]]
-    epochs: int
-    accumulate: int = 1
-    clip_gradient_norm: float | None = None
-    average_decay: float | None = None
+    optimization: OptimizationConfig
     validate_every: int = 1
     monitor: str
     export: str = "model"
@@ -108,24 +94,6 @@ class JobData(LightningDataModule):
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
             loader.worker_init_fn = leave_to_parent
         return loader
-
-
-class Schedules(Callback):
-    """Sets what is scheduled from the epoch and the step alone: there is no state to lose."""
-
-    def __init__(self, build: Callable[[Optimizer], Sequence[Schedule]]) -> None:
-        self.build = build
-        self.schedules: Sequence[Schedule] = ()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build them once the optimizer's state is restored, which makes it new groups."""
-        self.schedules = self.build(trainer.optimizers[0])
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the values of this step."""
-        for schedule in self.schedules:
-            schedule.step(trainer.current_epoch)
-            schedule.step_update(trainer.global_step)
 
 
 def check_machine(run: RunConfig) -> None:
@@ -196,9 +164,10 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
             keep_best=run.keep_best,
             identity=job.identity,
         )
-        callbacks: list[Callback] = [SeedSteps(run.seed), Schedules(job.schedules), guard, metrics, Progress(metrics)]
-        if job.average_decay is not None:
-            average = get_ema_multi_avg_fn(job.average_decay)
+        prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
+        callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, Progress(metrics)]
+        if job.optimization.ema_decay is not None:
+            average = get_ema_multi_avg_fn(job.optimization.ema_decay)
             callbacks.insert(0, WeightAveraging(multi_avg_fn=average))
         trainer = _trainer(job, run, folder, [*callbacks, saving], writer)
         _fit(trainer, job, start)
@@ -242,9 +211,8 @@ def _trainer(
         strategy=run.strategy,
         precision=_PRECISION[run.precision],
         sync_batchnorm=run.synchronize_batchnorm,
-        max_epochs=job.epochs,
-        accumulate_grad_batches=job.accumulate,
-        gradient_clip_val=job.clip_gradient_norm,
+        max_epochs=job.optimization.epochs,
+        accumulate_grad_batches=job.optimization.accumulate,
         check_val_every_n_epoch=job.validate_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

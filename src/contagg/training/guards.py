@@ -69,7 +69,7 @@ class StepGuard(Callback):
                 raise UserError(
                     f"{name} became {value} at epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}, step "
                     f"{trainer.global_step}, learning rate {self.learning_rate:.3g}; nothing was saved since; "
-                    "lower the learning rate or set optimization.clip_gradient_norm in a new run.folder"
+                    "lower the learning rate or set optimization.max_grad_norm in a new run.folder"
                 )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from contagg.config import as_dict, require
+from contagg.config import RENAMED_KEYS, as_dict, require
 from contagg.errors import UserError, nearest
 
 Tasks = Mapping[str, str]
@@ -99,10 +99,15 @@ def _parser(recipe_class: type) -> jsonargparse.ArgumentParser:
 def _check_keys(owner: type, content: Mapping[str, Any], source: str, prefix: str = "") -> None:
     hints = typing.get_type_hints(owner)
     for key, value in content.items():
-        require(key in hints, f"{source}: unknown key {prefix}{key}.{nearest(str(key), hints)}")
+        near = _renamed(f"{prefix}{key}") or nearest(str(key), hints)
+        require(key in hints, f"{source}: unknown key {prefix}{key}.{near}")
         if is_dataclass(hints[key]):
             require(isinstance(value, dict), f"{source}: {prefix}{key} must hold keys and values, not {value!r}")
             _check_keys(typing.cast(type, hints[key]), value, source, f"{prefix}{key}.")
+
+
+def _renamed(key: str) -> str:
+    return f" It is now {RENAMED_KEYS[key]}" if key in RENAMED_KEYS else ""
 
 
 def _parse(
@@ -113,7 +118,7 @@ def _parse(
         key = argument.removeprefix("--").split("=")[0]
         free = any(key.startswith(f"{name}.") for name, kind in kinds.items() if typing.get_origin(kind) is dict)
         if argument.startswith("--") and key not in kinds and not free:
-            raise UserError(f"unknown option --{key}.{nearest(key, kinds)}")
+            raise UserError(f"unknown option --{key}.{_renamed(key) or nearest(key, kinds)}")
     try:
         values = parser.instantiate(parser.parse_args([*_as_options(content, kinds), *rest]))
         return recipe_class(**{entry.name: values[entry.name] for entry in fields(recipe_class)})

@@ -188,5 +188,5 @@ def _refuse_unsound(trainer: Trainer) -> None:
         if isinstance(value, Tensor) and not torch.isfinite(value.detach()).all():
             raise UserError(
                 f"{name} is not finite after step {trainer.global_step}; nothing was saved since; lower "
-                "the learning rate or set optimization.clip_gradient_norm in a new run.folder"
+                "the learning rate or set optimization.max_grad_norm in a new run.folder"
             )

@@ -1,6 +1,7 @@
 """DETR, Deformable DETR and SMCA-DETR as detectors: images and targets in, losses and boxes out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,15 +15,16 @@ from contagg.data.coco.config import ResizingConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform
 from contagg.data.coco.loaders import evaluation_loader
 from contagg.detection.batching import DETECTIONS
-from contagg.detection.config import DetectorConfig, StepOptimizationConfig
+from contagg.detection.config import DETECTION_DEFAULTS, DetectorConfig
 from contagg.detection.detectors import Detector, build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS, SetConfig
 from contagg.detection.detr.matching import Predictions
 from contagg.detection.detr.network import AttendingCore, SetNetwork, detections
 from contagg.detection.evaluation import Collected, add_batch, score
 from contagg.detection.saved import describe, load_detector
-from contagg.detection.task import StepSchedule, rated_groups
+from contagg.detection.task import scaled_parameters
 from contagg.errors import UserError
+from contagg.training.optimizer import param_groups
 
 SMALL = {"queries": 7, "width": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 24}
 
@@ -206,7 +208,7 @@ def test_bad_targets_name_the_image(changed: dict, message: str) -> None:
     ("changed", "message"),
     [
         ({"queries": 0}, "model.sets.queries must be at least 1, not 0"),
-        ({"stride": 12}, "model.sets.stride must be 4, 8, 16 or 32, not 12"),
+        ({"stride": 12}, "model.sets.stride must be one of 4, 8, 16, 32, not 12"),
         ({"width": 30}, "model.sets.width 30 must be a multiple of 4 and of model.sets.heads 4"),
         ({"dropout": 1.0}, "model.sets.dropout must lie in"),
         ({"class_weight": 0.0}, "model.sets.class_weight must be above 0"),
@@ -220,19 +222,18 @@ def test_bad_sets_are_named(changed: dict, message: str) -> None:
 def test_rates_of_backbone_and_sampling() -> None:
     """Every parameter once; the groups' scales survive saving, which a run that goes on relies on."""
     model = small("deformable_detr")
-    optimization = StepOptimizationConfig(
-        backbone_factor=0.1, sampling_factor=0.2, decays="all", weight_decay=1e-4, learning_rate=2e-4, warmup_steps=0
-    )
-    groups = rated_groups(model, optimization)
+    rates = {"lr": 2e-4, "backbone_lr_multiplier": 0.1, "sampling_lr_multiplier": 0.2}
+    optimization = replace(DETECTION_DEFAULTS, **rates, weight_decay_for="all", weight_decay=1e-4)
+    scaled = scaled_parameters(model, optimization)
+    groups = param_groups(model, optimization, scaled)
     assert [group["lr_scale"] for group in groups] == [1.0, 0.1, 0.2]
     assert {group["weight_decay"] for group in groups} == {1e-4}
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, model.parameters()))
     assert {id(p) for p in groups[1]["params"]} == {id(p) for p in features_of(model).parameters()}
     slow = {name.rpartition(".")[0] for name, p in model.named_parameters() if any(p is q for q in groups[2]["params"])}
     assert {name.rpartition(".")[2] for name in slow} == {"reference_points", "sampling_offsets"} and len(slow) == 4
-    optimizer, other = (torch.optim.AdamW(rated_groups(model, optimization)) for _ in range(2))
+    optimizer, other = (torch.optim.AdamW(param_groups(model, optimization, scaled)) for _ in range(2))
     other.load_state_dict(optimizer.state_dict())
-    StepSchedule(other, optimization, steps=10).step_update(0)
-    assert [group["lr"] for group in other.param_groups] == pytest.approx([2e-4, 2e-5, 4e-5])
-    plain = rated_groups(model, StepOptimizationConfig())
+    assert [group["lr_scale"] for group in other.param_groups] == [1.0, 0.1, 0.2]
+    plain = param_groups(model, DETECTION_DEFAULTS, scaled_parameters(model, DETECTION_DEFAULTS))
     assert [(group["lr_scale"], group["weight_decay"]) for group in plain] == [(1.0, 0.0), (1.0, 0.05)]

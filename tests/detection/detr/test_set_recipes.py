@@ -36,9 +36,15 @@ def test_cocos_recipes_are_the_originals(
     assert (found["model"]["detector"], found["model"]["norm"]) == (detector, "frozen")
     assert found["model"]["sets"] | OF_ALL | sets == found["model"]["sets"]
     optimization = found["optimization"]
-    expected = {"learning_rate": rate, "backbone_factor": 0.1, "sampling_factor": sampling, "warmup_steps": 0}
-    expected |= {"weight_decay": 1e-4, "decays": "all", "clip_gradient_norm": 0.1, "accumulate": 1}
-    expected |= {"epochs": epochs, "drop_epochs": (drop,), "drop_factor": 0.1}
+    expected = {
+        "lr": rate,
+        "lr_batch_size": None,
+        "backbone_lr_multiplier": 0.1,
+        "sampling_lr_multiplier": sampling,
+        "warmup_steps": 0,
+    }
+    expected |= {"weight_decay": 1e-4, "weight_decay_for": "all", "max_grad_norm": 0.1, "accumulate": 1}
+    expected |= {"epochs": epochs, "schedule": "step", "milestones": (drop,), "gamma": 0.1}
     assert optimization | expected == optimization
     assert optimization["batch_size"] * found["run"]["devices"] * found["run"]["nodes"] == total
     assert found["augmentation"] == {

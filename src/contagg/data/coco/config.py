@@ -1,12 +1,13 @@
 """What a detection recipe says of its images. Needs no torch: a recipe is checked first."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
-from contagg.config import MUTABLE_ON_RESUME, require, require_path
+from contagg.config import MUTABLE_ON_RESUME, Ascending, NotEmpty, Probability, Range, require, require_path, section
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("data.")
 class CocoDataConfig:
     """Images and annotations in COCO's form; paths are below `root`.
 
@@ -29,7 +30,10 @@ class CocoDataConfig:
             require_path(Path(self.root, getattr(self, name)), f"data.{name}")
 
 
-@dataclass(frozen=True, kw_only=True)
+Side = Annotated[int, Range(32)]
+
+
+@section("augmentation.")
 class ResizingConfig:
     """How large images are, and how training varies them (A.2, A.3).
 
@@ -42,23 +46,16 @@ class ResizingConfig:
         crop_short_sides, crop_sides: See crop; pixels.
     """
 
-    short_sides: tuple[int, ...] = (800,)
+    short_sides: Annotated[tuple[Side, ...], NotEmpty()] = (800,)
     long_side: int = 1333
-    horizontal_flip: float = 0.5
-    crop: float = 0.0
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)
-    crop_sides: tuple[int, int] = (384, 600)
+    horizontal_flip: Probability = 0.5
+    crop: Probability = 0.0
+    crop_short_sides: Annotated[tuple[Side, ...], NotEmpty()] = (400, 500, 600)
+    crop_sides: Annotated[tuple[Side, Side], Ascending()] = (384, 600)
 
     def __post_init__(self) -> None:
-        sizes = self.short_sides
-        require(bool(sizes) and min(sizes) >= 32, f"augmentation.short_sides must be 32 or more, not {list(sizes)}")
+        sizes = list(self.short_sides)
         require(
             self.long_side >= max(sizes),
-            f"augmentation.long_side {self.long_side} must not be below short_sides {list(sizes)}",
+            f"augmentation.long_side {self.long_side} must not be below short_sides {sizes}",
         )
-        for name in ("horizontal_flip", "crop"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"augmentation.{name} must lie between 0 and 1, not {value}")
-        first, sides = list(self.crop_short_sides), list(self.crop_sides)
-        require(bool(first) and min(first) >= 32, f"augmentation.crop_short_sides must be 32 or more, not {first}")
-        require(32 <= sides[0] <= sides[1], f"augmentation.crop_sides must ascend from 32 or more, not {sides}")
