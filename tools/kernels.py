@@ -44,7 +44,7 @@ def kernels(setting: Setting, rounds: int = 7) -> list[KernelRow]:
     keep_freed_memory()  # otherwise whichever way comes first pays for new pages
     rows = []
     for stage, (grid, width) in enumerate(zip(config.grids((setting.size,) * 2), config.embed_dims, strict=True), 1):
-        for part, ways in parts(width, grid, setting, "attention" in config.words[stage - 1]).items():
+        for part, ways in parts(width, grid, setting, "attention" in str(config.affinity[stage - 1])).items():
             tokens = torch.randn(setting.batch, grid[0] * grid[1], width)
             tokens = tokens.to(setting.device, DTYPES[setting.precision])
             for passes in ("forward", "forward and backward"):

@@ -4,7 +4,18 @@ from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import Mixture
+from contagg.affinity.registry import Site, build_affinity, list_affinities, register_affinity
 from contagg.affinity.token_mlp import TokenMLP
-from contagg.affinity.words import Site, build_affinity
 
-__all__ = ["Affinity", "DepthwiseConv", "Grid", "Mixture", "SelfAttention", "Site", "TokenMLP", "build_affinity"]
+__all__ = [
+    "Affinity",
+    "DepthwiseConv",
+    "Grid",
+    "Mixture",
+    "SelfAttention",
+    "Site",
+    "TokenMLP",
+    "build_affinity",
+    "list_affinities",
+    "register_affinity",
+]

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, clear_padding
 from contagg.affinity.mixture import GateWord
-from contagg.affinity.words import EXAMPLES, Site, build_affinity
+from contagg.affinity.registry import Factory, Site, build_affinity
 from contagg.errors import UserError
 
-WORDS = (*EXAMPLES, "full-conv3", "group-conv3/8")
-"""Examples of every word that `build_aggregation` takes."""
+CHANNEL_MIXING = ("full-conv3", "group-conv3/8")
+"""Examples of the words that `build_aggregation` takes beside those of affinities."""
 
 
 class ChannelMixingConvolution(nn.Module):
@@ -68,16 +68,16 @@ def serves_any_size(model: nn.Module) -> bool:
     return not fixed and all(affinity.grid is None for affinity in affinities(model))
 
 
-def build_aggregation(word: str, site: Site, gate: GateWord = "free") -> Aggregation:
-    """The aggregation that a word names: any affinity's, `full-conv3`, or `group-conv3/8` (eight groups).
+def build_aggregation(word: str | Factory, site: Site, gate: GateWord = "free") -> Aggregation:
+    """The aggregation of an affinity's word or factory, or of `full-conv3` or `group-conv3/8` (eight groups).
 
     Raises:
         UserError: the word is wrong; says what is allowed and the nearest match.
     """
-    if match := re.fullmatch(r"(full|group)-conv(\d+)(?:/(\d+))?", word):
+    if isinstance(word, str) and (match := re.fullmatch(r"(full|group)-conv(\d+)(?:/(\d+))?", word)):
         kind, kernel_size, groups = match.groups()
         if (kind == "group") != (groups is not None):
             raise UserError(f"affinity {word!r}: write 'full-conv3', or 'group-conv3/8' for eight groups")
         mixer = ChannelMixingConvolution(site.channels, int(kernel_size), int(groups or 1))
         return Aggregation(site.channels, mixer)
-    return Aggregation(site.channels, build_affinity(word, site, gate, offered=WORDS))
+    return Aggregation(site.channels, build_affinity(word, site, gate, also=CHANNEL_MIXING))

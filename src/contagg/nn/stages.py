@@ -13,18 +13,24 @@ from torch import Tensor, nn
 
 from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, image_grids
 from contagg.affinity.mixture import GateWord
-from contagg.affinity.words import Site
+from contagg.affinity.registry import Factory, Site
 from contagg.errors import UserError
 from contagg.nn.aggregation import affinities, build_aggregation
 from contagg.nn.block import Block
 
 STAGES = 4
 
+Word = str | Factory
+"""Names an affinity, or makes it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What a network is made of; one entry a stage, and one affinity word for all stages or one for each.
+    """What a network is made of; one entry a stage.
 
+    `affinity` is a word, or a factory (`Site` -> `Affinity`), for all stages, or one for each of them, where a list
+    holds one for each block of a stage: `("dwconv5", "dwconv5", ["dwconv5"] * 6 + ["attention + dwconv5"] * 2,
+    "attention + dwconv5")`.
     `position` is a learnt embedding at the start of a stage ("absolute"), or a depthwise 3x3 convolution at the start
     of each block: conditional position encoding ("cpe").
     `gate` mixes the two affinities of a word such as "attention + dwconv3".
@@ -34,32 +40,37 @@ class NetworkConfig:
     depths: tuple[int, ...] = (3, 4, 8, 3)
     patch_sizes: tuple[int, ...] = (4, 2, 2, 2)
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
-    affinity: str | tuple[str, ...] = "attention + dwconv3"
+    affinity: Word | Sequence[Word | Sequence[Word]] = "attention + dwconv3"
     position: Literal["absolute", "cpe"] = "absolute"
     gate: GateWord = "free"
 
     def __post_init__(self) -> None:
         for name in ("embed_dims", "depths", "patch_sizes", "mlp_ratios"):
             object.__setattr__(self, name, _a_stage_each(name, getattr(self, name)))
-        if not isinstance(self.affinity, str):
-            words = self.affinity
-            if not isinstance(words, list | tuple) or len(words) != STAGES or {*map(type, words)} != {str}:
-                raise UserError(f"affinity {words!r} must be one word, or {STAGES}, one a stage")
-            object.__setattr__(self, "affinity", tuple(words))
+        if isinstance(self.affinity, list | tuple) and len(self.affinity) != STAGES:
+            raise UserError(f"affinity {self.affinity!r} must be one word, or {STAGES}, one a stage")
+        assert self.blocks  # raises for words that do not fit
         if self.position == "convolution":
             raise UserError("position 'convolution' is called 'cpe' (conditional position encoding)")
         if self.position not in ("absolute", "cpe"):
             raise UserError(f"position {self.position!r} must be 'absolute' or 'cpe'")
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The affinity word of each stage."""
-        return (self.affinity,) * STAGES if isinstance(self.affinity, str) else self.affinity
+    def blocks(self) -> tuple[tuple[Word, ...], ...]:
+        """The affinity of each block of each stage."""
+        stages = self.affinity if isinstance(self.affinity, list | tuple) else (self.affinity,) * STAGES
+        return tuple(_a_block_each(*of) for of in zip(range(1, STAGES + 1), stages, self.depths, strict=True))
 
     @property
     def fixed_input_size(self) -> bool:
         """Whether a network so described serves the one image size that it was made or resized for."""
-        return any("mlp" in word for word in self.words)
+        with torch.device("meta"):
+            return any(
+                affinity.grid is not None
+                for width, words in zip(self.embed_dims, self.blocks, strict=True)
+                for word in set(words)
+                for affinity in affinities(build_aggregation(word, Site(channels=width, grid=(1, 1))))
+            )
 
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and module of each stage, in timm's form."""
@@ -75,6 +86,17 @@ class NetworkConfig:
         for patch in self.patch_sizes:
             height, width = -(-height // patch), -(-width // patch)
             yield height, width
+
+
+def _a_block_each(stage: int, given: Word | Sequence[Word], depth: int) -> tuple[Word, ...]:
+    """A word or a factory for each block of a stage. UserError for anything else."""
+    words = tuple(given) if isinstance(given, list | tuple) else (given,) * depth
+    if len(words) != depth:
+        raise UserError(f"affinity: stage {stage} has {depth} blocks and {len(words)} words, {words!r}")
+    for word in words:
+        if not isinstance(word, str) and not callable(word):
+            raise UserError(f"affinity {word!r} of stage {stage} must be one word, or one a block, or make an Affinity")
+    return words
 
 
 def _a_stage_each(name: str, values: Any) -> tuple[Any, ...]:
@@ -189,12 +211,12 @@ def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop
         blocks = [
             Block(
                 width,
-                build_aggregation(config.words[index], Site(channels=width, grid=grid), config.gate),
+                build_aggregation(word, Site(channels=width, grid=grid), config.gate),
                 config.mlp_ratios[index],
                 next(rates),
                 conditional_position=config.position == "cpe",
             )
-            for _ in range(config.depths[index])
+            for word in config.blocks[index]
         ]
         position = AbsolutePosition(width, grid) if config.position == "absolute" else None
         stages.append(Stage(PatchEmbedding(in_channels, width, config.patch_sizes[index]), position, blocks))

@@ -7,7 +7,7 @@ from timm.models import VisionTransformer, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.affinity.words import Site
+from contagg.affinity.registry import Site
 from contagg.nn.aggregation import build_aggregation
 from contagg.nn.build import build, check_names, pretrained_cfg
 from contagg.nn.checkpoint_filter import accept_other_names, checkpoint_filter_fn

@@ -1,0 +1,174 @@
+"""Words and kinds: "attention + dwconv5", "token mlp/32 rank 49", and whatever is registered beside them."""
+
+import functools
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from contagg.affinity.attention import SelfAttention
+from contagg.affinity.base import Affinity, Grid
+from contagg.affinity.depthwise_conv import DepthwiseConv
+from contagg.affinity.mixture import GateWord, Mixture
+from contagg.affinity.token_mlp import TokenMLP
+from contagg.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where an affinity works: channels, the grid it is made for, and the tokens before the grid."""
+
+    channels: int
+    grid: Grid
+    prefix: int = 0
+
+
+Factory = Callable[[Site], Affinity]
+"""Makes an affinity for a site. In the place of a word it stands for itself; registered, it has words."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A template of words, and what makes the affinity that such a word names."""
+
+    template: str
+    examples: tuple[str, ...]
+    factory: Callable[..., Affinity]
+
+    @property
+    def pattern(self) -> str:
+        """As a regular expression: `{name}` is a whole number, `[...]` may be left out."""
+        pattern = re.escape(self.template).replace(r"\[", "(?:").replace(r"\]", ")?").replace(r"\ ", " ")
+        return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,6})", pattern)
+
+
+_KINDS: dict[str, Kind] = {}
+_RENAMED = ((r"conv(?=\d)", "dwconv"), (r"mlp(?=/| |$)", "token mlp"))
+
+
+def register_affinity(template: str, factory: Callable[..., Affinity], examples: Sequence[str] = ()) -> None:
+    """Add words for a kind of affinity; from then on they stand wherever a word may.
+
+    Args:
+        template: The word. `{size}` stands for a whole number that `factory` takes as `size`, `[...]` for what may be
+            left out: "dilated{kernel_size}[x{dilation}]" serves "dilated3" and "dilated5x2".
+        factory: Called with the `Site`, and with each number of the word by its name.
+        examples: Words of it, for error texts and `list_affinities`; the template itself where it takes no numbers.
+
+    Raises:
+        UserError: the template is another kind's, or cannot be a word, or does not serve its examples.
+
+    Examples:
+        >>> import contagg
+        >>> from contagg.affinity import DepthwiseConv
+        >>> contagg.register_affinity(
+        ...     "biasless{size}", lambda site, size: DepthwiseConv(site.channels, size, bias=False), ["biasless3"]
+        ... )
+        >>> "biasless3" in contagg.list_affinities()
+        True
+    """
+    kind = Kind(template, tuple(examples) or (template,), factory)
+    if "+" in template or ":" in template or template != template.strip() or not template.isprintable():
+        raise UserError(f"affinity {template!r}: a word has no '+' or ':' and no spaces around it")
+    try:
+        unserved = [word for word in kind.examples if not re.fullmatch(kind.pattern, word)]
+    except re.error as error:
+        raise UserError(f"affinity {template!r} is no template of words: {error}") from error
+    if unserved:
+        raise UserError(f"affinity {template!r} does not serve its example {unserved[0]!r}; give examples of its words")
+    for other in _KINDS.values():
+        # The same factory again is a module that was loaded again.
+        if _name(other.factory) != _name(factory) and any(re.fullmatch(other.pattern, word) for word in kind.examples):
+            raise UserError(f"affinity {template!r}: {kind.examples[0]!r} is a word of {other.template!r} already")
+    _KINDS[template] = kind
+
+
+def _name(factory: Callable[..., Affinity]) -> tuple[str, str]:
+    return getattr(factory, "__module__", ""), getattr(factory, "__qualname__", repr(factory))
+
+
+def list_affinities() -> list[str]:
+    """Examples of every word that names an affinity, those of installed packages included; any two make a mixture."""
+    _load_installed()
+    return [example for kind in _KINDS.values() for example in kind.examples]
+
+
+@functools.cache
+def _load_installed() -> None:
+    """Import what installed packages have under the entry point `contagg.affinities`; they register when imported."""
+    for entry in entry_points(group="contagg.affinities"):
+        try:
+            entry.load()
+        except Exception as error:  # what another package raises must not take all other words away
+            warnings.warn(f"affinities of {entry.value} cannot be loaded: {error!r}", stacklevel=3)
+
+
+def build_affinity(word: str | Factory, site: Site, gate: GateWord = "free", also: Sequence[str] = ()) -> Affinity:
+    """The affinity that a word names or a factory makes, for a site.
+
+    Args:
+        also: Other words that an error may suggest.
+
+    Raises:
+        UserError: the word, or a size in it, is wrong; says what is allowed and the nearest match. Or the factory gives
+            no affinity.
+    """
+    if not isinstance(word, str):
+        return _checked(word(site), word)
+    terms = [term.strip() for term in word.split("+")]
+    if len(terms) > 2:
+        raise UserError(f"affinity {word!r} mixes {len(terms)} affinities; two at most, as in 'attention + dwconv5'")
+    affinities = [_build_term(term, site, word, also) for term in terms]
+    return Mixture(affinities[0], affinities[1], gate) if len(affinities) == 2 else affinities[0]
+
+
+def _build_term(term: str, site: Site, word: str, also: Sequence[str]) -> Affinity:
+    kind, sizes = _find(term, word) or (None, {})
+    if kind is None:
+        offered = [*list_affinities(), *also]
+        kind, sizes = _find(term, word) or (None, {})  # of a package that has just been loaded
+    if kind is not None:
+        return _checked(kind.factory(site, **sizes), kind.factory)
+    for old, new in _RENAMED:
+        if re.match(old, term):
+            raise UserError(f"affinity {word!r}: {term!r} is called {re.sub(old, new, term, count=1)!r} now")
+    raise UserError(
+        f"affinity {word!r}: {term!r} is not a known affinity.{nearest(term, offered)} "
+        f"Allowed: {', '.join(offered)}, and two with a + between (/n: head width; dwconv: any odd kernel size)"
+    )
+
+
+def _find(term: str, word: str) -> tuple[Kind, dict[str, int]] | None:
+    for kind in _KINDS.values():
+        if match := re.fullmatch(kind.pattern, term):
+            sizes = {name: int(value) for name, value in match.groupdict().items() if value is not None}
+            if 0 in sizes.values():
+                raise UserError(f"affinity {word!r}: a size of 0 in {term!r}; sizes start at 1")
+            return kind, sizes
+    return None
+
+
+def _checked(affinity: Affinity, factory: Callable[..., Affinity]) -> Affinity:
+    if not isinstance(affinity, Affinity):
+        raise UserError(f"affinity {' '.join(_name(factory))}: it gives {type(affinity).__name__}, no Affinity")
+    return affinity
+
+
+def _attention(site: Site, head_width: int = 32) -> Affinity:
+    return SelfAttention(site.channels, head_width, prefix=site.prefix)
+
+
+def _depthwise(site: Site, kernel_size: int, head_width: int = 1) -> Affinity:
+    return DepthwiseConv(site.channels, kernel_size, head_width)
+
+
+def _token_mlp(site: Site, head_width: int | None = None, rank: int | None = None) -> Affinity:
+    return TokenMLP(site.channels, site.grid, head_width, rank, site.prefix)
+
+
+register_affinity("attention[/{head_width}]", _attention, ["attention", "attention/64"])
+register_affinity("dwconv{kernel_size}[/{head_width}]", _depthwise, ["dwconv3", "dwconv5", "dwconv5/32"])
+register_affinity(
+    "token mlp[/{head_width}][ rank {rank}]", _token_mlp, ["token mlp", "token mlp/32", "token mlp/32 rank 49"]
+)
