@@ -44,6 +44,24 @@ def test_a_model_of_one_grid_gets_the_image_squeezed_or_is_resized(name: str) ->
     shown(model, wide)
 
 
+@pytest.mark.parametrize("options", [{}, {"dynamic_img_size": True}, {"dynamic_img_size": True, "patch_size": 14}])
+@pytest.mark.parametrize("size", [3, 50, 64, 101])
+def test_a_vision_transformer_gets_whole_patches_of_any_image(options: dict, size: int) -> None:
+    """One with dynamic_img_size refuses what its patches do not fill, which 37 x 61 pixels never do."""
+    model = timm.create_model("deit_tiny_patch16_224", depth=1, num_classes=3, **options)
+    patch = options.get("patch_size", 16)
+    view = look(model, Image.new("RGB", (61, 37)), {}, size=size)
+    shown(model, view)
+    assert all(pixels % patch == 0 for pixels in view.size)
+    assert abs(view.size[0] - size) <= patch / 2 or view.size[0] == patch
+
+
+def test_a_network_of_one_size_says_so() -> None:
+    model = timm.create_model("cait_xxs24_224", depth=1, num_classes=3)
+    with pytest.raises(UserError, match="size 64: Cait serves images of 224 x 224 pixels only"):
+        look(model, Image.new("RGB", (60, 40)), {}, size=64)
+
+
 def test_pixels() -> None:
     assert pixel((0, 4), (3, 5), "it") == (0, 4)
     assert pixel((0.0, 0.99), (3, 5), "it") == (0, 4)

@@ -30,6 +30,16 @@ def grid_of(model: nn.Module, tokens: Tensor) -> Grid:
     )
 
 
+def whole_patches(model: nn.Module, size: Grid) -> Grid:
+    """The image size nearest to `size` that a vision transformer's patches fill; some refuse any other."""
+    if not isinstance(model, VisionTransformer):
+        return size
+    height, width = (
+        max(1, round(pixels / patch)) * patch for pixels, patch in zip(size, model.patch_embed.patch_size, strict=True)
+    )
+    return height, width
+
+
 @torch.no_grad()
 def self_attention_of(attention: nn.Module) -> SelfAttention:
     """The affinity with the query and key projections of timm's joint one."""

@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 
 from contagg.affinity import Grid
 from contagg.errors import UserError
+from contagg.inspect.timm_attention import whole_patches
 from contagg.nn.aggregation import serves_any_size
 
 Position = tuple[int | float, int | float]
@@ -48,8 +49,12 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
         image: In mode L or RGB.
         preprocessing: Of a weights file's metadata: `input_size` (C, H, W), `mean`, `std` and `interpolation`; what is
             missing is taken from the model's `pretrained_cfg`.
-        size: Pixels of the shorter side. A model that learnt for one grid is resized to fit. By default that of
+        size: Pixels of the shorter side. A model that learnt for one grid is resized to fit, of a vision transformer to
+            the nearest number of whole patches. By default that of
             `input_size`, where a model of one grid gets the image squeezed into its own size.
+
+    Raises:
+        UserError: a network of 2 or more than 3 channels, or a `size` for one that serves no other than its own.
     """
     config = resolve_data_config({}, model=model) | preprocessing
     channels, *own = config["input_size"]
@@ -59,7 +64,11 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     if not serves_any_size(model):
         if size is None:
             shape = tuple(own)
+        elif not hasattr(model, "set_input_size"):
+            name = type(model).__name__
+            raise UserError(f"size {size}: {name} serves images of {own[0]} x {own[1]} pixels only; leave it out")
         else:
+            shape = whole_patches(model, shape)
             model.set_input_size(shape)  # type: ignore[operator]
     pixels = pil_to_tensor(image.convert(_mode(channels)))[None]
     pixels = resize(pixels, list(shape), InterpolationMode(config["interpolation"]))
