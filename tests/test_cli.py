@@ -110,7 +110,7 @@ BAD = [
 RECIPES = Path(__file__).parent.parent / "recipes"
 PLACES = {
     "here": str(Path(__file__).parent),
-    "digits": str(RECIPES / "digits/container_light_tiny.yaml"),
+    "digits": "digits",
     "coco": str(RECIPES / "coco/retinanet_container_light.yaml"),
 }
 
