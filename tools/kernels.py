@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Grid, as_map, as_tokens
 from contagg.affinity.depthwise import depthwise
-from contagg.benchmark.timing import Work, interleaved, keep_freed_memory
+from contagg.benchmark.cost import Work, interleaved, keep_freed_memory
 from contagg.benchmark.variants import DTYPES, Setting
 from contagg.models import CONFIGS
 from contagg.nn.fuse import Projection, SlicedMlp

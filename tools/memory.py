@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, by_matrix
-from contagg.benchmark.timing import peak_bytes
+from contagg.benchmark.cost import peak_bytes
 from contagg.figures import PALETTE, new_figure, plain_axes
 from contagg.models import create
 from contagg.nn.aggregation import affinities

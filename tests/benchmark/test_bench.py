@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import contagg
-from contagg.benchmark import speed
+from contagg.benchmark import TABLE1, speed
 from contagg.benchmark.bench import run
 from contagg.benchmark.cost import multiply_adds
-from contagg.benchmark.reported import TABLE1
 from contagg.benchmark.variants import Setting, inference, training_step, variants_of
 from contagg.models import CONFIGS, create
 

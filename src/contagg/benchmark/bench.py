@@ -14,10 +14,18 @@ from typing import Any
 
 import torch
 
-from contagg.benchmark.cost import multiply_adds, parameter_count
+from contagg.benchmark import PAPER_IMAGES_PER_SECOND, TOP1
+from contagg.benchmark.cost import (
+    Spread,
+    Work,
+    interleaved,
+    keep_freed_memory,
+    multiply_adds,
+    parameter_count,
+    peak_bytes,
+    product,
+)
 from contagg.benchmark.picture import accuracy_against_speed
-from contagg.benchmark.reported import PAPER_IMAGES_PER_SECOND, TOP1
-from contagg.benchmark.timing import Spread, Work, interleaved, keep_freed_memory, peak_bytes, product
 from contagg.benchmark.variants import DTYPES, Setting, inference, training_step, variants_of
 from contagg.errors import UserError
 from contagg.figures import save_figure

@@ -10,7 +10,7 @@ import torch._dynamo.config
 import torch._inductor.config
 from torch import Tensor, nn
 
-from contagg.benchmark.timing import Work, measure
+from contagg.benchmark.cost import Work, measure
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.fuse import fuse
 
