@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from contagg.classification.task import Classification, accuracies
 from contagg.data.config import AugmentationConfig
-from contagg.data.sampling import IGNORED, seed_step
+from contagg.data.sampling import IGNORE_INDEX, seed_step
 from contagg.data.transforms import mixup
 from contagg.training.config import OptimizationConfig
 
@@ -54,13 +54,13 @@ def test_metrics_count_each_image_once_and_ignored_ones_never(monkeypatch: pytes
     learner = task()
     monkeypatch.setattr(learner, "log", lambda *_, **__: None)
     images, labels = batch(7)
-    labels[2] = IGNORED
+    labels[2] = IGNORE_INDEX
     with torch.no_grad():
         learner.validation_step((images[:5], labels[:5]), 0)
         learner.validation_step((images[5:], labels[5:]), 1)
-        learner.validation_step((images[:2], torch.full((2,), IGNORED)), 2)
+        learner.validation_step((images[:2], torch.full((2,), IGNORE_INDEX)), 2)
         logits = learner.model(images)
-    counted = labels != IGNORED
+    counted = labels != IGNORE_INDEX
     right = (logits.argmax(1) == labels)[counted].float().mean()
     losses = nn.functional.cross_entropy(logits[counted], labels[counted])
     assert learner.metrics["accuracy"].compute().item() == pytest.approx(right.item())

@@ -54,7 +54,7 @@ def test_parts_go_by_path_not_by_place_or_order(image_folder: MakeFolder, tmp_pa
 
 def test_a_part_keeps_image_and_label_together() -> None:
     whole = MemoryImages(np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2), np.arange(20) % 3)
-    part = whole.take(np.array([3, 19, 4]))
+    part = whole.subset(np.array([3, 19, 4]))
     assert [part[index][1] for index in range(3)] == [0, 1, 1]
     assert part.name(1) == "image 19" and part.identity == [b"3", b"19", b"4"]
     assert torch.equal(part.gather(np.array([1])), whole.gather(np.array([19])))

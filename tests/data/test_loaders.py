@@ -15,7 +15,7 @@ from test_sources import hugging_face, web_dataset
 from contagg.data import loaders
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.data.datasets import MemoryImages
-from contagg.data.sampling import IGNORED, KeyedDataset
+from contagg.data.sampling import IGNORE_INDEX, KeyedDataset
 from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
@@ -184,8 +184,8 @@ def test_evaluation_counts_each_image_once(count: int, world_size: int, augmenta
     ]
     assert len({len(share) for share in shares}) == 1
     labels = torch.cat([labels for share in shares for _, labels in share])
-    assert sorted(labels[labels != IGNORED].tolist()) == list(range(count))
-    assert (labels == IGNORED).sum() == -count % world_size
+    assert sorted(labels[labels != IGNORE_INDEX].tolist()) == list(range(count))
+    assert (labels == IGNORE_INDEX).sum() == -count % world_size
 
 
 def broken_data(image_folder: MakeFolder) -> ImageData:
@@ -210,7 +210,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
     assert [data.train.name(index) for index in loader.unreadable] == ["china/china 0.png"]
     evaluation = evaluating(data.validation, workers, max_corrupt_fraction=0.1)
     labels = torch.cat([labels for _, labels in evaluation]).tolist()
-    assert labels == [0, 0, 0, 0, 0, 1, 1, 1, IGNORED, 1]
+    assert labels == [0, 0, 0, 0, 0, 1, 1, 1, IGNORE_INDEX, 1]
     assert [data.validation.name(index) for index in evaluation.unreadable] == ["flower/flower 2.JPEG"]
     told = capfd.readouterr().err
     assert "china/china 0.png: cannot identify" in told and "flower/flower 2.JPEG: image file is truncated" in told

@@ -11,7 +11,7 @@ import torch
 
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.sampling import (
-    IGNORED,
+    IGNORE_INDEX,
     EvaluationSampler,
     KeyedDataset,
     KeyedSampler,
@@ -156,7 +156,7 @@ def test_repeats_follow_each_other_with_keys_of_their_own() -> None:
 def test_evaluation_takes_each_once_in_equal_shares(length: int, world_size: int) -> None:
     shares = [list(EvaluationSampler(length, rank, world_size)) for rank in range(world_size)]
     assert {len(share) for share in shares} == {len(EvaluationSampler(length, 0, world_size))}
-    indices = sorted(index for share in shares for index, _ in share if index != IGNORED)
+    indices = sorted(index for share in shares for index, _ in share if index != IGNORE_INDEX)
     assert indices == list(range(length))
     assert all(key is None for share in shares for _, key in share)
 
@@ -204,14 +204,14 @@ def test_one_unreadable_is_too_many_for_a_small_data_set() -> None:
 
 def test_unreadable_and_padding_are_ignored_in_evaluation() -> None:
     data = KeyedDataset(Numbers(5, frozenset({1})), noisy)
-    _, targets = data.__getitems__([(0, None), (1, None), (2, None), (IGNORED, None)])
-    assert targets.tolist() == [0, IGNORED, 2, IGNORED]
+    _, targets = data.__getitems__([(0, None), (1, None), (2, None), (IGNORE_INDEX, None)])
+    assert targets.tolist() == [0, IGNORE_INDEX, 2, IGNORE_INDEX]
     assert data.unreadable == [1]
 
 
 def test_nothing_readable_does_not_hang() -> None:
     data = KeyedDataset(Numbers(3, frozenset(range(3))), noisy)
-    assert data[0, 1][1] == IGNORED
+    assert data[0, 1][1] == IGNORE_INDEX
     with pytest.raises(UserError, match="3 of 3"):
         data.check()
 

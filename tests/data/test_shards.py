@@ -25,10 +25,16 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def shards_of(root: Path, split: str, **values: object) -> DataConfig:
+    return DataConfig(  # type: ignore[arg-type]
+        name="wds/", root=str(root), train_split=split, validation_split=split, **{"classes": 2, **values}
+    )
+
+
 BROKEN = {"empty": b"", "text": b"hello", "cut": png(piece(0))[:900], "long": png(Image.new("RGB", (2, 300)))}
 
 
-def stream(root: Path, broken: dict[int, bytes], label: bytes = b"1") -> ImageData:
+def stream(root: Path, broken: dict[int, bytes], **values: object) -> ImageData:
     """Two shards of six images each."""
     pytest.importorskip("webdataset")
     root.mkdir(exist_ok=True)
@@ -36,12 +42,12 @@ def stream(root: Path, broken: dict[int, bytes], label: bytes = b"1") -> ImageDa
         with tarfile.open(root / f"shard-{shard}.tar", "w") as tar:
             for number in range(shard, COUNT, 2):
                 content = broken.get(number, png(piece(number)))
-                for kind, held in (("png", content), ("cls", label)):
+                for kind, held in (("png", content), ("cls", b"1")):
                     member = tarfile.TarInfo(f"{number:03d}.{kind}")
                     member.size = len(held)
                     tar.addfile(member, io.BytesIO(held))
     split = f"shard-{{0..1}}.tar|{COUNT}"
-    return open_data(DataConfig(name="wds/", root=str(root), train_split=split, validation_split=split, classes=2))
+    return open_data(shards_of(root, split, **values))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,7 +88,6 @@ def test_training_makes_up_for_what_is_left_out(tmp_path: Path) -> None:
 
 
 def test_what_is_no_fault_of_an_image_is_raised(tmp_path: Path) -> None:
-    data = stream(tmp_path, {}).validation
-    data.source.reader.target_key = "kind"
-    with pytest.raises(UserError, match=r"^data: shard-0\.tar/000: Target key.* json sidecar"):
+    data = stream(tmp_path, {}, label_key="kind").validation
+    with pytest.raises(UserError, match=r"^data: shard-0\.tar/000: no 'kind' \(data\.label_key\) in a json file"):
         list(evaluating(data, max_corrupt_fraction=0.5))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from contagg.data.shifted import shifted
+from contagg.data.named import shifted
 
 SIDE, MOST = 21, 4
 

@@ -15,9 +15,10 @@ from photographs import piece
 from PIL import Image
 
 from contagg.data.config import DataConfig
-from contagg.data.datasets import ImageStream, balanced_part
+from contagg.data.datasets import balanced_part
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.sources import open_data
+from contagg.data.streams import ImageStream
 from contagg.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -60,7 +61,8 @@ def test_what_is_no_image_is_left_out_and_told(image_folder: MakeFolder, caplog:
     with caplog.at_level(logging.WARNING):
         data = open_data(folder(root))
     assert len(data.train) == 12 and data.class_names == ("china", "flower")
-    assert "2 files left out that are no images" in caplog.text
+    told = "left out: 1 hidden files, such as china/._china 0.png; 1 files that are no images, such as china/notes.txt"
+    assert told in caplog.text
 
 
 def test_odd_names_are_read_and_printed_on_one_line(image_folder: MakeFolder) -> None:
@@ -91,9 +93,10 @@ def test_broken_folders_are_named(image_folder: MakeFolder, tmp_path: Path) -> N
     (root / "flower").rename(root / "train/flower")
     refused(folder(root), "classes differ in .*: validation lacks flower$")
     shutil.rmtree(root / "val")
-    refused(folder(root), "no validation images in data.root .*: it needs val/ with a folder a class")
-    shutil.rmtree(root / "train")
-    refused(folder(root), "no training images in data.root .*: it needs train/")
+    (root / "train").rename(root / "val")
+    refused(folder(root), "no training images in data.root .*: it needs train/ beside val")
+    shutil.rmtree(root / "val")
+    refused(folder(root), "images has no class folders")
     (root / "train").mkdir()
     (root / "val").mkdir()
     refused(folder(root), "train has no class folders")
@@ -141,18 +144,19 @@ def test_tars_hold_the_same_images(image_folder: MakeFolder, a_tar_a_class: bool
         assert part.labels.tolist() == wanted.labels.tolist()
         assert all(np.array_equal(a, b) for a, b in zip(pixels(part), pixels(wanted), strict=True))
     assert data.train.name(0).endswith("china/z china 0.png")
-    part = data.train.take(np.array([7, 2]))
+    part = data.train.subset(np.array([7, 2]))
     assert part.name(0) == data.train.name(7) and part[0][1] == 1
 
 
 def test_missing_or_broken_tars_are_named(image_folder: MakeFolder) -> None:
     root = image_folder()
-    refused(
-        DataConfig(name="tar", root=str(root)), "no training images in data.root .*: it needs train.tar, or a folder"
-    )
+    refused(DataConfig(name="tar", root=str(root)), r"data: there is no \*\.tar in data.root .*, nor train\*\.tar")
     (root / "train.tar").write_bytes(b"no tar")
     (root / "val.tar").write_bytes(b"no tar")
-    refused(DataConfig(name="tar", root=str(root)), "data: 'tar' cannot open '.*train.tar': ")
+    refused(
+        DataConfig(name="tar", root=str(root)),
+        "data: cannot open the tar .*train.tar: .*; it must be whole and not compressed",
+    )
     for split in ("train", "val"):
         with tarfile.open(root / f"{split}.tar", "w") as tar:
             tar.add(root / split / "china/china 0.png", arcname="./china 0.png")
@@ -206,7 +210,7 @@ def test_hugging_face_data_without_names_need_a_number_of_classes(tmp_path: Path
 
 def test_missing_hugging_face_data_or_split(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    refused(DataConfig(name=f"hfds/{tmp_path}/none", root=str(tmp_path)), "data: 'hfds/.*none' cannot open 'train': ")
+    refused(DataConfig(name=f"hfds/{tmp_path}/none", root=str(tmp_path)), "data.name: '.*none' is neither a folder nor")
     name = hugging_face(tmp_path / "set", [0, 1])
     config = DataConfig(name=name, root=str(tmp_path / "cache"), validation_split="test")
     refused(config, "data: 'hfds/.*' cannot open 'test': ")

@@ -12,9 +12,9 @@ from test_loaders import SMALL, epochs, equal, evaluating, training
 from test_sources import web_dataset
 
 from contagg.data.config import DataConfig
-from contagg.data.datasets import ImageStream
 from contagg.data.loaders import StreamLoader
 from contagg.data.sources import open_data
+from contagg.data.streams import ImageStream
 from contagg.errors import UserError
 
 LABELS = [0, 1, 2, 1, 0, 1, 2, 0, 0, 1, 1]

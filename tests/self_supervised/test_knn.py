@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contagg.data.sampling import IGNORED
+from contagg.data.sampling import IGNORE_INDEX
 from contagg.errors import UserError
 from contagg.self_supervised import knn
 from contagg.self_supervised.knn import Features, accuracies, nearest, vote
@@ -89,9 +89,13 @@ def test_a_near_neighbour_outvotes_far_ones() -> None:
 def test_ignored_images_neither_vote_nor_count(blobs: tuple[Features, Features]) -> None:
     queries, bank = blobs
     wrong = Features(len(bank.labels) + 3)
-    wrong.add(torch.cat([bank.features, queries.features[:3]]), torch.cat([bank.labels, torch.full((3,), IGNORED)]))
+    wrong.add(
+        torch.cat([bank.features, queries.features[:3]]), torch.cat([bank.labels, torch.full((3,), IGNORE_INDEX)])
+    )
     more = Features(len(queries.labels) + 2)
-    more.add(torch.cat([queries.features, torch.ones(2, 5)]), torch.cat([queries.labels, torch.full((2,), IGNORED)]))
+    more.add(
+        torch.cat([queries.features, torch.ones(2, 5)]), torch.cat([queries.labels, torch.full((2,), IGNORE_INDEX)])
+    )
     assert accuracies(more, wrong, (5,), 0.07, CPU) == accuracies(queries, bank, (5,), 0.07, CPU)
 
 
@@ -107,7 +111,7 @@ def test_one_query_is_enough(blobs: tuple[Features, Features]) -> None:
     single.add(queries.features[:1], queries.labels[:1])
     assert accuracies(single, bank, (1,), 0.07, CPU)[1] in (0.0, 1.0)
     nothing = Features(1)
-    nothing.add(queries.features[:1], torch.tensor([IGNORED]))
+    nothing.add(queries.features[:1], torch.tensor([IGNORE_INDEX]))
     with pytest.raises(UserError, match="no image"):
         accuracies(nothing, bank, (1,), 0.07, CPU)
 
@@ -122,7 +126,7 @@ def _part_of_two(rank: int, address: str, outcome: str, queries: Tensor, bank: T
     torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
     asked, kept = Features(27), Features(len(bank[rank::2]))
     mine = queries[rank::2]
-    mine = F.pad(mine, (0, 0, 0, 27 - len(mine)), value=float(IGNORED))
+    mine = F.pad(mine, (0, 0, 0, 27 - len(mine)), value=float(IGNORE_INDEX))
     asked.add(mine[:, 1:], mine[:, 0].long())
     kept.add(bank[rank::2, 1:], bank[rank::2, 0].long())
     torch.save(accuracies(asked, kept, (1, 10, 200), 0.07, CPU), f"{outcome}.{rank}")

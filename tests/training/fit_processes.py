@@ -91,7 +91,7 @@ def _child(arguments: list[str], printed: Path, meddle: Callable[[], None]) -> N
 def _few_held_out(config: DataConfig) -> ImageData:
     """The run's images, with 23 to validate on: enough here."""
     data = open_data(config)
-    return replace(data, validation=data.validation.take(np.arange(23)))
+    return replace(data, validation=data.validation.subset(np.arange(23)))
 
 
 def differences(one: object, other: object, path: str = "") -> list[str]:

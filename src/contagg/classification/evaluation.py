@@ -16,7 +16,7 @@ from contagg.classification.confusion import write_confusion
 from contagg.classification.task import accuracies
 from contagg.data.config import DataConfig
 from contagg.data.loaders import evaluation_loader
-from contagg.data.sampling import IGNORED
+from contagg.data.sampling import IGNORE_INDEX
 from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device
 from contagg.errors import UserError
@@ -50,12 +50,12 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device
 ) -> Evaluation:
-    """Run a model over (images (B, C, H, W), targets (B,)); targets that are IGNORED do not count."""
+    """Run a model over (images (B, C, H, W), targets (B,)); targets that are IGNORE_INDEX do not count."""
     model = model.to(device).eval()
     metrics = {name: metric.to(device) for name, metric in accuracies(num_classes).items()}
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
     for images, targets in batches:
-        counted = targets != IGNORED
+        counted = targets != IGNORE_INDEX
         if not counted.any():
             continue
         logits = model(images[counted].to(device)).float()

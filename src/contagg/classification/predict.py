@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from contagg.checkpoints.weights import load_model
 from contagg.classification.building import Preprocessing, Transform
 from contagg.data.decode import UnreadableSampleError, read_image
+from contagg.data.folders import find_images
 from contagg.device import choose_device
 from contagg.errors import UserError, printable
 from contagg.training.run_folder import weights_in
@@ -43,24 +42,6 @@ class ImageFiles(Dataset[tuple[int, torch.Tensor | None]]):
         except UnreadableSampleError as error:
             logger.warning("left out, cannot be read: %s", error)
             return index, None
-
-
-def find_images(named: Iterable[str]) -> list[Path]:
-    """Files as named, and the images in folders, however deep, sorted. UserError for what is not there or empty."""
-    paths: list[Path] = []
-    for name in named:
-        path = Path(name)
-        if path.is_dir():
-            found = [Path(folder, file) for folder, _, files in os.walk(path, followlinks=True) for file in files]
-            inside = sorted(file for file in found if has_file_allowed_extension(file.name, (*IMG_EXTENSIONS, ".gif")))
-            if not inside:
-                raise UserError(f"the folder {name} has no images")
-            paths += inside
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise UserError(f"there is no image or folder {name}")
-    return paths
 
 
 @torch.inference_mode()

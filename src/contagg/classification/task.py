@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from contagg.data.sampling import IGNORED
+from contagg.data.sampling import IGNORE_INDEX
 from contagg.training.config import OptimizationConfig
 from contagg.training.optimizer import build_optimizer
 
@@ -55,9 +55,9 @@ class Classification(LightningModule):
         return {"loss": loss}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch to the metrics; targets may be IGNORED."""
+        """Add a batch to the metrics; targets may be IGNORE_INDEX."""
         images, targets = batch
-        counted = targets != IGNORED
+        counted = targets != IGNORE_INDEX
         logits = self.model(images.contiguous(memory_format=self.layout)).float()[counted]
         targets = targets[counted]
         for name, metric in self.metrics.items():

@@ -20,9 +20,9 @@ from contagg.config import (
 )
 from contagg.errors import nearest
 
-NAMED_DATA = ("digits", "fashion-mnist", "shifted-fashion-mnist", "cifar10", "folder", "tar")
+NAMED_DATA = ("digits", "fashion-mnist", "shifted-fashion-mnist", "cifar10", "folder", "tar", "parquet")
 STREAM_PREFIXES = ("wds/", "hfids/", "tfds/")
-TIMM_PREFIXES = ("hfds/", *STREAM_PREFIXES)
+PREFIXES = ("hfds/", *STREAM_PREFIXES)
 
 # timm's own words for a policy: rand-m9-mstd0.5-inc1, or a fixed policy with noise such as original-mstd0.5.
 _NOISE = r"mstd\d+(\.\d+)?"
@@ -37,13 +37,18 @@ class DataConfig:
     Attributes:
         name: `digits` (scikit-learn's, 8x8 grey), `fashion-mnist`, `shifted-fashion-mnist` (each image moved by up to 6
             pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/ with a folder a class), `tar` (the same,
-            as train.tar and val.tar or folders of one tar a class), or timm's `hfds/NAME` (Hugging Face), and as
-            streams, whose exact resume is not promised, `wds/`, `hfids/NAME` and `tfds/NAME`.
+            as train.tar and val.tar or folders of one tar a class), `parquet` (train*.parquet and val*.parquet with
+            columns `image` and `label`), `hfds/NAME` (Hugging Face; a name on the hub or a folder), and as streams
+            `wds/` (WebDataset) and, whose exact resume is not promised, `hfids/NAME` and `tfds/NAME`.
         root: Where the data lie. For `hfds/` and `hfids/` the cache, for `wds/` the folder of shards.
-        train_split, validation_split: The split's names, for timm's data sets only; `wds/` also takes
-            `shard-{000..099}.tar|100000`, the number being that of the images.
-        image_key, label_key: What images and labels are called in timm's data sets, where not as timm expects.
+        train_split, validation_split: The split's names, for `hfds/` and streams; for `wds/`
+            `shard-{000..099}.tar|100000`, the number being that of the images, or a split in the folder's _info.json.
+        validation_fraction: Part of each class, chosen by a hash of the images' names, that is held out where a
+            folder, tar or parquet has no val, valid, validation or test.
+        image_key, label_key: What images and labels are called in tables and shards, where not `image` and `label`.
         classes: How many classes there are, where the data do not name them.
+        max_pixels: Width times height of the largest image that is decoded: a file of a few KB may hold any number.
+        bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a file says or seems to hold.
         download: Fetch CIFAR-10 where it is missing. (`hfds/`, `hfids/` and `tfds/` fetch by nature.)
         fraction: Part of the training images of each class to use, chosen by a hash of their names, so that a smaller
             part lies within a larger one and every machine takes the same (Table 3).
@@ -55,19 +60,20 @@ class DataConfig:
     root: str | None = field(default=None, metadata=MUTABLE_ON_RESUME)
     train_split: str = "train"
     validation_split: str = "validation"
+    validation_fraction: Annotated[float, Range(0, 1, above=True, below=True)] = 0.2
     image_key: str | None = None
     label_key: str | None = None
     classes: Annotated[int, Range(2)] | None = None
     download: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
+    max_pixels: Annotated[int, Range(1, 178_956_970)] = 2**26  # beyond twice its own limit Pillow refuses
+    bit_depth: Annotated[int, Range(9, 16)] | None = None
     fraction: Fraction = 1.0
     max_corrupt_fraction: Annotated[float, Range(0, 0.5)] = field(default=0.001, metadata=MUTABLE_ON_RESUME)
 
     def __post_init__(self) -> None:
-        prefixed = any(
-            self.name.lower().startswith(prefix) and len(self.name) > len(prefix) for prefix in TIMM_PREFIXES
-        )
+        prefixed = any(self.name.lower().startswith(prefix) and len(self.name) > len(prefix) for prefix in PREFIXES)
         is_shards = self.name.lower() == "wds/"
-        known = (*NAMED_DATA, "wds/", *(prefix + "NAME" for prefix in TIMM_PREFIXES if prefix != "wds/"))
+        known = (*NAMED_DATA, "wds/", *(prefix + "NAME" for prefix in PREFIXES if prefix != "wds/"))
         require(
             self.name in NAMED_DATA or prefixed or is_shards,
             f"data.name: unknown data set {self.name!r}.{nearest(self.name, NAMED_DATA)} Known: {', '.join(known)}",
@@ -84,7 +90,7 @@ class DataConfig:
 
     def check_references(self) -> None:
         """UserError if the data should lie in a folder that is not there."""
-        if self.name in ("folder", "tar", "cifar10", "wds/") or (self.root and self.name in NAMED_DATA):
+        if self.name in ("folder", "tar", "parquet", "cifar10", "wds/") or (self.root and self.name in NAMED_DATA):
             self.folder(must_exist=not self.download)
 
     @property

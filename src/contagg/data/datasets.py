@@ -1,15 +1,20 @@
-"""Labelled images by number: in memory, in folders, or behind one of timm's readers. And balanced parts of them.
+"""Labelled images by number, in memory or in their files' formats. And balanced parts of them.
 
 Each data set gives (image, label) by index, raises UnreadableSampleError for an image it cannot read, and has
-  labels       int64, one an image;
-  name(index)  how to call an image in a message;
-  identity     bytes, one an image, that stay the same on every machine;
-  take(which)  the same data set with only these images, in this order.
+  labels          int64, one an image;
+  name(index)     how to call an image in a message;
+  identity        bytes, one an image, that stay the same on every machine;
+  content(index)  its bytes, as stored;
+  listing()       what its fingerprint is made of;
+  subset(which)   the same data set with only these images, in this order.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,10 +22,15 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from contagg.data.decode import as_grey_or_rgb, read_image
+from contagg.data.config import DataConfig
+from contagg.data.decode import UnreadableSampleError, open_regular, read_image
+from contagg.data.fingerprint import Fingerprint, Listing
 from contagg.errors import UserError, printable
+
+Source = Callable[[int, bytes], bytes | Path | None]
+Read = Callable[[bytes | Path, str], Image.Image]
 
 
 class LabelledImages(Protocol):
@@ -33,7 +43,9 @@ class LabelledImages(Protocol):
     def name(self, index: int) -> str: ...
     @property
     def identity(self) -> Sequence[bytes]: ...
-    def take(self, which: np.ndarray) -> Self: ...
+    def content(self, index: int) -> bytes: ...
+    def listing(self) -> Listing: ...
+    def subset(self, which: np.ndarray) -> Self: ...
 
 
 class MemoryImages(Dataset[tuple[Image.Image, int]]):
@@ -67,94 +79,81 @@ class MemoryImages(Dataset[tuple[Image.Image, int]]):
     def identity(self) -> Sequence[bytes]:
         return [str(number).encode() for number in self._numbers]
 
-    def take(self, which: np.ndarray) -> "MemoryImages":
+    def content(self, index: int) -> bytes:
+        return self._images[index].numpy().tobytes()
+
+    def listing(self) -> Listing:
+        hashes = [blake2b(self.content(index), digest_size=8).digest() for index in range(len(self))]
+        return Listing(self.identity, self.labels, np.frombuffer(b"".join(hashes), dtype="<u8"))
+
+    def subset(self, which: np.ndarray) -> "MemoryImages":
         return MemoryImages(self._images[torch.from_numpy(which)].numpy(), self.labels[which], self._numbers[which])
 
 
-class FolderImages(Dataset[tuple[Image.Image, int]]):
-    """Image files below `root`.
+class EncodedImages(Dataset[tuple[Image.Image, int]]):
+    """Images in their files' formats, wherever they lie.
 
     Args:
-        paths: Relative to `root`, as bytes, since names need not be text; (N,) of NumPy's S type. A list of millions of
-            strings would be copied into each worker bit by bit, as reading one counts its references.
+        source: (number, name) -> the path of an image's file, or its content; None for a place without an image.
+        names: How images are called and told apart, such as paths, as bytes of NumPy's S type, since names need not be
+            text; (N,). A list of millions of strings would be copied into each worker bit by bit, as reading one
+            counts its references.
+        labels: (N,).
+        sizes: In bytes; (N,).
+        read: Decodes, see `contagg.data.decode.read_image`.
     """
 
-    def __init__(self, root: Path, paths: np.ndarray, labels: np.ndarray) -> None:
-        self._root, self._paths = root, paths
-        self.labels = labels
+    def __init__(self, source: Source, names: np.ndarray, labels: np.ndarray, sizes: np.ndarray, read: Read) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._source, self._names, self._sizes, self._read = source, names, sizes, read
+        self._numbers = np.arange(len(names))
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path = self._root / _decoded(self._paths[index])
-        return read_image(path, self.name(index)), int(self.labels[index])
+        return self._read(self._encoded(index), self.name(index)), int(self.labels[index])
+
+    def content(self, index: int) -> bytes:
+        """An image's file, undecoded. UnreadableSampleError where it cannot be had."""
+        encoded = self._encoded(index)
+        if isinstance(encoded, bytes):
+            return encoded
+        try:
+            with open_regular(encoded) as file:
+                return file.read()
+        except (OSError, ValueError) as error:
+            raise UnreadableSampleError(self.name(index), str(error)) from error
+
+    def _encoded(self, index: int) -> bytes | Path:
+        try:
+            encoded = self._source(int(self._numbers[index]), self._names[index])
+        except Exception as error:  # readers of stored tables raise their own
+            raise UnreadableSampleError(self.name(index), str(error)) from error
+        if encoded is None:
+            raise UnreadableSampleError(self.name(index), "there is no image")
+        return encoded
 
     def name(self, index: int) -> str:
-        return printable(_decoded(self._paths[index]))
+        return printable(self._names[index].decode("utf-8", "surrogateescape"))
 
     @property
     def identity(self) -> Sequence[bytes]:
-        return self._paths.tolist()
+        return [name if name.isascii() else _composed(name) for name in self._names.tolist()]
 
-    def take(self, which: np.ndarray) -> "FolderImages":
-        return FolderImages(self._root, self._paths[which], self.labels[which])
+    def listing(self) -> Listing:
+        return Listing(self.identity, self.labels, self._sizes)
 
-
-class ReaderImages(Dataset[tuple[Image.Image, int]]):
-    """Images behind one of timm's readers, which opens an image's bytes by index.
-
-    Args:
-        names: Of all the reader's images; how they are called, hashed and ordered.
-        labels: Of all the reader's images.
-    """
-
-    def __init__(self, reader: Any, names: Sequence[str], labels: np.ndarray) -> None:
-        self._reader, self._names = reader, names
-        self._which = np.arange(len(labels))
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self._which)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        source, _ = self._reader[int(self._which[index])]
-        with source:
-            return read_image(source, self.name(index)), int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return printable(self._names[int(self._which[index])])
-
-    @property
-    def identity(self) -> Sequence[bytes]:
-        return [self._names[index].encode("utf-8", "surrogateescape") for index in self._which.tolist()]
-
-    def take(self, which: np.ndarray) -> "ReaderImages":
+    def subset(self, which: np.ndarray) -> "EncodedImages":
         part = copy(self)
-        part._which, part.labels = self._which[which], self.labels[which]
+        part.labels, part._names = self.labels[which], self._names[which]
+        part._sizes, part._numbers = self._sizes[which], self._numbers[which]
         return part
 
 
-class ImageStream(IterableDataset[tuple[Image.Image, int]]):
-    """Images that come in a stream, from timm's readers of WebDataset, Hugging Face or TensorFlow data.
-
-    A broken image is left out; the loaders name and count those of WebDataset. Exact resume is not promised.
-
-    Args:
-        source: timm's IterableImageDataset.
-        classes: How many there are; a label beyond raises UserError.
-    """
-
-    def __init__(self, source: Any, classes: int) -> None:
-        self.source, self.classes = source, classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for image, label in self.source:
-            check_labels(np.array([-1 if label is None else label]), self.classes, "the stream")
-            yield as_grey_or_rgb(image), int(label)
+def _composed(name: bytes) -> bytes:
+    """A name as other systems than Macs write it, so that a copy of the data is the same data."""
+    return unicodedata.normalize("NFC", os.fsdecode(name)).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +168,15 @@ class ImageData:
     train: Any
     validation: Any
     class_names: tuple[str, ...]
+
+    def fingerprint(self) -> Fingerprint:
+        """Of which data these are, for a run that goes on."""
+        return Fingerprint(self.class_names, training=self.train.listing(), validation=self.validation.listing())
+
+
+def decoder(config: DataConfig) -> Read:
+    """`read_image` within a recipe's limits."""
+    return partial(read_image, max_pixels=config.max_pixels, bit_depth=config.bit_depth)
 
 
 def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
@@ -192,7 +200,3 @@ def balanced_part(images: LabelledImages, fraction: float, purpose: str = "") ->
     starts = np.cumsum(counts) - counts
     sizes = np.maximum(1, np.floor(counts * fraction + 0.5).astype(int))
     return np.sort(np.concatenate([order[start : start + size] for start, size in zip(starts, sizes, strict=True)]))
-
-
-def _decoded(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")

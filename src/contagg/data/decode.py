@@ -25,9 +25,6 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", 
 MAX_PIXELS = 2**26
 """Above ImageNet's largest photograph (9,331 x 6,530); laying transparency over white then takes 1 GB at most."""
 
-LARGEST_MAX_PIXELS = 178_956_970
-"""Twice Pillow's `Image.MAX_IMAGE_PIXELS`, beyond which Pillow itself refuses."""
-
 MAX_ELONGATION = 100  # resizing the short side of anything longer to a network's size would fill the memory
 
 _UPRIGHT = {
@@ -78,7 +75,7 @@ def read_image(
     """
     try:
         if isinstance(source, (str, Path)):
-            with _regular(Path(source)) as file:
+            with open_regular(Path(source)) as file:
                 return _decoded(file, name, max_pixels, bit_depth)
         return _decoded(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels, bit_depth)
     except UnidentifiedImageError as error:
@@ -97,14 +94,8 @@ def open_image(path: str | Path) -> Image.Image:
         raise UserError(f"the image {str(path)!r} cannot be read: {error.reason}") from error
 
 
-def as_grey_or_rgb(image: Image.Image) -> Image.Image:
-    """What `read_image` makes of an opened image. ValueError for values or shapes without a meaning."""
-    _check_shape(*image.size, MAX_PIXELS)
-    return _grey_or_rgb(_upright(image), "an image of a stream", None)
-
-
-def _regular(path: Path) -> IO[bytes]:
-    """ValueError for what is no regular file: a FIFO would be waited for without end, a device may act when opened."""
+def open_regular(path: Path) -> IO[bytes]:
+    """A file to read. ValueError for what is no regular one: a FIFO is waited for without end, a device may act."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}

@@ -1,15 +1,15 @@
 """Batches of labelled images: keyed, so that training resumes exactly; in evaluation each image once, no more."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count, islice
 from typing import Any
 
 import torch
-from timm.data.readers.reader_wds import ReaderWds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from contagg.data.datasets import ImageStream
 from contagg.data.sampling import EvaluationSampler, KeyedDataset, KeyedSampler, seed_streamed
-from contagg.data.shards import BrokenCount, count_broken
+from contagg.data.streams import Count, ImageStream, Reading
 from contagg.errors import UserError
 
 Batch = tuple[Any, torch.Tensor]
@@ -18,8 +18,8 @@ Batch = tuple[Any, torch.Tensor]
 class ImageLoader(DataLoader[Any]):
     """torch's DataLoader of a KeyedDataset or a stream, which stops with one line once too many images are unreadable.
 
-    Batches are (images (B, C, H, W), targets (B,) int64). In evaluation a target may be `sampling.IGNORED`: padding or
-    an unreadable image, to be counted nowhere.
+    Batches are (images (B, C, H, W), targets (B,) int64). In evaluation a target may be `sampling.IGNORE_INDEX`:
+    padding or an unreadable image, to be counted nowhere.
     """
 
     def __init__(self, dataset: Any, *, workers: int, **options: Any) -> None:
@@ -35,7 +35,7 @@ class ImageLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Nothing runs before the first batch is asked for: Lightning makes the iterator before it sets the epoch.
         if isinstance(self.dataset, _TransformedStream):
-            self.dataset.broken.start()
+            self.dataset.counts.start()
         try:
             for images, targets in super().__iter__():
                 self._check()
@@ -116,7 +116,7 @@ def train_loader(
     """Whole batches of training images for one of `world_size` processes; see KeyedSampler and KeyedDataset.
 
     Args:
-        data: Map-style, or an ImageStream, which is read in timm's order, see StreamLoader.
+        data: Map-style, or an ImageStream, see StreamLoader.
         batch_size: Images a process takes at once.
 
     Raises:
@@ -151,7 +151,7 @@ def evaluation_loader(
     max_corrupt_fraction: float = 0.001,
     pin_memory: bool = False,
 ) -> ImageLoader:
-    """Every image once over all processes, in order, in equally many batches; leave out targets that are IGNORED."""
+    """Every image once over all processes, in order, in equally many batches; IGNORE_INDEX counts nowhere."""
     if isinstance(data, ImageStream):
         return _stream_loader(data, transform, batch_size, workers, rank, world_size, pin_memory, max_corrupt_fraction)
     dataset = KeyedDataset(data, transform, max_corrupt_fraction)
@@ -166,39 +166,65 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 class _TransformedStream(IterableDataset[Any]):
-    """A worker's part of a stream. With a key, an epoch's order and how images are varied are functions of it.
+    """A worker's part of a stream. With a seed, an epoch's order and how images are varied are functions of it.
 
     Args:
-        broken: Counts WebDataset's images that cannot be read.
-        key: Seed and rank, of training.
+        part: Of one process: its rank and how many there are, how many workers it has, and the seed of training.
+        batch_size: Of training, where each reader makes whole batches.
+        allowed_fraction: What `check` allows.
     """
 
     def __init__(
-        self, stream: ImageStream, transform: Callable[[Any], Any], broken: BrokenCount, key: tuple[int, int] | None
+        self,
+        stream: ImageStream,
+        transform: Callable[[Any], Any],
+        part: Reading,
+        batch_size: int,
+        allowed_fraction: float,
     ) -> None:
-        self.stream, self.transform, self.broken, self.key = stream, transform, broken, key
+        self.stream, self.transform, self.part, self.batch_size = stream, transform, part, batch_size
+        self.counts = Count(part.workers, allowed_fraction)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that stay must hear of it
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
-        self.stream.source.set_epoch(epoch)
+
+    @property
+    def _quota(self) -> int | None:
+        """Images that each reader gives, over and over if it must; None reads each once."""
+        if self.part.seed is None and self.part.world_size == 1:
+            return None
+        share = -(-len(self.stream) // self.part.readers)
+        return share if self.part.seed is None else -(-share // self.batch_size) * self.batch_size
 
     def __len__(self) -> int:
-        return len(self.stream)
+        quota = self._quota
+        return len(self.stream) if quota is None else quota * self.part.workers
 
     def check(self) -> None:
         """UserError once too many of this process's images of an epoch are unreadable."""
-        self.broken.check(len(self))
+        world_size = self.part.world_size
+        self.counts.check(-(-len(self.stream) // world_size), all_here=world_size == 1)
+
+    def _images(self, reading: Reading) -> Iterator[tuple[Any, int]]:
+        """A pass that is counted, then others, so that what is met again counts once."""
+        yield from self.stream.images(reading, self.counts)
+        uncounted = Count(self.part.workers, 1.0)
+        for again in count(1):
+            images = self.stream.images(replace(reading, again=again), uncounted)
+            if (first := next(images, None)) is None:
+                self.check()
+                raise UserError(f"data: reader {reading.reader} of {reading.readers} has no image that can be read")
+            yield first
+            yield from images
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        reader, worker = self.stream.source.reader, get_worker_info()
-        if isinstance(reader, ReaderWds):
-            reader.ds = reader.worker_info = None  # it would go on shuffling from where the last epoch left it
-            count_broken(reader, self.broken)
-        for number, (image, label) in enumerate(self.stream):
-            if self.key is not None:
-                seed, rank = self.key
-                seed_streamed(seed, int(self.epoch), rank, worker.id if worker else 0, number)
+        worker = get_worker_info()
+        reading = replace(self.part, worker=worker.id if worker else 0, epoch=int(self.epoch))
+        images = self.stream.images(reading, self.counts) if self._quota is None else self._images(reading)
+        for number, (image, label) in enumerate(islice(images, self._quota)):
+            if reading.seed is not None:
+                seed_streamed(reading.seed, reading.epoch, reading.rank, reading.worker, number)
             yield self.transform(image), label
 
 
@@ -251,23 +277,19 @@ def _stream_loader(
     max_corrupt_fraction: float,
     seed: int | None = None,
 ) -> ImageLoader:
-    # timm's readers round each worker's share up to whole batches, and deal shards out by process and worker.
-    reader, readers = stream.source.reader, world_size * max(workers, 1)
-    reader.batch_size, reader.dist_rank, reader.dist_num_replicas = batch_size, rank, world_size
-    stream.source.set_loader_cfg(num_workers=workers)
-    if isinstance(reader, ReaderWds) and (shards := len(reader.split_info.filenames)) < readers:
+    part = Reading(rank=rank, world_size=world_size, workers=max(workers, 1), seed=seed)
+    if stream.shards is not None and stream.shards < part.readers:
         raise UserError(
-            f"data: {shards} shards are fewer than {readers} readers ({world_size} processes x {max(workers, 1)} "
-            "workers): lower run.workers, or make more shards"
+            f"data: {stream.shards} shards are fewer than {part.readers} readers ({world_size} processes x "
+            f"{part.workers} workers): lower run.workers, or make more shards"
         )
     options = {"workers": workers, "batch_size": batch_size, "pin_memory": pin_memory}
-    broken = BrokenCount(workers, max_corrupt_fraction)
+    dataset = _TransformedStream(stream, transform, part, batch_size, max_corrupt_fraction)
     if seed is None:
-        return ImageLoader(_TransformedStream(stream, transform, broken, None), drop_last=False, **options)
-    return StreamLoader(_TransformedStream(stream, transform, broken, (seed, rank)), readers, drop_last=True, **options)
+        return ImageLoader(dataset, drop_last=False, **options)
+    return StreamLoader(dataset, part.readers, drop_last=True, **options)
 
 
 def _without_traceback(message: str) -> str:
-    """An error in a worker arrives with the worker's traceback as its message; its last line is the error."""
-    last = message.strip().splitlines()[-1]
-    return last.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")
+    """An error in a worker arrives with the worker's traceback before it, on one line with escaped line breaks."""
+    return message.rsplit(f"{UserError.__module__}.{UserError.__qualname__}: ", 1)[-1].removesuffix(r"\n")

@@ -21,7 +21,7 @@ from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -1
+IGNORE_INDEX = -1
 """The target of what stands in an evaluation batch but must count nowhere: padding, and images that cannot be read."""
 
 _ORDER, _SAMPLE, _STEP, _REPLACEMENT, _STREAM = range(5)  # what a key is for: keys of two purposes never meet
@@ -132,7 +132,7 @@ class KeyedSampler(Sampler[KeyedIndex]):
 
 
 class EvaluationSampler(Sampler[KeyedIndex]):
-    """Yields each index once over all processes, in order; a process that comes out short gets (IGNORED, None) last.
+    """Yields each index once over all processes, in order; one that comes out short gets (IGNORE_INDEX, None) last.
 
     So all processes make the same number of batches, which DDP needs, and no sample counts twice.
     """
@@ -145,7 +145,7 @@ class EvaluationSampler(Sampler[KeyedIndex]):
 
     def __iter__(self) -> Iterator[KeyedIndex]:
         for index in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield (index if index < self.length else IGNORED), None
+            yield (index if index < self.length else IGNORE_INDEX), None
 
 
 class KeyedDataset(Dataset[tuple[Any, int]]):
@@ -153,7 +153,7 @@ class KeyedDataset(Dataset[tuple[Any, int]]):
 
     Takes (index, key) as the samplers above yield them. Before a transform, Python's, NumPy's and torch's generators
     are seeded from the key. A sample that raises UnreadableSampleError is named in a warning and counted, over all
-    workers; with a key, a sample drawn from that key takes its place, without one, a black image, target IGNORED.
+    workers; with a key, a sample drawn from that key takes its place, without one, a black image, target IGNORE_INDEX.
 
     Where the data set can give many images at once (`gather`) and the transform can take them (`batch`), a batch is
     made in one go: images in memory cost microseconds then.
@@ -192,11 +192,11 @@ class KeyedDataset(Dataset[tuple[Any, int]]):
         indices = np.array([index for index, _ in items])
         keys = None if items[0][1] is None else np.array([key for _, key in items], dtype=np.uint64)
         images = self.transform.batch(self.dataset.gather(indices.clip(0)), keys)  # type: ignore[attr-defined]
-        targets = np.where(indices == IGNORED, IGNORED, self.dataset.labels[indices])
+        targets = np.where(indices == IGNORE_INDEX, IGNORE_INDEX, self.dataset.labels[indices])
         return images, torch.from_numpy(targets)
 
     def _read(self, index: int, key: int | None) -> tuple[Any, int]:
-        if index != IGNORED:
+        if index != IGNORE_INDEX:
             for attempt in range(1 if key is None else _REPLACEMENTS):
                 try:
                     return self.dataset[index]
@@ -204,7 +204,7 @@ class KeyedDataset(Dataset[tuple[Any, int]]):
                     self._note(index, error)
                     if key is not None:
                         index = int(hashed(_REPLACEMENT, key, attempt)[0] % np.uint64(len(self)))
-        return Image.new("RGB", (32, 32)), IGNORED
+        return Image.new("RGB", (32, 32)), IGNORE_INDEX
 
     def _note(self, index: int, error: UnreadableSampleError) -> None:
         if not self._unreadable[index]:

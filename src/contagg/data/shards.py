@@ -1,79 +1,142 @@
-"""Images of WebDataset's shards that cannot be read: named, counted over all workers, too many of them an error."""
+"""WebDataset's shards: tars of samples, files of one key together. Opened here, as files below data.root.
 
+WebDataset's own opener would run `pipe:COMMAND` in a shell and fetch addresses; here it only reads what is open.
+"""
+
+import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import PurePath
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import torch
-from timm.data.readers.reader_wds import ReaderWds, WdsTargetKeyError
-from torch.utils.data import get_worker_info
+import numpy as np
 
-from contagg.data.decode import UnreadableSampleError, as_grey_or_rgb
+from contagg.data.config import DataConfig
+from contagg.data.datasets import decoder
+from contagg.data.decode import EXTENSIONS, UnreadableSampleError, open_regular
+from contagg.data.fingerprint import Listing
+from contagg.data.sampling import hashed
+from contagg.data.streams import TORN, Count, ImageStream, Reading, Sample
 from contagg.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
-
-class BrokenCount:
-    """How many images of an epoch could not be read, by all workers of this process.
-
-    Args:
-        workers: Processes that read; 0 reads in this one.
-        allowed_fraction: What `check` allows.
-    """
-
-    def __init__(self, workers: int, allowed_fraction: float) -> None:
-        self.allowed_fraction = allowed_fraction
-        self._counts = torch.zeros(max(workers, 1), dtype=torch.long).share_memory_()  # one each: none is lost
-
-    def start(self) -> None:
-        """Count from zero."""
-        self._counts.zero_()
-
-    def note(self, error: Exception) -> bool:
-        """Name and count one that `naming` names; any other error is raised. True goes on."""
-        if not isinstance(error, UnreadableSampleError):
-            raise error
-        logger.warning("left out an image that cannot be read: %s", error)
-        worker = get_worker_info()
-        self._counts[worker.id if worker else 0] += 1
-        return True
-
-    def check(self, images: int) -> None:
-        """UserError once too many of an epoch's `images` are unreadable."""
-        count = int(self._counts.sum())
-        if count > self.allowed_fraction * images:
-            raise UserError(
-                f"{count} of {images} images of the stream cannot be read, more than data.max_corrupt_fraction "
-                f"{self.allowed_fraction} allows; the lines above name them"
-            )
+_MOST_SHARDS = 1_000_000
+_SHARD_NAME = re.compile(r"[\w+=,.-]+(/[\w+=,.-]+)*")
+_END_OF_TAR = 1024  # bytes, of zeros
 
 
-def count_broken(reader: ReaderWds, broken: BrokenCount) -> None:
-    """Set up timm's pipeline anew, with its decoding made to name and count what it would drop without a name."""
-    import webdataset
-
-    reader._lazy_init()
-    stages: list[Any] = reader.ds.pipeline  # type: ignore[attr-defined]
-    place = next(place for place, stage in enumerate(stages) if getattr(stage, "f", None) is webdataset.filters._map)
-    stages[place] = webdataset.map(partial(naming, stages[place].args[0]), handler=broken.note)
-
-
-def naming(decode: Callable[[dict[str, Any]], dict[str, Any] | None], sample: dict[str, Any]) -> dict[str, Any] | None:
-    """timm's `decode` with the image in mode L or RGB. Errors name the sample by its shard and key.
+def open_shards(config: DataConfig, key: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
+    """The stream of a split, which data.`key` names, and the names of its classes: their numbers.
 
     Raises:
-        UnreadableSampleError: the image is broken.
-        UserError: the recipe is, such as by a key that the samples lack.
+        UserError: for a name that is no plain file below data.root, a missing shard, or too many that are cut off.
     """
+    if config.classes is None:
+        raise UserError(f"data.classes must be given, since {config.name!r} does not name its classes")
+    root = config.folder()
+    names, length = _shard_names(root, key, split)
+    paths = [root / name for name in names]
+    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if missing:
+        raise UserError(f"data.{key}: {len(missing)} of {len(names)} shards are not in {root}, such as {missing[0]}")
+    cut = [name for name, path in zip(names, paths, strict=True) if _is_cut(path)]
+    if len(cut) > config.max_corrupt_fraction * len(names):
+        raise UserError(
+            f"data.{key}: {len(cut)} of {len(names)} shards in {root} are empty or cut off, such as {cut[0]}, more "
+            f"than data.max_corrupt_fraction {config.max_corrupt_fraction} allows"
+        )
+    for name in cut:
+        logger.warning("the shard %s is empty or cut off", root / name)
+    sizes = np.array([path.stat().st_size for path in paths])
+    known = Listing([name.encode() for name in names], np.zeros(len(names), np.int64), sizes)
+    source = partial(_read_shards, paths, config.image_key, config.label_key)
+    stream = ImageStream(source, length, config.classes, decoder(config), known, shards=len(paths))
+    return stream, tuple(str(number) for number in range(config.classes))
+
+
+def _shard_names(root: Path, key: str, split: str) -> tuple[list[str], int]:
+    """Of `a-{000..099}.tar|12345`, or a split that the folder's `_info.json` names: shards and how many images."""
+    pattern, _, number = split.partition("|")
+    if not pattern.endswith(".tar"):
+        info = root / "_info.json"
+        try:
+            said = json.loads(info.read_text())["splits"][split]
+            names, length = [str(name) for name in said["filenames"]], int(said["num_samples"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"data.{key} {split!r} must name shards and how many images they hold, such as "
+                f"'train-{{000..099}}.tar|128116', or a split that {info} describes"
+            ) from error
+    else:
+        if not number.isdecimal() or not 0 < int(number) < 10**12:
+            raise UserError(f"data.{key} {split!r} must end in | and the number of images, such as '{pattern}|128116'")
+        names, length = list(islice(_expanded(pattern), _MOST_SHARDS + 1)), int(number)
+    if not names or len(names) > _MOST_SHARDS:
+        raise UserError(f"data.{key} {split!r} must name 1 to {_MOST_SHARDS} shards")
+    for name in names:
+        if not _SHARD_NAME.fullmatch(name) or ".." in name.split("/"):
+            raise UserError(f"data.{key}: {name!r} is no plain name of a shard below data.root")
+    return names, length
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """`{08..11}` as 08, 09, 10, 11, wherever it stands."""
+    found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", pattern)
+    if found is None:
+        yield pattern
+        return
+    for number in range(int(found[1]), int(found[2]) + 1):
+        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(found[1])}d}{pattern[found.end() :]}")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a tar lacks the zeros that end it."""
+    with open_regular(path) as file:
+        if path.suffix != ".tar" or file.read(2) == b"\x1f\x8b":
+            return False  # compressed: told when it is read
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _END_OF_TAR))
+        return size < _END_OF_TAR or file.read().strip(b"\0") != b""
+
+
+def _read_shards(
+    paths: list[Path], image_key: str | None, label_key: str | None, reading: Reading, counts: Count
+) -> Iterator[Sample]:
+    """The samples of every so many-th shard; of shards dealt out anew in training."""
+    order = np.arange(len(paths))
+    if reading.seed is not None:  # the same for all readers, so that each shard has one
+        order = np.argsort(hashed(reading.seed, reading.epoch, order), kind="stable")
+    for number in order[reading.reader :: reading.readers]:
+        for sample in _samples(paths[number], counts):
+            name = printable(f"{paths[number].name}/{sample['__key__']}")
+            yield _image_of(sample, image_key), _label_of(sample, label_key, name), name
+
+
+def _samples(path: Path, counts: Count) -> Iterator[Mapping[str, Any]]:
+    """The files of a shard, those of one key together. What WebDataset would pass over is named and counted."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    def note(error: Exception) -> bool:
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        return counts.note(UnreadableSampleError(path.name, reason), TORN)
+
+    with open_regular(path) as file:
+        yield from group_by_keys(tar_file_expander([{"url": path.name, "stream": file}], handler=note), handler=note)
+
+
+def _image_of(sample: Mapping[str, Any], image_key: str | None) -> bytes:
+    keys = image_key.split(";") if image_key else [ending[1:] for ending in EXTENSIONS]
+    return next((sample[key] for key in keys if key in sample), b"")
+
+
+def _label_of(sample: Mapping[str, Any], label_key: str | None, name: str) -> Any:
+    if label_key is None:
+        return sample.get("cls")
     try:
-        decoded = decode(sample)
-        return decoded and decoded | {"jpg": as_grey_or_rgb(decoded["jpg"])}
-    except Exception as error:
-        name = printable(f"{PurePath(sample.get('__url__', '')).name}/{sample.get('__key__')}")
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if isinstance(error, (TypeError, WdsTargetKeyError)):  # the recipe is wrong, not the image
-            raise UserError(f"data: {name}: {reason}") from error
-        raise UnreadableSampleError(name, reason) from error
+        return json.loads(sample["json"])[label_key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"data: {name}: no {label_key!r} (data.label_key) in a json file beside the image") from error

@@ -1,36 +1,26 @@
 """From what a recipe calls the data to two data sets and the names of the classes, or one line on what is wrong."""
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from tarfile import TarInfo
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-from timm.data import create_dataset
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from contagg.data.config import DataConfig
-from contagg.data.datasets import (
-    FolderImages,
-    ImageData,
-    ImageStream,
-    LabelledImages,
-    ReaderImages,
-    balanced_part,
-    check_labels,
-)
+from contagg.data.datasets import ImageData, balanced_part, check_labels, decoder
+from contagg.data.folders import Split, is_hidden, read_folder, read_tars
 from contagg.data.named import cifar10, digits, fashion_mnist
-from contagg.errors import UserError, printable
+from contagg.data.shards import open_shards
+from contagg.data.streams import stream_hugging_face, stream_tensorflow
+from contagg.data.tables import difference, read_hugging_face, read_parquet
+from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
-_SPLIT_NAMES = {"training": ("train",), "validation": ("val", "validation")}
+SPLIT_NAMES = {"training": ("train", "training"), "validation": ("val", "valid", "validation", "test")}
+"""What folders, tars and parquet files of the splits are called; the first that is there is taken."""
 
 
 def open_data(config: DataConfig) -> ImageData:
@@ -45,10 +35,11 @@ def open_data(config: DataConfig) -> ImageData:
         "fashion-mnist": fashion_mnist,
         "shifted-fashion-mnist": partial(fashion_mnist, most_shift=6),
         "cifar10": cifar10,
-        "folder": _folder,
-        "tar": _tar,
+        "folder": _files,
+        "tar": _files,
+        "parquet": _files,
     }
-    data = named.get(config.name, _hugging_face if not config.is_stream else _stream)(config)
+    data = named.get(config.name, _stream if config.is_stream else _hugging_face)(config)
     if config.classes not in (None, len(data.class_names)):
         raise UserError(f"data.classes is {config.classes}, but {config.name!r} has {len(data.class_names)} classes")
     if len(data.class_names) < 2:
@@ -59,166 +50,115 @@ def open_data(config: DataConfig) -> ImageData:
         if not len(images):
             raise UserError(f"data: {config.name!r} has no {split} images")
         check_labels(images.labels, len(data.class_names), f"the {split} split of {config.name!r}")
+    _warn_of_equal(data, config.name)
     if config.fraction < 1:
-        data = replace(data, train=data.train.take(balanced_part(data.train, config.fraction)))
+        data = replace(data, train=data.train.subset(balanced_part(data.train, config.fraction)))
     return data
 
 
-def _folder(config: DataConfig) -> ImageData:
-    return _two_splits(config, _is_folder, _folder_split)
-
-
-def _is_folder(root: Path, name: str) -> Path | None:
-    return root / name if (root / name).is_dir() else None
-
-
-def _folder_split(root: Path) -> tuple[LabelledImages, tuple[str, ...]]:
-    """Images in the class folders of `root`, however deep; classes in the order of their names."""
-    class_names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not class_names:
-        raise UserError(f"data: {root} has no class folders")
-    paths: list[str] = []
-    labels: list[int] = []
-    left_out: list[str] = []
-    for label, class_name in enumerate(class_names):
-        files = sorted(
-            Path(folder, file).relative_to(root).as_posix()
-            for folder, _, files in os.walk(root / class_name, followlinks=True)
-            for file in files
-        )
-        images = [file for file in files if _is_image(file)]
-        if not images:
-            raise UserError(f"data: the class folder {root / printable(class_name)} has no images ({_allowed()})")
-        paths += images
-        labels += [label] * len(images)
-        left_out += [file for file in files if not _is_image(file)]
-    if left_out:
-        logger.warning(
-            "%s: %d files left out that are no images, such as %s", root, len(left_out), printable(left_out[0])
-        )
-    encoded = np.array([path.encode("utf-8", "surrogateescape") for path in paths])
-    return FolderImages(root, encoded, np.array(labels)), tuple(printable(name) for name in class_names)
-
-
-def _is_image(path: str) -> bool:
-    return has_file_allowed_extension(path, _EXTENSIONS) and not PurePosixPath(path).name.startswith(".")
-
-
-def _allowed() -> str:
-    return ", ".join(_EXTENSIONS)
-
-
-def _tar(config: DataConfig) -> ImageData:
-    return _two_splits(config, _is_tar, partial(_tar_split, config))
-
-
-def _is_tar(root: Path, name: str) -> Path | None:
-    if (root / f"{name}.tar").is_file():
-        return root / f"{name}.tar"
-    return root / name if any((root / name).glob("*.tar")) else None
-
-
-def _tar_split(config: DataConfig, path: Path) -> tuple[LabelledImages, tuple[str, ...]]:
-    # An open tar file must not be shared by forked workers, who would move each other's position: keep none open.
-    reader = _opened(config, str(path), ReaderImageInTar, root=str(path), cache_tarfiles=False)
-    # timm would call the class of ./cat.png `.`, whatever the tar; so classes are read off the paths here.
-    paths = [_path_in_tar(*sample) for sample in reader.samples]
-    class_names = sorted({place.parent.name for place in paths})
-    if class_names[0] == "":
-        raise UserError(f"data: {path} has images in no class folder, such as {printable(min(map(str, paths)))}")
-    labels = np.searchsorted(class_names, [place.parent.name for place in paths])
-    order = np.array(sorted(range(len(paths)), key=paths.__getitem__))  # not as the file system lists the tars
-    images = ReaderImages(reader, [place.as_posix() for place in paths], labels)
-    return images.take(order), tuple(printable(name) for name in class_names)
-
-
-def _path_in_tar(member: TarInfo, tar: str | None, tar_within: TarInfo | None) -> PurePosixPath:
-    """An image's path, a tar in a folder or in a tar standing for a folder of its name."""
-    outer = [PurePosixPath(name).with_suffix("") for name in (tar, tar_within and tar_within.name) if name]
-    return PurePosixPath(*outer, member.path)
-
-
-def _two_splits(
-    config: DataConfig,
-    find: Callable[[Path, str], Path | None],
-    read: Callable[[Path], tuple[LabelledImages, tuple[str, ...]]],
-) -> ImageData:
-    """Both splits below one root, each by the first of its names that exists. Nothing stands in for a missing one."""
+def _files(config: DataConfig) -> ImageData:
+    """Both splits below data.root, or what there is of it, of which a part is held out."""
     root = config.folder()
-    read_splits = []
-    for split, names in _SPLIT_NAMES.items():
-        path = next((path for path in (find(root, name) for name in names) if path), None)
-        if path is None:
-            kind = ".tar, or a folder of that name with tars," if config.name == "tar" else "/ with a folder a class"
-            raise UserError(f"data: no {split} images in data.root {root}: it needs {names[0]}{kind}")
-        read_splits.append(read(path))
-    (train, train_classes), (validation, validation_classes) = read_splits
-    if train_classes != validation_classes:
-        raise UserError(f"data: classes differ in {root}: {_difference(train_classes, validation_classes)}")
-    return ImageData(train=train, validation=validation, class_names=train_classes)
+    find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
+    training, validation = (
+        next((found for name in names if (found := find(root, name))), []) for names in SPLIT_NAMES.values()
+    )
+    if not training and validation:
+        raise UserError(f"data: no training images in data.root {root}: it needs train/ beside {validation[0].name}")
+    if not validation:
+        return _held_out(config, root, training or find(root, None))
+    train, validation_images = _read(config, training), _read(config, validation)
+    if train[1] != validation_images[1]:
+        raise UserError(f"data: classes differ in {root}: {difference(train[1], validation_images[1])}")
+    return ImageData(train=train[0], validation=validation_images[0], class_names=train[1])
 
 
-def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
-    missing = {"validation": set(train) - set(validation), "training": set(validation) - set(train)}
-    parts = [f"{split} lacks {', '.join(sorted(names)[:5])}" for split, names in missing.items() if names]
-    return "; ".join(parts)
+def _folders_called(root: Path, name: str | None) -> list[Path]:
+    folder = root / name if name else root
+    return [folder] if folder.is_dir() else []
+
+
+def _tars_called(root: Path, name: str | None) -> list[Path]:
+    if name and (root / f"{name}.tar").is_file():
+        return [root / f"{name}.tar"]
+    return _visible(root / name if name else root, "*.tar")
+
+
+def _parquet_called(root: Path, name: str | None) -> list[Path]:
+    if name is None:
+        return _visible(root, "*.parquet")
+    patterns = (f"{name}.parquet", f"{name}-*.parquet", f"data/{name}-*.parquet", f"{name}/*.parquet")
+    return next((found for pattern in patterns if (found := _visible(root, pattern))), [])
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not is_hidden(path.name))
+
+
+def _read(config: DataConfig, places: Sequence[Path]) -> Split:
+    read = decoder(config)
+    if config.name == "parquet":
+        return read_parquet(places, config, read)
+    return read_tars(places, read) if config.name == "tar" else read_folder(places[0], read)
+
+
+def _held_out(config: DataConfig, root: Path, places: Sequence[Path]) -> ImageData:
+    """The one split rule where there is no validation split: so many of each class, by a hash of their names."""
+    if not places:
+        raise UserError(f"data: there is no *.{config.name} in data.root {root}, nor train*.{config.name}")
+    images, class_names = _read(config, places)
+    part = balanced_part(images, config.validation_fraction, purpose="held out ")
+    kept = np.setdiff1d(np.arange(len(images)), part)
+    emptied = np.setdiff1d(images.labels, images.labels[kept])
+    if len(emptied):
+        count = int((images.labels == emptied[0]).sum())
+        raise UserError(
+            f"data: the class {class_names[emptied[0]]!r} in {root} has {count} images: too few to hold out "
+            f"data.validation_fraction {config.validation_fraction:g} of them for validation"
+        )
+    logger.warning(
+        "%s has no %s: %d of its %d images, chosen in each class by a hash of their names, are for validation "
+        "(data.validation_fraction %g)",
+        root,
+        " or ".join(SPLIT_NAMES["validation"]),
+        len(part),
+        len(images),
+        config.validation_fraction,
+    )
+    return ImageData(train=images.subset(kept), validation=images.subset(part), class_names=class_names)
+
+
+def _warn_of_equal(data: ImageData, name: str) -> None:
+    """Name validation images that are the training images: figures of them say nothing."""
+    train, validation = data.train.listing(), data.validation.listing()
+    if np.array_equal(train.labels, validation.labels) and np.array_equal(train.contents, validation.contents):
+        ends = (0, len(train.labels) - 1)
+        if all(data.train.content(index) == data.validation.content(index) for index in ends):
+            logger.warning("data: the %d validation images of %r are its training images", len(train.labels), name)
 
 
 def _hugging_face(config: DataConfig) -> ImageData:
-    splits = []
-    for split in (config.train_split, config.validation_split):
-        reader, labels = _opened(config, split, _reader_and_labels, **_timm_arguments(config, split))
-        images = ReaderImages(reader, [f"{split} row {row}" for row in range(len(labels))], labels)
-        splits.append((images, _class_names(config, reader.class_to_idx)))
-    (train, class_names), (validation, validation_classes) = splits
-    if class_names != validation_classes:
-        raise UserError(f"data: classes differ in {config.name!r}: {_difference(class_names, validation_classes)}")
+    name = config.name.partition("/")[2]
+    splits = (config.train_split, config.validation_split)
+    (train, class_names), (validation, others) = (
+        read_hugging_face(config, name, split, decoder(config)) for split in splits
+    )
+    if class_names != others:
+        raise UserError(f"data: classes differ in {config.name!r}: {difference(class_names, others)}")
     return ImageData(train=train, validation=validation, class_names=class_names)
-
-
-def _reader_and_labels(**arguments: Any) -> tuple[Any, np.ndarray]:
-    reader = create_dataset(**arguments).reader
-    labels = [-1 if label is None else label for label in reader.iter_targets()]
-    return reader, np.array(labels, dtype=np.int64)
 
 
 def _stream(config: DataConfig) -> ImageData:
-    """Undecoded by timm (input_img_mode=""), so that our own reading of modes holds. The loaders set the batch size."""
-    train, validation = (
-        _opened(
-            config,
-            split,
-            create_dataset,
-            is_training=training,
-            input_img_mode="",
-            **_timm_arguments(config, split),
-        )
-        for training, split in ((True, config.train_split), (False, config.validation_split))
-    )
-    class_names = _class_names(config, getattr(train.reader, "class_to_idx", {}))
-    train, validation = (ImageStream(source, len(class_names)) for source in (train, validation))
+    prefix, _, name = config.name.partition("/")
+    opened = []
+    for key in ("train_split", "validation_split"):
+        split = getattr(config, key)
+        if prefix.lower() == "wds":
+            opened.append(open_shards(config, key, split))
+        else:
+            make = stream_hugging_face if prefix.lower() == "hfids" else stream_tensorflow
+            opened.append(make(config, name, split))
+    (train, class_names), (validation, others) = opened
+    if class_names != others:
+        raise UserError(f"data: classes differ in {config.name!r}: {difference(class_names, others)}")
     return ImageData(train=train, validation=validation, class_names=class_names)
-
-
-def _timm_arguments(config: DataConfig, split: str) -> dict[str, Any]:
-    keys = {"input_key": config.image_key, "target_key": config.label_key}
-    return {"name": config.name, "root": config.root, "split": split, **keys}
-
-
-def _class_names(config: DataConfig, class_to_index: dict[str, int]) -> tuple[str, ...]:
-    """The classes' names as the data give them, or their numbers where data.classes says how many there are."""
-    if class_to_index:
-        return tuple(sorted(class_to_index, key=class_to_index.__getitem__))
-    if config.classes is None:
-        raise UserError(f"data.classes must be given, since {config.name!r} does not name its classes")
-    return tuple(str(number) for number in range(config.classes))
-
-
-def _opened(config: DataConfig, what: str, make: Callable[..., Any], **arguments: Any) -> Any:
-    """timm's data set or reader; whatever it or the library behind raises is told in one line."""
-    try:
-        return make(**arguments)
-    except Exception as error:
-        reason = ": ".join((type(error).__name__, *str(error).splitlines()[:1]))
-        hint = "; pip install contagg[data]" if isinstance(error, ImportError) else ""
-        raise UserError(f"data: {config.name!r} cannot open {what!r}: {reason}{hint}") from error

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from contagg.classification.predict import find_images
 from contagg.data.coco.dataset import evaluation_transform, read_image
+from contagg.data.folders import find_images
 from contagg.detection.batching import Detections
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import in_file_pixels, results

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from contagg.data.sampling import IGNORED
+from contagg.data.sampling import IGNORE_INDEX
 from contagg.errors import UserError
 
 QUERIES, BANK = 1024, 32768
@@ -27,11 +27,11 @@ class Features:
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
-        self.labels = torch.full((length,), IGNORED)
+        self.labels = torch.full((length,), IGNORE_INDEX)
         self._features = torch.zeros(0)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Features (B, D) of any length, labels (B,) or IGNORED."""
+        """Features (B, D) of any length, labels (B,) or IGNORE_INDEX."""
         if not self.filled:
             self._features = torch.zeros(self.length, features.shape[1])
         end = self.filled + len(labels)
@@ -45,8 +45,8 @@ class Features:
         return self._features
 
     def counted(self) -> "Features":
-        """Without what is IGNORED."""
-        kept = self.labels != IGNORED
+        """Without what is IGNORE_INDEX."""
+        kept = self.labels != IGNORE_INDEX
         if bool(kept.all()):
             return self
         rest = Features(int(kept.sum()))
@@ -67,7 +67,7 @@ def accuracies(
     """For each k the fraction of all processes' queries whose class wins the vote of their k neighbours.
 
     A neighbour votes for its class with exp(cosine / temperature). Each process brings its part of the queries, equally
-    many (IGNORED where it has fewer), and its part of the bank.
+    many (IGNORE_INDEX where it has fewer), and its part of the bank.
 
     Raises:
         UserError: k is more than the images of the bank, or no query can be counted.
@@ -77,7 +77,7 @@ def accuracies(
     check_neighbours(neighbours, total)
     labels = _gathered(queries.labels.to(device)).cpu()
     classes = 1 + int(_largest(torch.cat([labels, bank.labels]).max().to(device)))
-    counted = int((labels != IGNORED).sum())
+    counted = int((labels != IGNORE_INDEX).sum())
     if not counted:
         raise UserError("there is no image to find neighbours of")
     right = dict.fromkeys(neighbours, 0)
@@ -89,14 +89,14 @@ def accuracies(
         similarities, votes = _best_of_all(similarities, votes, max(neighbours))
         for k in neighbours:
             taken = vote(similarities[:, :k], votes[:, :k], classes, temperature)
-            right[k] += int(((taken == truth) & (truth != IGNORED)).sum())
+            right[k] += int(((taken == truth) & (truth != IGNORE_INDEX)).sum())
     return {k: count / counted for k, count in right.items()}
 
 
 def nearest(queries: Tensor, bank: Features, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and labels (Q, k) of the nearest images, nearest first; -inf and IGNORED beyond a smaller bank."""
+    """Cosines and labels (Q, k) of the nearest images, nearest first; -inf and IGNORE_INDEX beyond a smaller bank."""
     best = queries.new_full((len(queries), k), -torch.inf)
-    labels = torch.full((len(queries), k), IGNORED, device=device)
+    labels = torch.full((len(queries), k), IGNORE_INDEX, device=device)
     for begin in range(0, bank.length, BANK):
         part = bank.features[begin : begin + BANK].to(device)
         cosines = torch.cat([best, queries @ part.T], dim=1)

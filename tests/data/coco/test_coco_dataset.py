@@ -18,7 +18,7 @@ from contagg.data.coco.dataset import (
     read_image,
     training_transform,
 )
-from contagg.data.sampling import IGNORED
+from contagg.data.sampling import IGNORE_INDEX
 from contagg.errors import UserError
 
 
@@ -118,7 +118,7 @@ def test_the_key_decides_how_an_image_is_varied(images: CocoImages) -> None:
     first, again = data[(3, 11)], data[(3, 11)]
     assert first is not None and again is not None and torch.equal(first[0], again[0])
     assert len({data[(3, key)][0].shape for key in range(20)}) == 3  # type: ignore[index]
-    assert data[(IGNORED, None)] is None
+    assert data[(IGNORE_INDEX, None)] is None
 
 
 def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:

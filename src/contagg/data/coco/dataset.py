@@ -23,7 +23,7 @@ from contagg.data.coco.annotations import CocoAnnotations, ImageEntry
 from contagg.data.coco.config import ResizingConfig
 from contagg.data.coco.masks import to_mask
 from contagg.data.decode import open_image
-from contagg.data.sampling import IGNORED, KeyedIndex, seed_sample
+from contagg.data.sampling import IGNORE_INDEX, KeyedIndex, seed_sample
 from contagg.errors import UserError
 
 _ANY = 2**31  # no limit to a longer side
@@ -79,7 +79,7 @@ class CocoImages(Dataset[tuple[tv_tensors.Image, Target]]):
 
 
 class TransformedImages(Dataset[Sample | None]):
-    """Samples by (index, key), as the samplers of `contagg.data.sampling` yield them; None for IGNORED."""
+    """Samples by (index, key), as the samplers of `contagg.data.sampling` yield them; None for IGNORE_INDEX."""
 
     def __init__(self, images: Any, transform: Transform) -> None:
         self.images, self.transform = images, transform
@@ -89,7 +89,7 @@ class TransformedImages(Dataset[Sample | None]):
 
     def __getitem__(self, keyed: KeyedIndex) -> Sample | None:
         index, key = keyed
-        if index == IGNORED:
+        if index == IGNORE_INDEX:
             return None
         image, target = self.images[index]
         if key is not None:
