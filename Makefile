@@ -21,14 +21,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # One thread: where other processes hold a core, two wait for each other and take many times as long.
 quickstart: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c recipes/digits/container_light_tiny.yaml
+	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c digits
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/installed-dev
-	$(VENV)/bin/ruff check src tests tools
-	$(VENV)/bin/ruff format --check src tests tools
+	$(VENV)/bin/ruff check src tests tools tools
+	$(VENV)/bin/ruff format --check src tests tools tools
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/installed-dev

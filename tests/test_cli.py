@@ -97,20 +97,20 @@ BAD = [
     (["bench", "speed", "container_lihgt"], "unknown model 'container_lihgt'. Did you mean 'container_light'?"),
     (["bench", "speed", "resnet18", "--forms", "plain"], "--forms plain. It is now --variants"),
     (["export", "onnx", "resnet81"], "unknown model 'resnet81'. Did you mean 'resnet18'?"),
-    (["inspect", "affinity", "google/vit-base-patch16-224", "x"], "as hf-hub:google/vit-base-patch16-224"),
+    (["inspect", "affinity", "google/vit-base-patch16-224", "x"], "--local-dir FOLDER` and give FOLDER"),
     (["fit", "-c", "{digits}", "--model.name", "container_lihgt"], "model.name: unknown model 'container_lihgt'. Did"),
     (["fit", "-c", "{digits}", "--data.name", "folder", "--data.root", "nowhere"], "data.root nowhere is no folder"),
     (
-        ["fit", "-c", "{digits}", "--model.init_from", "nil.pth"],
-        "model.init_from: there is no file or folder 'nil.p",
+        ["fit", "-c", "{digits}", "--model.init_weights", "nil.pth"],
+        "model.init_weights: no weights at 'nil.pth'",
     ),
-    (["fit", "-c", "{coco}", "--model.init_from", "null", "--model.norm", "train"], "data.root: there is no file or f"),
+    (["fit", "-c", "{coco}", "--model.init_weights", "null", "--model.norm", "train"], "data.root: there is no file"),
     *(([old], f"the command {old!r} is now: {new}") for old, new in RENAMED.items()),
 ]
 RECIPES = Path(__file__).parent.parent / "recipes"
 PLACES = {
     "here": str(Path(__file__).parent),
-    "digits": str(RECIPES / "digits/container_light_tiny.yaml"),
+    "digits": "digits",
     "coco": str(RECIPES / "coco/retinanet_container_light.yaml"),
 }
 

@@ -10,12 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from contagg.checkpoints.locate import find_weights, is_name
 from contagg.errors import UserError, nearest
 from contagg.files import FIGURE_ENDINGS
 
 Position = tuple[int | float, int | float]
-
-WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,27 +115,21 @@ def ending(endings: tuple[str, ...]) -> Callable[[str], str]:
 
 def run_or_weights(text: str) -> str:
     """A run folder or a weights file, which is there."""
-    if not Path(text).exists():
-        raise argparse.ArgumentTypeError(
-            f"no weights at {text!r}; a run folder or a weights file of a run was expected there"
-        )
+    try:
+        if not Path(text).is_dir():
+            find_weights(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 
 def model(text: str) -> str:
     """A run folder, a weights file, or the name of one of our networks or timm's."""
-    if Path(text).exists():
-        return text
-    if ("/" in text and ":" not in text) or text.endswith(WEIGHTS_ENDINGS):
-        raise argparse.ArgumentTypeError(
-            f"no weights at {text!r}; a run folder, a weights file or a model's name was expected"
-            + (f" (timm reads Hugging Face's as hf-hub:{text})" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else "")
-        )
-    return model_name(text)
+    return model_name(text) if is_name(text) else run_or_weights(text)
 
 
 def model_name(text: str) -> str:
-    """The name of one of our networks or timm's; after hf-hub: and the like anything. ArgumentTypeError for others."""
+    """The name of one of our networks or timm's. ArgumentTypeError for others, hf-hub: and the like among them."""
     if problem := unknown_model(text):
         raise argparse.ArgumentTypeError(problem)
     return text
@@ -171,7 +164,7 @@ def unknown_model(name: str) -> str | None:
     """
     registered, mentioned = _model_names()
     architecture = name.split(".")[0]
-    if ":" in name or architecture in mentioned:
+    if architecture in mentioned:
         return None
     return f"unknown model {name!r}.{nearest(architecture, registered)}"
 

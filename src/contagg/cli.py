@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contagg.arguments import Command, load
-from contagg.checkpoints.header import task_of
+from contagg.checkpoints.locate import task_of
 from contagg.config import check_references
 from contagg.errors import UserError, nearest
 from contagg.tasks import describe_keys, recipes, task_named, tasks

@@ -14,6 +14,7 @@ MUTABLE_ON_RESUME = {"mutable_on_resume": True}
 """Metadata of a field that a run may change when it goes on: it does not touch the numbers."""
 
 RENAMED_KEYS = {
+    "model.init_from": "model.init_weights",
     "optimization.learning_rate": "optimization.lr, with optimization.lr_batch_size: null",
     "optimization.learning_rate_per_512": "optimization.lr, with optimization.lr_batch_size: 512",
     "optimization.learning_rate_per_256": "optimization.lr, with optimization.lr_batch_size: 256",

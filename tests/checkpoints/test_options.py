@@ -80,7 +80,10 @@ def test_a_file_says_only_what_is_harmless(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_else_happens")
-@pytest.mark.parametrize("command", ["predict", "validate", "knn", "affinity", "static", "export", "export-weights"])
+@pytest.mark.parametrize(
+    "command",
+    ["predict", "validate", "knn", "inspect affinity", "inspect static", "export onnx", "export pt2", "export timm"],
+)
 @pytest.mark.parametrize("what", ["fetching by a URL", "a hub's name"])
 def test_every_command_refuses_it(tmp_path: Path, what: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(file_saying(tmp_path, *HOSTILE[what]))
@@ -90,11 +93,11 @@ def test_every_command_refuses_it(tmp_path: Path, what: str, command: str, capsy
         "predict": [image],
         "validate": ["--data.name", "digits"],
         "knn": ["digits"],
-        "affinity": [image],
-        "export-weights": ["out"],
+        "inspect affinity": [image],
+        "export timm": ["out"],
     }
     with pytest.raises(SystemExit) as stop:
-        main([command, path, *rest.get(command, [])])
+        main([*command.split(), path, *rest.get(command, [])])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert "the option 'pretrained' is not taken" in error or "must be the plain name of a network" in error
@@ -112,7 +115,7 @@ def test_a_recipe_says_only_what_is_harmless(what: str) -> None:
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_detectors_file_says_only_what_is_harmless(tmp_path: Path, what: str) -> None:
     name, options = HOSTILE[what]
-    for described in ({}, {"pretrained": True}, {"init_from": "/etc/passwd"}):
+    for described in ({}, {"pretrained": True}, {"init_weights": "/etc/passwd"}):
         metadata = {
             "task": "detection",
             "detector": {"detector": "retinanet", "backbone": name, "options": options, **described},

@@ -100,7 +100,7 @@ def test_a_truncated_file_is_named(saved, suffix: str, share: float) -> None:
 
 
 def test_other_files_are_answered(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no weights at .*absent.pth'; a .safetensors or .pth file was expected"):
+    with pytest.raises(UserError, match=r"no weights at .*absent.pth'; a run folder or a weights file of a run"):
         read_weights(tmp_path / "absent.pth")
     torch.save([1, 2, 3], tmp_path / "list.pth")
     with pytest.raises(UserError, match="holds no state dict"):

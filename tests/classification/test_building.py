@@ -52,10 +52,10 @@ def test_without_drop_path_there_is_none_even_where_timm_has_it_by_default() -> 
 def test_begins_from_weights_with_another_classifier(tmp_path: Path) -> None:
     source, _ = build_model(config(), num_classes=5)
     save_weights(tmp_path / "five.safetensors", source.state_dict(), {})
-    model, _ = build_model(config(init_from=str(tmp_path / "five.safetensors")), num_classes=3)
+    model, _ = build_model(config(init_weights=str(tmp_path / "five.safetensors")), num_classes=3)
     assert torch.equal(model.stages[0].embedding.projection.weight, source.stages[0].embedding.projection.weight)
     assert model.get_classifier().weight.shape[0] == 3
-    same, _ = build_model(config(init_from=str(tmp_path / "five.safetensors")), num_classes=5)
+    same, _ = build_model(config(init_weights=str(tmp_path / "five.safetensors")), num_classes=5)
     assert torch.equal(same.get_classifier().weight, source.get_classifier().weight)
 
 
@@ -63,7 +63,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     other, _ = build_model(config(options=TINY | {"embed_dims": [8, 8, 16, 64]}), num_classes=3)
     save_weights(tmp_path / "wide.safetensors", other.state_dict(), {})
     with pytest.raises(UserError, match=r"wide.safetensors.* does not fit .*\(64, 16, 2, 2\), the model's \(32, 16"):
-        build_model(config(init_from=str(tmp_path / "wide.safetensors")), num_classes=3)
+        build_model(config(init_weights=str(tmp_path / "wide.safetensors")), num_classes=3)
 
 
 BAD = [

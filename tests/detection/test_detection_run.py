@@ -122,7 +122,7 @@ def test_data_that_a_detector_cannot_be_judged_by_are_named(
         (["--optimization.warmup_steps", "6"], "warmup_steps 6 must be below the 6 steps of the run"),
         (["--optimization.batch_size", "31"], "30 training images are fewer than a batch of 31"),
         (["--data.root", "gone"], "no annotations at gone"),
-        (["--model.init_from", "gone.pth"], "no weights at 'gone.pth'"),
+        (["--model.init_weights", "gone.pth"], "no weights at 'gone.pth'"),
         (["--optimization.milestones", "[3]"], "milestones must be below optimization.epochs (1), not [3.0]"),
         (["--augmentation.long_side", "50"], "long_side 50 must not be below short_sides [64]"),
         (["--model.anchor_sise", "8"], "unknown option --model.anchor_sise. Did you mean 'model.anchor_size'"),
@@ -190,7 +190,7 @@ def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
     from contagg.detection.saved import describe, load_detector
 
     config = DetectorConfig(
-        detector="retinanet", backbone="container_light_tiny", init_from="x", pyramid_channels=8, norm="frozen"
+        detector="retinanet", backbone="container_light_tiny", init_weights="x", pyramid_channels=8, norm="frozen"
     )
     model = build_detector(config, 2).eval()
     path = tmp_path / "model.safetensors"

@@ -48,7 +48,7 @@ def batch() -> tuple[list[torch.Tensor], list[dict]]:
     ],
 )
 def test_table_4(backbone: str, detector: str, parameters: int, trainable: int, giga: float) -> None:
-    config = DetectorConfig(detector=detector, backbone=backbone, init_from="a file", norm="frozen")
+    config = DetectorConfig(detector=detector, backbone=backbone, init_weights="a file", norm="frozen")
     model = build_detector(config, 80)
     assert parameter_count(model) == parameters and parameter_count(model, trainable_only=True) == trainable
     assert multiply_adds(model, (800, 1280)) == pytest.approx(giga * 1e9, rel=1e-4)
@@ -143,7 +143,7 @@ def test_padding_moves_no_box(detector: str, size: tuple[int, int]) -> None:
 
 
 def test_frozen_norms_stay_frozen() -> None:
-    model = tiny("retinanet", norm="frozen", init_from="a file", drop_path=0.0)
+    model = tiny("retinanet", norm="frozen", init_weights="a file", drop_path=0.0)
     features = model.network.backbone.features
     model.train()
     before = copy.deepcopy(features.state_dict())

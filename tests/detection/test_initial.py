@@ -30,6 +30,6 @@ def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -
         for got, its in zip(features(images), expected, strict=True):
             torch.testing.assert_close(got, its)
     with pytest.raises(
-        UserError, match=r"model\.init_from .*released\.pth: .* is \(.*\) there and \(.*\) in the backbone"
+        UserError, match=r"model\.init_weights .*released\.pth: .* is \(.*\) there and \(.*\) in the backbone"
     ):
         load_backbone(Features("container_text", [4, 8, 16, 32], frozen=True), str(path))

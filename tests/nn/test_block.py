@@ -3,7 +3,7 @@ from torch import nn
 
 from contagg.affinity import Site
 from contagg.nn.aggregation import build_aggregation
-from contagg.nn.block import Block, ConvolutionPosition, normalized
+from contagg.nn.block import Block, ConditionalPosition, normalized
 
 
 def test_block_is_two_residuals_after_a_position_encoding() -> None:
@@ -32,7 +32,7 @@ def test_batch_norm_over_tokens_normalises_each_channel_over_all_positions() -> 
 
 
 def test_position_tells_a_border_from_the_middle() -> None:
-    position = ConvolutionPosition(4)
+    position = ConditionalPosition(4)
     out = position(torch.ones(1, 35, 4), (5, 7)).unflatten(1, (5, 7))
     torch.testing.assert_close(out[0, 1, 1], out[0, 3, 5])
     assert (out[0, 0, 0] - out[0, 2, 3]).abs().min() > 0

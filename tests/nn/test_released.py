@@ -10,7 +10,7 @@ import timm
 import torch
 
 import contagg
-from contagg.checkpoints.weights import from_released, to_released
+from contagg.nn.released import from_released, to_released
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

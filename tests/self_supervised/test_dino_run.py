@@ -231,7 +231,7 @@ def test_a_bad_recipe_is_one_line(
     recipe_file: WriteRecipe, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "-c", str(recipe_file()), "--model.init_from", "teacher.pth", option, value])
+        main(["fit", "-c", str(recipe_file()), "--model.init_weights", "teacher.pth", option, value])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

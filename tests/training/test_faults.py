@@ -167,7 +167,7 @@ BEFORE_WORK = [
     ("--run.accelerator auto --run.precision fp16", "run.precision fp16 needs a GPU"),
     ("--model.name container_lite", "unknown model 'container_lite'. Did you mean 'container_light'?"),
     ("--model.options.widht 3", "container_light_tiny"),
-    ("--model.init_from nothing.pth", "no weights at 'nothing.pth'"),
+    ("--model.init_weights nothing.pth", "no weights at 'nothing.pth'"),
 ]
 
 

@@ -11,7 +11,8 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from contagg.checkpoints.models import weights_file
+from contagg.checkpoints.hub_config import data_config
+from contagg.checkpoints.locate import weights_file
 from contagg.checkpoints.weights import load_model, read_weights
 from contagg.errors import UserError
 from contagg.files import write_output
@@ -79,23 +80,6 @@ def write_folder(model: nn.Module, metadata: Mapping[str, Any], folder: Path) ->
         _compare(model, Path(temporary), metadata["preprocessing"]["input_size"])
         for name in FILES:
             write_output(folder / name, (Path(temporary) / name).read_bytes())
-
-
-def data_config(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """How images are prepared, in timm's words; the whole image is `squash` there."""
-    channels = preprocessing["input_size"][0]
-    whole = preprocessing["crop"] == "padded"
-    normalization = {
-        key: preprocessing[key] if channels > 1 else [sum(preprocessing[key]) / len(preprocessing[key])]
-        for key in ("mean", "std")
-    }
-    return {
-        "input_size": tuple(preprocessing["input_size"]),
-        "interpolation": preprocessing["interpolation"],
-        "crop_pct": 1.0 if whole else preprocessing["crop_fraction"],
-        "crop_mode": "squash" if whole else "center",
-        **normalization,
-    }
 
 
 def _compare(model: nn.Module, folder: Path, input_size: tuple[int, int, int]) -> None:

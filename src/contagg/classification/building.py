@@ -1,7 +1,7 @@
 """From a recipe to its network and to how images are prepared for it; and back from what a weights file says."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,19 +9,27 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.options import check_model
-from contagg.checkpoints.weights import load_into, read_backbone
 from contagg.classification.recipe import ModelConfig
 from contagg.data.config import AugmentationConfig
 from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
 from contagg.models import create
+from contagg.training.run_folder import is_first_process
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
-def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def build_model(
+    config: ModelConfig, num_classes: int, class_names: Sequence[str] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and the options with which `contagg.models.create` makes it again.
+
+    Args:
+        config: Of a recipe.
+        num_classes: 0 for features alone.
+        class_names: To compare with those of the file that the weights begin from.
 
     Raises:
         UserError: an unknown model or option, or weights that do not fit.
@@ -31,8 +39,10 @@ def build_model(config: ModelConfig, num_classes: int) -> tuple[nn.Module, dict[
     model, taken = _created(config, options)
     if "img_size" in taken:
         options |= {"img_size": config.image_size}
-    if config.init_from:
-        begin_from(model, config.init_from)
+    if config.init_weights:
+        lines = init_weights(model, config.init_weights, ema=config.init_ema, class_names=class_names)
+        if lines and is_first_process():
+            print("\n".join(lines), flush=True)
     if config.probe:
         model.requires_grad_(False).eval()  # Lightning leaves modes alone: BatchNorm's statistics stay, no drop path
         model.get_classifier().requires_grad_(True)  # type: ignore[operator]
@@ -59,18 +69,6 @@ def _created(config: ModelConfig, options: dict[str, Any]) -> tuple[nn.Module, s
             raise
         except Exception as error:  # each of timm's networks refuses wrong values in its own way
             raise UserError(f"model.options do not fit {config.name}: {type(error).__name__}: {error}") from error
-
-
-def begin_from(model: nn.Module, path: str) -> None:
-    """Load weights; a classifier for another number of classes stays as it is. UserError if anything else differs."""
-    state = read_backbone(path)
-    fresh = model.state_dict()
-    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    for name in fresh:
-        if name.startswith(prefixes) and (name not in state or state[name].shape != fresh[name].shape):
-            state[name] = fresh[name]
-    load_into(model, state, repr(path))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

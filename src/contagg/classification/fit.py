@@ -39,7 +39,7 @@ def fit(recipe: ClassificationRecipe) -> None:
 def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
     """What the engine trains."""
     classes = len(data.class_names)
-    model, options = build_model(recipe.model, classes)
+    model, options = build_model(recipe.model, classes, data.class_names)
     preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation)
     task = Classification(
         model,

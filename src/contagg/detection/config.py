@@ -4,8 +4,9 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from contagg.arguments import require_model
+from contagg.checkpoints.locate import require_weights
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import MUTABLE_ON_RESUME, Range, Rate, require, require_path, section
+from contagg.config import MUTABLE_ON_RESUME, Range, Rate, require, section
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
 from contagg.training.config import OptimizationConfig, RunConfig
@@ -20,7 +21,9 @@ class DetectorConfig:
     Attributes:
         detector: retinanet, mask_rcnn (boxes and masks), detr, deformable_detr or smca_detr.
         backbone: Of ours or timm's, with features at strides 4 to 32, or for the last three at `sets.stride`.
-        init_from: A weights file of the backbone: a run's, timm's, the released one.
+        init_weights: Weights to begin from: a classifier's for the backbone (a run's, timm's, the released one), or a
+            detector's, of which all that fits is taken.
+        init_ema: Take the moving average of a checkpoint that has one beside the network.
         pretrained: Let timm fetch its weights of the backbone.
         norm: frozen keeps the backbone's BatchNorm as it was loaded, statistics and affine; train trains it.
         checkpointing: Recompute the backbone's blocks in the backward pass, for less memory.
@@ -35,7 +38,8 @@ class DetectorConfig:
 
     detector: Literal["retinanet", "mask_rcnn", "detr", "deformable_detr", "smca_detr"]
     backbone: str = "container_light"
-    init_from: str | None = None
+    init_weights: str | None = None
+    init_ema: bool = False
     pretrained: bool = False
     norm: Literal["frozen", "train"] = "frozen"
     checkpointing: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
@@ -52,17 +56,18 @@ class DetectorConfig:
             require(option not in self.options, f"model.options.{option}: use model.{name}")
         check_name(self.backbone, "model.backbone")
         check_options(self.options, "model.options")
-        require(not (self.init_from and self.pretrained), "model.init_from and model.pretrained: give one of them")
+        both = self.init_weights and self.pretrained
+        require(not both, "model.init_weights and model.pretrained: give one of them")
         require(
-            self.norm == "train" or bool(self.init_from) or self.pretrained,
-            "model.norm is frozen, but there is nothing to freeze: give model.init_from a file of the backbone's "
+            self.norm == "train" or bool(self.init_weights) or self.pretrained,
+            "model.norm is frozen, but there is nothing to freeze: give model.init_weights a file of the backbone's "
             "weights (or model.pretrained true), or set model.norm to train",
         )
 
     def check_references(self) -> None:
         """UserError for a backbone that does not exist, or weights that are not there."""
         require_model(self.backbone, "model.backbone")
-        require_path(self.init_from, "model.init_from")
+        require_weights(self.init_weights, "model.init_weights")
 
 
 DETECTION_DEFAULTS = OptimizationConfig(

@@ -15,7 +15,7 @@ from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, in_file_pixels
-from contagg.detection.initial import load_backbone
+from contagg.detection.initial import init_detector
 from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.task import Detection
 from contagg.detection.validate import evaluate
@@ -62,8 +62,14 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
     """What the engine trains. UserError for a backbone or weights that do not fit."""
     optimization, run = recipe.optimization, recipe.run
     model = build_detector(recipe.model, len(training.categories))
-    if recipe.model.init_from:
-        message = load_backbone(features_of(model), recipe.model.init_from)
+    if recipe.model.init_weights:
+        message = init_detector(
+            model,
+            features_of(model),
+            recipe.model.init_weights,
+            ema=recipe.model.init_ema,
+            class_names=[category.name for category in training.categories],
+        )
         if is_first_process():
             print(message, flush=True)
     if recipe.model.detector in SET_DETECTORS:

@@ -1,51 +1,95 @@
-"""A detector's backbone from a file of a classifier's weights."""
+"""A detector's start from weights: those of a detector, or of a classifier for its backbone."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.models._features import FeatureGetterNet
+from torch import nn
 
-from contagg.checkpoints.weights import read_weights
+from contagg.checkpoints.fitting import adapted, image_size_of, renamed
+from contagg.checkpoints.reading import Checkpoint, read_checkpoint
 from contagg.detection.backbone import Features
 from contagg.errors import UserError
-from contagg.nn.released import from_released, is_released
+from contagg.nn.released import StateDict
+
+_OF_CLASSES = ("cls_logits.", "cls_score.", "bbox_pred.", "mask_fcn_logits.", "class_head.")
+"""Layers of which one or several outputs are a class's."""
 
 
-def load_backbone(features: Features, path: str) -> str:
-    """Load what fits the backbone, and say in one line what was loaded and what was not.
+def init_detector(
+    model: nn.Module, features: Features, path: str, *, ema: bool = False, class_names: Sequence[str] | None = None
+) -> str:
+    """Load what fits, and say in one line what was loaded and what was not.
 
-    Takes a run's file, timm's, or the released one. The classifier and what lies behind the last feature stay out.
+    Takes a detector's file, of which all is loaded that has a name and shape of this one's but heads for other
+    classes; or what classification begins from, for the backbone.
+
+    Args:
+        model: The detector.
+        features: Its backbone.
+        path, ema, class_names: As in `contagg.checkpoints.fitting.init_weights`.
 
     Raises:
-        UserError: the file is none, fits nothing, or has a tensor of another shape.
+        UserError: the file is none, fits nothing, or has a tensor of another shape in the backbone.
     """
-    state, _ = read_weights(path)
-    if is_released(state):
-        state = from_released(state)
-    body: Any = features.body.model if isinstance(features.body, FeatureGetterNet) else features.body
-    wanted = body.state_dict()
-    # timm flattens the names of some networks when it takes their features: stages.0 becomes stages_0.
-    given = {_flat(name): name for name in state}
-    found = {name: state[given[_flat(name)]] for name in wanted if _flat(name) in given}
-    if not found:
-        raise UserError(f"model.init_from {path}: none of its {len(state)} tensors is one of the backbone's")
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
+    checkpoint = read_checkpoint(path)
+    state, which = checkpoint.network(ema)
+    wanted, body = model.state_dict(), _body(features)
+    given, alone = renamed(state, wanted)[0], renamed(state, body.state_dict())[0]
+    if len(given.keys() & wanted.keys()) <= len(alone.keys() & body.state_dict().keys()):
+        return _load_backbone(body, checkpoint, state, which)
+    there = checkpoint.metadata.get("class_names")
+    others = class_names is not None and there is not None and list(there) != list(class_names)
+    fresh = [name for name in wanted if name in given and others and any(part in name for part in _OF_CLASSES)]
+    fresh += [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    backbone = f"{next(name for name, part in model.named_modules() if part is body)}."
+    _check_shapes({name: given[name] for name in fresh if name.startswith(backbone)}, wanted, checkpoint)
+    for name in fresh:
+        given.pop(name, None)
+    note = f"; for other classes or of another shape, so these start anew: {_listed(sorted({*fresh}))}" * bool(fresh)
+    return _load(model, given, f"detector: {{}} of {len(wanted)} tensors loaded from {path}", which) + note
+
+
+def load_backbone(features: Features, path: str, ema: bool = False) -> str:
+    """As `init_detector`, for the backbone alone. The classifier and what lies behind the last feature stay out."""
+    checkpoint = read_checkpoint(path)
+    return _load_backbone(_body(features), checkpoint, *checkpoint.network(ema))
+
+
+def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, which: str) -> str:
+    path, wanted = checkpoint.path, body.state_dict()
+    given, _ = renamed(state, wanted)
+    if not given.keys() & wanted.keys():
+        raise UserError(f"model.init_weights {path}: none of its {len(state)} tensors is one of the backbone's")
+    given, lines = adapted(body, given, f"model.init_weights {path}", image_size_of(checkpoint.metadata))
+    _check_shapes(given, wanted, checkpoint)
+    said = _load(body, given, f"backbone: {{}} of {len(wanted)} tensors loaded from {path}", which)
+    return "; ".join([said, *lines])
+
+
+def _load(model: nn.Module, given: StateDict, said: str, which: str) -> str:
+    wanted = model.state_dict()
+    found = {name: given[name] for name in wanted if name in given}
+    with torch.no_grad():
+        model.load_state_dict(found, strict=False)
+    missing, left = (sorted(one.keys() - other.keys()) for one, other in ((wanted, found), (given, found)))
+    which = f" ({which})" if which else ""
+    return f"{said.format(len(found))}{which}; not in the file: {_listed(missing)}; not used: {_listed(left)}"
+
+
+def _check_shapes(given: StateDict, wanted: StateDict, checkpoint: Checkpoint) -> None:
+    for name, tensor in given.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
             raise UserError(
-                f"model.init_from {path}: {name} is {tuple(tensor.shape)} there and {tuple(wanted[name].shape)} in the "
-                "backbone; is it of another network, or does it need model.options such as img_size?"
+                f"model.init_weights {checkpoint.path}: {name} is {tuple(tensor.shape)} there and "
+                f"{tuple(wanted[name].shape)} in the backbone; is it of another network, or does it need "
+                "model.options such as img_size?"
             )
-    body.load_state_dict(found, strict=False)
-    missing = sorted(set(wanted) - set(found))
-    used = {given[_flat(name)] for name in found}
-    left = sorted(set(state) - used)
-    return (
-        f"backbone: {len(found)} of {len(wanted)} tensors loaded from {path}; "
-        f"not in the file: {_listed(missing)}; not used: {_listed(left)}"
-    )
 
 
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
+def _body(features: Features) -> Any:
+    return features.body.model if isinstance(features.body, FeatureGetterNet) else features.body
 
 
 def _listed(names: list[str], count: int = 4) -> str:

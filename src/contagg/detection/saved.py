@@ -30,7 +30,7 @@ def describe(model: DetectorConfig, categories: Sequence[Category], resizing: Re
     """What the weights file says of itself."""
     return {
         "task": TASK,
-        "detector": asdict(replace(model, init_from=None, pretrained=False, norm="train")),
+        "detector": asdict(replace(model, init_weights=None, init_ema=False, pretrained=False, norm="train")),
         "categories": [asdict(category) for category in categories],
         "class_names": [category.name for category in categories],
         "resizing": asdict(resizing),
@@ -44,7 +44,8 @@ def load_detector(path: Path) -> Saved:
         raise UserError(f"{path} is of the task {metadata.get('task')!r}, not of a detector")
     with described_by(repr(str(path)), state):
         # What a run began from is neither fetched nor read again, whatever the file says.
-        described = {**metadata["detector"], "init_from": None, "pretrained": False, "norm": "train"}
+        described = {**metadata["detector"], "init_weights": None, "pretrained": False, "norm": "train"}
+        described.pop("init_from", None)  # the key's name before
         config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
         categories = tuple(Category(**category) for category in metadata["categories"])
         model = build_detector(config, len(categories))

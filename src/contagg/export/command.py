@@ -8,7 +8,8 @@ import timm.data
 import torch
 from torch import nn
 
-from contagg.checkpoints.models import open_model, weights_file
+from contagg.checkpoints.locate import weights_file
+from contagg.checkpoints.models import open_model
 from contagg.checkpoints.weights import read_weights
 from contagg.errors import UserError
 from contagg.export import target

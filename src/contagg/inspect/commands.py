@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from contagg.checkpoints.models import open_model, weights_file
+from contagg.checkpoints.locate import weights_file
+from contagg.checkpoints.models import open_model
 from contagg.data.decode import open_image
 from contagg.inspect.figures import draw_affinity
 from contagg.inspect.static import draw_static

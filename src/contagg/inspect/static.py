@@ -177,8 +177,9 @@ def _row(layer: Layer, number: int, term: Term, at: Position) -> StaticRow:
     else:
         row, column = pixel(at, grid, f"the grid of {grid[0]} x {grid[1]} tokens of layer {number}")
         places = sample_positions(grid)
-    # A static affinity looks at the number of its tokens only.
-    tokens = term.weight.new_zeros(1, tokens_on(grid, prefix), 1)
+    # What the tokens hold is nothing to a static affinity.
+    projection: nn.Linear = layer.module.value  # type: ignore[assignment]
+    tokens = projection.weight.new_zeros(1, tokens_on(grid, prefix), projection.in_features)
     index = torch.tensor([prefix + row * grid[1] + column], device=tokens.device)
     values = affinity.rows(tokens, grid, index)[0, :, 0, prefix:].unflatten(1, grid).float().cpu()
     statistics = affinity_statistics(affinity, tokens, grid, places)

@@ -3,7 +3,7 @@
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding
+from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, frozen
 from contagg.nn.aggregation import Aggregation
 
 
@@ -15,14 +15,23 @@ def normalized(norm: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
     return as_tokens(norm(as_map(tokens, grid)))
 
 
-class ConvolutionPosition(nn.Conv2d):
+class ConditionalPosition(nn.Conv2d):
     """Conditional position encoding, x + depthwise 3x3 convolution of x: the borders tell where a token is."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
+        self.residual = True
 
     def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return tokens + as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
+        position = as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
+        return tokens + position if self.residual else position
+
+    def fold(self) -> None:
+        """Become one convolution, for inference: x is what a 1 in the kernel's centre adds."""
+        if self.residual:
+            weight = self.weight.clone()
+            weight[:, :, 1, 1] += 1
+            self.weight, self.residual = frozen(weight), False
 
 
 class Block(nn.Module):
@@ -32,7 +41,7 @@ class Block(nn.Module):
         self, channels: int, aggregation: Aggregation, mlp_ratio: float, drop_path: float, conditional_position: bool
     ) -> None:
         super().__init__()
-        self.position = ConvolutionPosition(channels) if conditional_position else None
+        self.position = ConditionalPosition(channels) if conditional_position else None
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
         self.drop_path1 = DropPath(drop_path)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, frozen
+from contagg.affinity.base import frozen
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
-from contagg.nn.block import Block, ConvolutionPosition
+from contagg.nn.block import Block
 
 
 @torch.no_grad()
@@ -82,20 +82,6 @@ def _compiled_for_cpu(tokens: Tensor) -> bool:
     return tokens.is_cpu and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
-class FoldedPosition(nn.Conv2d):
-    """x + depthwise convolution of x as one depthwise convolution."""
-
-    def __init__(self, position: ConvolutionPosition) -> None:
-        channels, size = position.in_channels, position.kernel_size[0]
-        super().__init__(channels, channels, size, padding=size // 2, groups=channels)
-        weight = position.weight.detach().clone()
-        weight[:, :, size // 2, size // 2] += 1
-        self.weight, self.bias = frozen(weight), position.bias
-
-    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
-
-
 class SlicedMlp(nn.Module):
     """A block's MLP, on a CPU some tokens at a time: its hidden layer stays in the cache and is allocated once.
 
@@ -127,8 +113,8 @@ class SlicedMlp(nn.Module):
 
 
 def _fuse_block(block: Block) -> None:
-    if isinstance(block.position, ConvolutionPosition):
-        block.position = FoldedPosition(block.position)  # type: ignore[assignment]
+    if block.position is not None:
+        block.position.fold()
     projections = block.aggregation.affinity.projections()  # type: ignore[operator]
     if isinstance(block.norm1, nn.modules.batchnorm._BatchNorm) and projections is not None:
         _fold_norm(block.norm1, [block.aggregation.value, *projections])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from contagg.checkpoints.options import check_name
-from contagg.checkpoints.weights import load_into, load_model, read_backbone, read_weights, save_weights
+from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
 from contagg.classification.building import Preprocessing
 from contagg.classification.evaluation import data_config
 from contagg.classification.recipe import ModelConfig
@@ -82,12 +82,10 @@ def open_backbone(
         made = metadata["model"]
     else:
         check_name(name, "--model")
-        state = read_backbone(path)
+        state, _ = read_weights(path)
         made = {"name": name, "options": {"num_classes": 0}}
         model = create(name, num_classes=0)
-        classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-        prefixes = tuple(f"{part}." for part in ([classifier] if isinstance(classifier, str) else classifier))
-        load_into(model, {key: value for key, value in state.items() if not key.startswith(prefixes)}, repr(str(path)))
+        load_into(model, fit_state(model, state, repr(str(path)))[0], repr(str(path)))
         preprocessing = Preprocessing.of(model, ModelConfig(name=name, image_size=image_size), AugmentationConfig())
     return (
         _without_classifier(model),

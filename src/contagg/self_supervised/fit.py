@@ -99,7 +99,7 @@ curves         {curves}
 collapse       {teacher}
 
 next           contagg knn {last}
-               contagg fit -c RECIPE.yaml --model.init_from {last}
+               contagg fit -c RECIPE.yaml --model.init_weights {last}
                contagg curves {folder.folder} ANOTHER_RUN --metric accuracy_knn{recipe.knn.neighbours[0]}""",
         flush=True,
     )

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from contagg.checkpoints.weights import load_into, read_dino, read_weights
+from contagg.checkpoints.fitting import init_weights, load_into
+from contagg.checkpoints.reading import read_checkpoint
 from contagg.classification.building import build_model
 from contagg.classification.recipe import ModelConfig
 from contagg.data.config import CropsConfig
@@ -13,6 +14,7 @@ from contagg.errors import UserError
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.multi_crop import MultiCrop
 from contagg.self_supervised.recipe import DinoConfig
+from contagg.training.run_folder import is_first_process
 
 
 def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tuple[MultiCrop, MultiCrop, dict[str, Any]]:
@@ -24,15 +26,15 @@ def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tupl
     student, options = _build(model, dino)
     teacher, _ = _build(ModelConfig(**{**vars(model), "drop_path": 0.0}), dino)
     check_crops(student.backbone, model, crops)
-    if model.init_from:
-        begin_from(student, teacher, model.init_from)
+    if model.init_weights:
+        begin_from(student, teacher, model.init_weights, model.init_ema)
     else:
         teacher.load_state_dict(student.state_dict())
     return student, teacher.requires_grad_(False), options
 
 
 def _build(config: ModelConfig, dino: DinoConfig) -> tuple[MultiCrop, dict[str, Any]]:
-    backbone, options = build_model(ModelConfig(**{**vars(config), "init_from": None}), num_classes=0)
+    backbone, options = build_model(ModelConfig(**{**vars(config), "init_weights": None}), num_classes=0)
     # Some of timm's networks widen their features before the classifier, MobileNetV3 for one.
     width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     head = DinoHead(int(width), dino.outputs, dino.hidden, dino.bottleneck)  # type: ignore[arg-type]
@@ -61,14 +63,14 @@ def check_crops(backbone: nn.Module, model: ModelConfig, crops: CropsConfig) -> 
     backbone.train(was_training)
 
 
-def begin_from(student: MultiCrop, teacher: MultiCrop, path: str) -> None:
-    """Load the original's checkpoint, both networks whole, or a weights file of the backbone into both."""
-    whole = read_dino(path)
-    if whole is None:
-        state, _ = read_weights(path)
-        for network in (student, teacher):
-            load_into(network.backbone, state, repr(path))
-        teacher.head.load_state_dict(student.head.state_dict())
+def begin_from(student: MultiCrop, teacher: MultiCrop, path: str, ema: bool = False) -> None:
+    """Load a checkpoint of DINO, both networks whole, or what `init_weights` takes into both backbones."""
+    whole = read_checkpoint(path).dino()
+    if whole is not None:
+        for name, network in (("student", student), ("teacher", teacher)):
+            load_into(network, whole[name], f"{name!r} in {path!r}")
         return
-    for name, network in (("student", student), ("teacher", teacher)):
-        load_into(network, whole[name], f"{name!r} in {path!r}")
+    lines = init_weights(student.backbone, path, ema=ema)
+    teacher.load_state_dict(student.state_dict())
+    if lines and is_first_process():
+        print("\n".join(lines), flush=True)

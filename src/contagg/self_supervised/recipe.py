@@ -88,7 +88,7 @@ class DinoRecipe:
 
     Attributes:
         task: dino.
-        model: Which network; drop_path is the student's alone. init_from: a weights file, or the original's checkpoint.
+        model: Which network; drop_path is the student's alone. init_weights may be the original's checkpoint.
         data: Which images; their labels serve only the k nearest neighbours.
         crops: The views of an image.
         dino: Head, loss and teacher.

@@ -17,6 +17,9 @@ import yaml
 from contagg.config import RENAMED_KEYS, as_dict, require
 from contagg.errors import UserError, nearest
 
+PACKAGED = Path(__file__).parents[1] / "recipes"
+"""Recipes that need no checkout: `-c digits`."""
+
 Tasks = Mapping[str, str]
 """A task's name -> "module:class" of its recipe, a frozen dataclass of dataclasses."""
 
@@ -55,8 +58,11 @@ def read_recipe(arguments: Sequence[str], tasks: Tasks) -> Any:
 
 
 def _read_yaml(name: str) -> dict[str, Any]:
-    path = Path(name)
-    near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+    path = PACKAGED / f"{name}.yaml"
+    if Path(name).exists() or Path(name).name != name or not path.is_file():
+        path = Path(name)
+    known = [other.name for other in path.parent.glob("*.yaml")] + [other.stem for other in PACKAGED.glob("*.yaml")]
+    near = nearest(path.name, known)
     require(path.is_file(), f"there is no recipe {name}.{near}" if near else f"there is no recipe {name}")
     try:
         content = yaml.load(path.read_text(), Loader=_NumberLoader)

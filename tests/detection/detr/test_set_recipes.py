@@ -68,7 +68,7 @@ def test_a_plain_backbone_of_the_same_size_is_all_that_differs(detector: str) ->
         assert counts[1] == pytest.approx(counts[0], rel=0.02)
         assert all(f"{count:,}" in head for count in counts)
     for content in (ours, plain):
-        for key in ("backbone", "options", "init_from"):
+        for key in ("backbone", "options", "init_weights"):
             del content["model"][key]
         del content["run"]["folder"]
     assert ours == plain

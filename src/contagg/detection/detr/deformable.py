@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrModel, TimmBackboneConfig
-from transformers.models.deformable_detr.modeling_deformable_detr import DeformableDetrSelfAttention
 
 from contagg.detection.detr.config import SetConfig
 from contagg.errors import UserError
@@ -42,13 +41,12 @@ class DeformableCore(nn.Module):
             for linear in (layer.mlp.fc1, layer.mlp.fc2):
                 linear.reset_parameters()  # for the bias
                 nn.init.xavier_uniform_(linear.weight)
-        for module in self.model.modules():
-            if isinstance(module, DeformableDetrSelfAttention):
-                for linear in (module.q_proj, module.k_proj, module.v_proj):
-                    nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)  # as one matrix of three times the rows
-                    nn.init.zeros_(linear.bias)
-                nn.init.xavier_uniform_(module.o_proj.weight)
-                nn.init.zeros_(module.o_proj.bias)
+        for attention in (layer.self_attn for layer in self.model.decoder.layers):
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+                nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)  # as one matrix of three times the rows
+                nn.init.zeros_(linear.bias)
+            nn.init.xavier_uniform_(attention.o_proj.weight)
+            nn.init.zeros_(attention.o_proj.bias)
 
 
 class _Given(nn.Module):

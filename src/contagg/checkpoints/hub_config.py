@@ -1,0 +1,77 @@
+"""How timm and the hub say in a config.json what weights are of, in our words and back. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from contagg.checkpoints.locate import HEADER_LIMIT
+from contagg.errors import UserError
+
+
+def data_config(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """How images are prepared, in timm's words; the whole image is `squash` there."""
+    channels = preprocessing["input_size"][0]
+    whole = preprocessing["crop"] == "padded"
+    normalization = {
+        key: preprocessing[key] if channels > 1 else [sum(preprocessing[key]) / len(preprocessing[key])]
+        for key in ("mean", "std")
+    }
+    return {
+        "input_size": tuple(preprocessing["input_size"]),
+        "interpolation": preprocessing["interpolation"],
+        "crop_pct": 1.0 if whole else preprocessing["crop_fraction"],
+        "crop_mode": "squash" if whole else "center",
+        **normalization,
+    }
+
+
+def preprocessing_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `data_config`; what timm leaves open takes timm's defaults."""
+    interpolation = config.get("interpolation", "bicubic")
+    return {
+        "input_size": list(config.get("input_size", (3, 224, 224))),
+        "mean": list(config.get("mean", (0.485, 0.456, 0.406))),
+        "std": list(config.get("std", (0.229, 0.224, 0.225))),
+        "crop": "padded" if config.get("crop_mode") == "squash" else "resized",
+        "crop_fraction": config.get("crop_pct", 0.875),
+        "interpolation": interpolation if interpolation in ("nearest", "bilinear") else "bicubic",
+    }
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says of its weights, as our own files say it.
+
+    Raises:
+        UserError: it is not one of timm's.
+    """
+    path = folder / "config.json"
+    try:
+        with path.open("rb") as file:
+            said = json.loads(file.read(HEADER_LIMIT))
+        known = said.get("pretrained_cfg", said)
+        if "architecture" not in said:
+            raise UserError(
+                f"{str(path)!r} is not timm's ({_kind(said)}): it names no architecture. Of many networks the hub has "
+                "timm's form under timm/NAME"
+            )
+        classes = said.get("num_classes", known.get("num_classes", 1000))
+        names = said.get("label_names", known.get("label_names")) or [str(number) for number in range(int(classes))]
+        size = tuple(known.get("input_size", (3, 224, 224)))
+        options = {"num_classes": classes, "in_chans": size[0]}
+        if known.get("fixed_input_size"):
+            options["img_size"] = list(size[1:])
+        return {
+            "task": "classification",
+            "model": {"name": said["architecture"], "options": {**options, **said.get("model_args", {})}},
+            "class_names": list(names),
+            "preprocessing": preprocessing_of(known),
+        }
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's file may hold anything at any place
+        raise UserError(f"{str(path)!r} is no description of timm's: {type(error).__name__}: {error}") from error
+
+
+def _kind(said: Mapping[str, Any]) -> str:
+    return f"transformers' {said['model_type']!r}" if "model_type" in said else "it is of another library"
