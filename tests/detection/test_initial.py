@@ -1,4 +1,4 @@
-"""A detector's backbone begins from the released file."""
+"""Where a detector begins: from the released file, from a detector for the same or other classes."""
 
 from pathlib import Path
 
@@ -6,10 +6,15 @@ import pytest
 import torch
 
 import contagg
+from contagg.checkpoints.weights import save_weights
 from contagg.detection.backbone import Features
-from contagg.detection.initial import load_backbone
+from contagg.detection.config import DetectorConfig
+from contagg.detection.detectors import build_detector, features_of
+from contagg.detection.initial import init_detector, load_backbone
 from contagg.errors import UserError
 from contagg.nn.released import to_released
+
+SMALL = {"backbone": "container_light_tiny", "pyramid_channels": 8, "anchor_size": 8}
 
 
 def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -> None:
@@ -33,3 +38,79 @@ def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -
         UserError, match=r"model\.init_weights .*released\.pth: .* is \(.*\) there and \(.*\) in the backbone"
     ):
         load_backbone(Features("container_text", [4, 8, 16, 32], frozen=True), str(path))
+
+
+def detector(kind: str = "retinanet", classes: int = 3, seed: int = 0, **options: object) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_detector(DetectorConfig(**SMALL, detector=kind, norm="train", **options), classes)
+
+
+def started(model: torch.nn.Module, path: Path, names: list[str] | None = None) -> str:
+    return init_detector(model, features_of(model), str(path), class_names=names)
+
+
+def differing(first: torch.nn.Module, second: torch.nn.Module) -> list[str]:
+    return [
+        name
+        for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True)
+        if one.shape != other.shape or not torch.equal(one, other)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
+def test_a_detector_begins_from_another_whole(kind: str, tmp_path: Path) -> None:
+    source, model = detector(kind), detector(kind, seed=1)
+    path = tmp_path / "detector.safetensors"
+    save_weights(path, source.state_dict(), {"task": "detection", "class_names": ["a", "b", "c"]})
+    said = started(model, path, ["a", "b", "c"])
+    count = len(source.state_dict())
+    assert said.startswith(f"detector: {count} of {count} tensors loaded") and "anew" not in said
+    assert not differing(source, model)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(5, ["a", "b", "c", "d", "e"]), (3, ["a", "b", "x"])])
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn", "detr"])
+def test_heads_for_other_classes_start_anew(kind: str, classes: int, names: list[str], tmp_path: Path) -> None:
+    source, model, fresh = detector(kind), detector(kind, classes, seed=1), detector(kind, classes, seed=1)
+    path = tmp_path / "detector.ckpt"
+    if classes == 3:
+        path = tmp_path / "detector.safetensors"
+        save_weights(path, source.state_dict(), {"task": "detection", "class_names": ["a", "b", "c"]})
+    else:  # a training state, which does not name its classes
+        torch.save({"state_dict": {f"model.{name}": value for name, value in source.state_dict().items()}}, path)
+    said = started(model, path, names)
+    heads = {
+        "retinanet": ["cls_logits"],
+        "mask_rcnn": ["roi_heads.box_predictor.cls_score", "box_predictor.bbox_pred", "mask_fcn_logits"],
+        "detr": ["class_head"],
+    }[kind]
+    assert "start anew" in said and heads[0] in said
+    for name in differing(source, model):
+        assert any(head in name for head in heads), name
+    for name, tensor in model.state_dict().items():
+        if any(head in name for head in heads):
+            assert torch.equal(tensor, fresh.state_dict()[name]), name
+
+
+def test_another_kind_of_detector_gives_its_backbone(tmp_path: Path) -> None:
+    source, model = detector("retinanet"), detector("detr", seed=1)
+    path = tmp_path / "detector.safetensors"
+    save_weights(path, source.state_dict(), {"task": "detection"})
+    assert started(model, path).startswith("backbone: ")
+    assert not differing(features_of(source), features_of(model))
+
+
+def test_a_classifiers_average_in_a_wrapper(tmp_path: Path) -> None:
+    network, average = contagg.create("container_light_tiny"), contagg.create("container_light_tiny")
+    path = tmp_path / "classifier.pth"
+    states = {
+        key: {f"module.{name}": value for name, value in one.state_dict().items()}
+        for key, one in (("model", network), ("model_ema", average))
+    }
+    torch.save(states, path)
+    features = Features("container_light_tiny", [8, 16, 32], frozen=True)
+    for ema, wanted in ((False, network), (True, average)):
+        said = load_backbone(features, str(path), ema)
+        assert "tensors loaded" in said and ("'model_ema', not 'model'" in said) == ema
+        body = features.body.model
+        assert torch.equal(body.stages[0].embedding.projection.weight, wanted.stages[0].embedding.projection.weight)

@@ -147,9 +147,12 @@ optimization: {{epochs: 2, warmup_epochs: 0, batch_size: 20, lr: 0.01, lr_batch_
 run: {{folder: {tmp_path / "probe"}, accelerator: cpu, workers: 0}}
 """)
     main(["fit", "-c", str(recipe)])
-    state = torch.load(max((tmp_path / "probe" / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
+    training_state = max((tmp_path / "probe" / "checkpoints").glob("*.ckpt"))
+    state = torch.load(training_state, weights_only=True)["state_dict"]
     for name, tensor in alone.items():
         assert torch.equal(state[f"model.{name}"], tensor), name
+    again, _ = build_model(ModelConfig(**MODEL, init_weights=str(training_state)), num_classes=10)
+    assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in again.state_dict().items())
     fresh, _ = build_model(ModelConfig(**MODEL), num_classes=10)
     assert not torch.equal(state["model.head.fc.bias"], fresh.state_dict()["head.fc.bias"])
 

@@ -41,7 +41,7 @@ def init_detector(
         return _load_backbone(body, checkpoint, state, which)
     there = checkpoint.metadata.get("class_names")
     others = class_names is not None and there is not None and list(there) != list(class_names)
-    fresh = [name for name in wanted if name in given and others and any(part in name for part in _OF_CLASSES)]
+    fresh = [name for name in wanted if name in given and others and _is_of_classes(name)]
     fresh += [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
     backbone = f"{next(name for name, part in model.named_modules() if part is body)}."
     _check_shapes({name: given[name] for name in fresh if name.startswith(backbone)}, wanted, checkpoint)
@@ -86,6 +86,10 @@ def _check_shapes(given: StateDict, wanted: StateDict, checkpoint: Checkpoint) -
                 f"{tuple(wanted[name].shape)} in the backbone; is it of another network, or does it need "
                 "model.options such as img_size?"
             )
+
+
+def _is_of_classes(name: str) -> bool:
+    return any(part in name for part in _OF_CLASSES) and ".rpn." not in name  # proposals are of no class
 
 
 def _body(features: Features) -> Any:
