@@ -10,12 +10,12 @@ from PIL import Image
 
 from contagg.checkpoints.options import check_model, documented
 from contagg.checkpoints.weights import load_model, save_weights
-from contagg.classification.building import build_model
-from contagg.classification.recipe import ModelConfig
 from contagg.cli import main
 from contagg.detection.config import DetectorConfig
 from contagg.detection.saved import load_detector
 from contagg.errors import UserError
+from contagg.training.building import build_model
+from contagg.training.config import ModelConfig
 
 FETCHING = {"pretrained": True, "pretrained_cfg_overlay": {"url": "data:,text#/stolen.pth"}, "cache_dir": "written"}
 HOSTILE: dict[str, tuple[Any, Any]] = {

@@ -15,8 +15,8 @@ from torch import nn
 import contagg
 import contagg.checkpoints.timm_folder as timm_folder
 from contagg.checkpoints.weights import save_weights
-from contagg.classification.building import Preprocessing
 from contagg.cli import main
+from contagg.training.building import Preprocessing
 
 SMALL = {"embed_dims": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "num_classes": 5}
 DEIT = {"patch_size": 7, "embed_dim": 12, "depth": 1, "num_heads": 2, "img_size": 28, "num_classes": 5}

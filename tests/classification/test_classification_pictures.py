@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 import contagg
-from contagg.classification.building import Preprocessing
 from contagg.classification.pictures import (
     LOOKED_AT,
     Answer,
@@ -23,6 +22,7 @@ from contagg.data.datasets import ImageStream, MemoryImages
 from contagg.data.decode import UnreadableSampleError
 from contagg.errors import UserError
 from contagg.figures import VERMILION
+from contagg.training.building import Preprocessing
 
 PLAIN = Preprocessing(
     input_size=(1, 4, 6), mean=(0.0,), std=(1.0,), crop="padded", crop_fraction=1.0, interpolation="nearest"

@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 
 from contagg.checkpoints.weights import save_weights
-from contagg.classification.building import Preprocessing
 from contagg.cli import main
 from contagg.data.decode import read_image
 from contagg.data.sources import DataConfig, open_data
 from contagg.models import create
+from contagg.training.building import Preprocessing
 
 CLASSES = ["china", "flower", "tower"]
 OPTIONS = {"num_classes": 3, "in_chans": 3, "img_size": 32, "embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}

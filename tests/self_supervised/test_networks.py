@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from contagg.classification.building import build_model
-from contagg.classification.recipe import ModelConfig
 from contagg.cli import main
 from contagg.data.config import CropsConfig
 from contagg.errors import UserError
 from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import DinoConfig
+from contagg.training.building import build_model
+from contagg.training.config import ModelConfig
 
 OPTIONS = {"embed_dims": [8, 8, 16, 32], "patch_sizes": [2, 2, 2, 1], "depths": [1, 1, 1, 1]}
 MODEL: dict[str, Any] = {"name": "container_light_tiny", "image_size": 16, "channels": 1, "options": OPTIONS}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contagg.classification.recipe import ClassificationRecipe, ModelConfig
+from contagg.classification.recipe import ClassificationRecipe
 from contagg.errors import UserError
-from contagg.training.config import OptimizationConfig, RunConfig
+from contagg.training.config import ModelConfig, OptimizationConfig, RunConfig
 from contagg.training.run_folder import RunFolder, is_first_process, weights_in
 
 
@@ -95,8 +95,8 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     folder.claim(recipe_in(tmp_path))
     code = (
         "import sys; sys.modules['contagg_cli'] = sys\n"
-        "from contagg.classification.recipe import ClassificationRecipe, ModelConfig\n"
-        "from contagg.training.config import RunConfig\n"
+        "from contagg.classification.recipe import ClassificationRecipe\n"
+        "from contagg.training.config import ModelConfig, RunConfig\n"
         "from contagg.training.run_folder import RunFolder\n"
         f"run = RunConfig(folder={str(tmp_path)!r})\n"
         "recipe = ClassificationRecipe(task='classification', model=ModelConfig(name='a'), run=run)\n"
@@ -130,5 +130,7 @@ def test_first_process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_a_run_folder_means_its_best_weights(tmp_path: Path) -> None:
-    assert weights_in(tmp_path) == tmp_path / "checkpoints" / "best.safetensors"
-    assert weights_in("some.safetensors") == Path("some.safetensors")
+    best = tmp_path / "checkpoints" / "best.safetensors"
+    best.parent.mkdir()
+    best.touch()
+    assert weights_in(tmp_path) == weights_in(best) == best

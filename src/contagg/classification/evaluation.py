@@ -11,7 +11,6 @@ import yaml
 from torch import Tensor, nn
 
 from contagg.checkpoints.weights import load_model
-from contagg.classification.building import Preprocessing
 from contagg.classification.confusion import write_confusion
 from contagg.classification.task import accuracies
 from contagg.data.config import DataConfig
@@ -21,6 +20,7 @@ from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.figures import percent
+from contagg.training.building import Preprocessing
 from contagg.training.run_folder import weights_in
 
 

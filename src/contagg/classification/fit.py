@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from contagg.checkpoints.weights import load_model
-from contagg.classification.building import Preprocessing, build_model
 from contagg.classification.confusion import write_confusion
 from contagg.classification.evaluation import evaluate_file
 from contagg.classification.pictures import answers, draw_gathering, draw_predictions
@@ -18,6 +17,7 @@ from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import mixup
 from contagg.device import choose_device
 from contagg.errors import UserError
+from contagg.training.building import Preprocessing, build_model
 from contagg.training.config import RunConfig
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train

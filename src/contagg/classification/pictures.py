@@ -14,13 +14,13 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from contagg.classification.building import Preprocessing
 from contagg.data.decode import UnreadableSampleError
 from contagg.figures import GREY, VERMILION, bare, new_figure, percent, save_figure
 from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
 from contagg.inspect.recording import layers
 from contagg.inspect.view import CENTRE, look
+from contagg.training.building import Preprocessing
 
 LOOKED_AT = 512
 """Held-out images at most, evenly spread over the data set: the pictures then take seconds whatever its size."""

@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from contagg.checkpoints.weights import load_model
-from contagg.classification.building import Preprocessing, Transform
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.device import choose_device
 from contagg.errors import UserError, printable
+from contagg.training.building import Preprocessing, Transform
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,7 @@ from torch import nn
 
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
-from contagg.classification.building import Preprocessing
 from contagg.classification.evaluation import data_config
-from contagg.classification.recipe import ModelConfig
 from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
 from contagg.data.loaders import ImageLoader, evaluation_loader
 from contagg.data.sources import ImageData, open_data
@@ -22,6 +20,8 @@ from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
+from contagg.training.building import Preprocessing
+from contagg.training.config import ModelConfig
 from contagg.training.run_folder import weights_in
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from contagg.classification.building import Preprocessing
 from contagg.data.config import AugmentationConfig
 from contagg.data.crops import make_crops
 from contagg.data.loaders import evaluation_loader, train_loader
@@ -14,6 +13,7 @@ from contagg.self_supervised.knn import check_neighbours
 from contagg.self_supervised.networks import build_pair
 from contagg.self_supervised.recipe import DinoRecipe
 from contagg.self_supervised.task import Dino
+from contagg.training.building import Preprocessing
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process

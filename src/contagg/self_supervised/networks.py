@@ -7,13 +7,13 @@ from torch import nn
 
 from contagg.checkpoints.fitting import init_weights, load_into
 from contagg.checkpoints.reading import read_checkpoint
-from contagg.classification.building import build_model
-from contagg.classification.recipe import ModelConfig
 from contagg.data.config import CropsConfig
 from contagg.errors import UserError
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.multi_crop import MultiCrop
 from contagg.self_supervised.recipe import DinoConfig
+from contagg.training.building import build_model
+from contagg.training.config import ModelConfig
 from contagg.training.run_folder import is_first_process
 
 

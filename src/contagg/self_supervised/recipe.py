@@ -3,7 +3,6 @@
 from dataclasses import field
 from typing import Annotated, Literal
 
-from contagg.classification.recipe import ModelConfig
 from contagg.config import (
     MUTABLE_ON_RESUME,
     Count,
@@ -17,7 +16,7 @@ from contagg.config import (
     section,
 )
 from contagg.data.config import CropsConfig, DataConfig
-from contagg.training.config import OptimizationConfig, RunConfig
+from contagg.training.config import ModelConfig, OptimizationConfig, RunConfig
 
 
 @section("dino.")

@@ -11,11 +11,11 @@ from torch import nn
 
 from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.options import check_model
-from contagg.classification.recipe import ModelConfig
 from contagg.data.config import AugmentationConfig
 from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
 from contagg.models import create
+from contagg.training.config import ModelConfig
 from contagg.training.run_folder import is_first_process
 
 Transform = Callable[[Image.Image], torch.Tensor]

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from contagg.checkpoints.weights import save_weights
-from contagg.classification.building import Preprocessing, build_model
-from contagg.classification.recipe import ModelConfig
 from contagg.data.config import AugmentationConfig
 from contagg.errors import UserError
 from contagg.models import create
+from contagg.training.building import Preprocessing, build_model
+from contagg.training.config import ModelConfig
 
 TINY = {"embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
 
