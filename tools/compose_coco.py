@@ -22,7 +22,7 @@ from contagg.data.coco.masks import to_plain_rle, to_polygons, to_rle
 from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.files import write_atomically
-from tools.scenes import LARGEST, Scene, Thing, compose
+from tools.scenes import LARGEST, Instance, Scene, compose
 from tools.sprites import SourceName, Split, load_sprites
 
 CATEGORY_IDS = (1, 3, 4, 8, 9, 13, 17, 44, 62, 90)
@@ -58,18 +58,18 @@ def draw(composition: Composition, split: Split, index: int) -> Scene:
     return compose(sprites, split, composition.size, composition.objects, composition.smallest, random)
 
 
-def annotate(thing: Thing, prefer_polygons: bool) -> dict[str, Any]:
+def annotate(instance: Instance, prefer_polygons: bool) -> dict[str, Any]:
     """An annotation but for its ids and category."""
-    rows, columns = (np.flatnonzero(thing.visible.any(axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(instance.visible.any(axis)) for axis in (1, 0))
     box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
-    if thing.is_crowd:
-        segmentation: Any = to_plain_rle(thing.visible)
+    if instance.is_crowd:
+        segmentation: Any = to_plain_rle(instance.visible)
     else:
-        segmentation = (to_polygons(thing.visible) if prefer_polygons else None) or to_rle(thing.visible)
+        segmentation = (to_polygons(instance.visible) if prefer_polygons else None) or to_rle(instance.visible)
     return {
         "bbox": [float(value) for value in box],
-        "area": float(thing.visible.sum()),
-        "iscrowd": int(thing.is_crowd),
+        "area": float(instance.visible.sum()),
+        "iscrowd": int(instance.is_crowd),
         "segmentation": segmentation,
     }
 
@@ -84,8 +84,8 @@ def _make(composition: Composition, folder: Path, split: Split, index: int) -> t
     (folder / FOLDERS[split] / name).write_bytes(content.getvalue())
     height, width = scene.image.shape[:2]
     annotations = [
-        annotate(thing, prefer_polygons=(index + place) % 4 != 0) | {"image_id": number, "category": thing.label}
-        for place, thing in enumerate(scene.things)
+        annotate(instance, prefer_polygons=(index + place) % 4 != 0) | {"image_id": number, "category": instance.label}
+        for place, instance in enumerate(scene.instances)
     ]
     return {"id": number, "file_name": name, "height": height, "width": width}, annotations
 

@@ -23,7 +23,7 @@ _TRIES = 12
 
 
 @dataclass
-class Thing:
+class Instance:
     """An object, or a crowd of one class, and where it is visible: bool (H, W)."""
 
     label: int
@@ -37,7 +37,7 @@ class Scene:
     """An image, uint8 (H, W, 3) or (H, W), and what is on it."""
 
     image: np.ndarray
-    things: list[Thing]
+    instances: list[Instance]
 
 
 def compose(
@@ -52,23 +52,23 @@ def compose(
     short = round(size * 3 / 4)
     height, width = [(size, size), (size, short), (short, size)][random.integers(3)]
     canvas = _background(split, (height, width), random)
-    things: list[Thing] = []
+    instances: list[Instance] = []
     if random.random() >= EMPTY:
         crowd = random.random() < CROWDED
         for place in range(int(random.integers(1, objects + 1))):
             label = int(random.integers(len(sprites.names)))
             if crowd and place == 0:
-                _add_crowd(canvas, things, sprites, label, random)
+                _add_crowd(canvas, instances, sprites, label, random)
             else:
                 _add(
                     canvas,
-                    things,
+                    instances,
                     _posed(sprites, label, _scale(smallest, random) * min(height, width), random),
                     label,
                     random,
                 )
     image = np.clip(canvas, 0, 255).astype(np.uint8)
-    return Scene(image.mean(2).astype(np.uint8) if random.random() < GREY else image, things)
+    return Scene(image.mean(2).astype(np.uint8) if random.random() < GREY else image, instances)
 
 
 def _scale(smallest: float, random: np.random.Generator) -> float:
@@ -77,31 +77,36 @@ def _scale(smallest: float, random: np.random.Generator) -> float:
 
 
 def _add(
-    canvas: np.ndarray, things: list[Thing], posed: Sprite, label: int, random: np.random.Generator, crowd: bool = False
-) -> Thing | None:
+    canvas: np.ndarray,
+    instances: list[Instance],
+    posed: Sprite,
+    label: int,
+    random: np.random.Generator,
+    crowd: bool = False,
+) -> Instance | None:
     """Paint an object where it leaves enough of itself and of the others to be seen; None where there is no place."""
     for _ in range(_TRIES):
         centre = random.uniform(0, 1, 2) * canvas.shape[:2]
         opacity, grey = _placed(posed, canvas.shape[:2], (centre - np.array(posed.grey.shape) / 2).astype(int))
         inside, whole = opacity >= 0.5, int((posed.opacity >= 128).sum())
-        remaining = [thing.visible & ~inside for thing in things]
+        remaining = [instance.visible & ~inside for instance in instances]
         enough = inside.sum() >= max(_LEAST_PIXELS, _LEAST_VISIBLE * whole)
         if enough and all(
-            left.sum() >= max(_LEAST_PIXELS, _LEAST_VISIBLE * thing.whole)
-            for left, thing in zip(remaining, things, strict=True)
+            left.sum() >= max(_LEAST_PIXELS, _LEAST_VISIBLE * instance.whole)
+            for left, instance in zip(remaining, instances, strict=True)
         ):
             _paint(canvas, opacity, grey, _tint(random))
-            for thing, left in zip(things, remaining, strict=True):
-                thing.visible = left
-            things.append(Thing(label, inside, crowd, whole))
-            return things[-1]
+            for instance, left in zip(instances, remaining, strict=True):
+                instance.visible = left
+            instances.append(Instance(label, inside, crowd, whole))
+            return instances[-1]
     return None
 
 
 def _add_crowd(
-    canvas: np.ndarray, things: list[Thing], sprites: Sprites, label: int, random: np.random.Generator
+    canvas: np.ndarray, instances: list[Instance], sprites: Sprites, label: int, random: np.random.Generator
 ) -> None:
-    """A heap of one class, as one thing that stands first."""
+    """A heap of one class, as one instance that stands first."""
     shape = canvas.shape[:2]
     union = np.zeros(shape, bool)
     centre = random.uniform(0.25, 0.75, 2) * shape
@@ -113,7 +118,7 @@ def _add_crowd(
         _paint(canvas, opacity, grey, tint * random.uniform(0.7, 1))
         union |= opacity >= 0.5
     if union.sum() >= _LEAST_PIXELS:
-        things.append(Thing(label, union, is_crowd=True, whole=int(union.sum())))
+        instances.append(Instance(label, union, is_crowd=True, whole=int(union.sum())))
 
 
 def _posed(sprites: Sprites, label: int, longer_side: float, random: np.random.Generator) -> Sprite:

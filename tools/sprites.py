@@ -61,7 +61,7 @@ class Sprites:
 
 
 def outline(grey: np.ndarray) -> np.ndarray:
-    """Where the largest thing on black is, without holes: bool (H, W)."""
+    """Where the largest shape on black is, without holes: bool (H, W)."""
     labels, count = ndimage.label(ndimage.binary_fill_holes(grey > 40))
     if count > 1:
         largest = np.bincount(labels.ravel())[1:].argmax() + 1

@@ -1,7 +1,10 @@
 """A detector from recipe to pictures, as a person would use it, and what is told when that cannot be."""
 
 import csv
+import dataclasses
+import io
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -15,8 +18,10 @@ from test_resume import die_after_epoch, die_after_step
 from contagg import create
 from contagg.checkpoints.weights import read_weights, save_weights
 from contagg.cli import main
+from contagg.data.coco.config import CocoDataConfig
 from contagg.detection.backbone import Features
 from contagg.detection.config import DETECTION_DEFAULTS, DetectorConfig
+from contagg.detection.fit import open_splits
 from contagg.detection.initial import load_backbone
 from contagg.errors import UserError
 from contagg.training.schedules import Schedules
@@ -50,7 +55,9 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     for name in ("curves.png", "predictions.png"):
         assert Image.open(run / "figures" / name).size[0] > 300
     scores = json.loads((run / "figures/scores.json").read_text())
-    assert len(scores) == 24
+    assert len([name for name in scores if "/" not in name]) == 24
+    assert {name for name in scores if "/" in name} == {f"{kind}_ap/{n}" for kind in ("box", "mask") for n in range(4)}
+    assert float(row["box_ap/3"]) == pytest.approx(scores["box_ap/3"])
     _, metadata = read_weights(run / "checkpoints/best.safetensors")
     assert metadata["task"] == "detection" and len(metadata["categories"]) == 4
 
@@ -60,15 +67,29 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "scored/scores.json").read_text()) == pytest.approx(scores)
 
     image = next((composed / "val2017").glob("*.jpg"))
-    words = ["--score", "0.0", "--device", "cpu", "--output", str(tmp_path / "found")]
-    main(["predict", str(run), str(image), *words])
-    entries = json.loads((tmp_path / "found/results.json").read_text())
-    assert entries and {"image_id", "category_id", "score", "bbox", "segmentation"} == set(entries[0])
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(image.read_bytes()[:200])
+    words = [str(run), str(broken), str(image), "--score", "0.0", "--device", "cpu"]
+    main(["predict", *words, "--folder", str(tmp_path / "found")])
+    assert "broken.jpg" not in capsys.readouterr().out
+    boxes, masks = (json.loads((tmp_path / f"found/{kind}_results.json").read_text()) for kind in ("box", "mask"))
+    assert boxes and {"image_id", "category_id", "score", "bbox"} == set(boxes[0])
+    assert len(masks) == len(boxes) and {"image_id", "category_id", "score", "segmentation"} == set(masks[0])
     width, height = Image.open(image).size
-    assert entries[0]["segmentation"]["size"] == [height, width]
+    assert masks[0]["segmentation"]["size"] == [height, width]
     listed = json.loads((tmp_path / "found/images.json").read_text())
     assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
     assert len(list((tmp_path / "found").glob("*.png"))) == 1
+
+    main(["predict", *words, "--output", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == len(boxes) and rows[0]["image"] == str(image)
+    assert float(rows[0]["left"]) == pytest.approx(boxes[0]["bbox"][0], abs=0.01)
+    main(["predict", *words, "--output", "json"])
+    assert len(json.loads(capsys.readouterr().out)) == len(boxes)
+    main(["predict", *words, "--score", "0.999", "--folder", str(tmp_path / "none")])
+    assert re.search(r"jpg: nothing at 0.999 or more; the best is \d+ \d+ %", capsys.readouterr().out)
+    assert "none of the 1 images can be read" in refused(["predict", str(run), str(broken)], capsys)
 
 
 def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(composed: Path, tmp_path: Path) -> None:
@@ -104,13 +125,31 @@ def test_data_that_a_detector_cannot_be_judged_by_are_named(
     path.write_text(json.dumps(other | {"categories": [*other["categories"], {"id": 91, "name": "more"}]}))
     words = ["validate", str(tmp_path / "run"), "--data.annotations", str(path)]
     message = refused(words, capsys)
-    assert "finds 4 categories and the data declare 5: one has more than the other" in message
+    assert "finds 4 categories and the data declare 5: 91 'more' is only in the data" in message
     other["categories"][1]["name"] = "seven"
     path.write_text(json.dumps(other))
-    assert "the first that differ are 3 '1' and 3 'seven'" in refused(words, capsys)
+    assert "3 is '1' in the file and 'seven' in the data" in refused(words, capsys)
     other["categories"][1]["name"] = "1"
     path.write_text(json.dumps(other | {"annotations": []}))
     assert "other.json has no annotation that can be used" in refused(words, capsys)
+
+
+def test_training_images_in_the_validation_set_are_told(composed: Path, capsys: pytest.CaptureFixture) -> None:
+    data = CocoDataConfig(root=str(composed))
+    open_splits(data, masks=False)
+    assert capsys.readouterr().out == ""
+    train = {"validation_images": data.train_images, "validation_annotations": data.train_annotations}
+    open_splits(dataclasses.replace(data, **train), masks=False)
+    assert "warning: 30 of 30 validation images are training images" in capsys.readouterr().out
+
+
+def test_splits_whose_categories_differ_are_named_by_which(composed: Path, tmp_path: Path) -> None:
+    content = json.loads((composed / "annotations/instances_val2017.json").read_text())
+    content["categories"][1]["name"] = "seven"
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"differ: 3 is '1' in training and 'seven' in validation"):
+        open_splits(CocoDataConfig(root=str(composed), validation_annotations=str(path)), masks=False)
 
 
 @pytest.mark.parametrize(
@@ -121,10 +160,13 @@ def test_data_that_a_detector_cannot_be_judged_by_are_named(
         (["--model.detector", "yolo"], "model.detector must be one of retinanet, mask_rcnn"),
         (["--optimization.warmup_steps", "6"], "warmup_steps 6 must be below the 6 steps of the run"),
         (["--optimization.batch_size", "31"], "30 training images are fewer than a batch of 31"),
-        (["--data.root", "gone"], "no annotations at gone"),
-        (["--model.init_weights", "gone.pth"], "no weights at 'gone.pth'"),
+        (["--data.root", "gone"], "data.root: there is no file or folder 'gone'"),
+        (["--model.init_weights", "gone.pth"], "'gone.pth'"),
         (["--optimization.milestones", "[3]"], "milestones must be below optimization.epochs (1), not [3.0]"),
         (["--augmentation.long_side", "50"], "long_side 50 must not be below short_sides [64]"),
+        (["--validate_every", "2"], "validate_every 2 must divide optimization.epochs 1"),
+        (["--model.detections_per_image", "0"], "model.detections_per_image must be at least 1, not 0"),
+        (["--data.clip_boxes", "-1"], "data.clip_boxes must be at least 0"),
         (["--model.anchor_sise", "8"], "unknown option --model.anchor_sise. Did you mean 'model.anchor_size'"),
         (["--optimization.lr", "1e20", "--optimization.epochs", "3"], "became"),
     ],

@@ -29,31 +29,31 @@ def test_pycocotools_reads_what_was_drawn(composed: Path) -> None:
         scene = draw(COMPOSITION, "train", index)
         number = compose_coco.image_id("train", index)
         entries = data.loadAnns(data.getAnnIds(imgIds=[number]))
-        assert len(entries) == len(scene.things)
-        for entry, thing in zip(entries, scene.things, strict=True):
-            assert np.array_equal(data.annToMask(entry).astype(bool), thing.visible)
-            rows, columns = np.nonzero(thing.visible)
+        assert len(entries) == len(scene.instances)
+        for entry, instance in zip(entries, scene.instances, strict=True):
+            assert np.array_equal(data.annToMask(entry).astype(bool), instance.visible)
+            rows, columns = np.nonzero(instance.visible)
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-            assert entry["bbox"] == box and entry["area"] == thing.visible.sum()
-            assert entry["category_id"] == CATEGORY_IDS[thing.label] and entry["iscrowd"] == thing.is_crowd
+            assert entry["bbox"] == box and entry["area"] == instance.visible.sum()
+            assert entry["category_id"] == CATEGORY_IDS[instance.label] and entry["iscrowd"] == instance.is_crowd
         drawn += len(entries)
-        for one in range(len(scene.things)):
+        for one in range(len(scene.instances)):
             for other in range(one):
-                assert not (scene.things[one].visible & scene.things[other].visible).any()
+                assert not (scene.instances[one].visible & scene.instances[other].visible).any()
     assert drawn > 50
 
 
 def test_it_has_what_coco_has() -> None:
     """Crowds, images without objects or colour, all shapes, objects cut off and hidden, polygons and run lengths."""
     found = [draw(COMPOSITION, "train", index) for index in range(150)]
-    things = [thing for scene in found for thing in scene.things]
-    assert any(thing.is_crowd for thing in things)
-    assert any(not scene.things for scene in found)
+    instances = [instance for scene in found for instance in scene.instances]
+    assert any(instance.is_crowd for instance in instances)
+    assert any(not scene.instances for scene in found)
     assert any(scene.image.ndim == 2 for scene in found)
     assert {scene.image.shape[:2] for scene in found} == {(96, 96), (72, 96), (96, 72)}
-    assert any(thing.visible.sum() < 0.8 * thing.whole for thing in things)
-    assert all(thing.visible.sum() >= scenes._LEAST_PIXELS for thing in things)
-    kinds = {type(annotate(thing, prefer_polygons=True)["segmentation"]) for thing in things}
+    assert any(instance.visible.sum() < 0.8 * instance.whole for instance in instances)
+    assert all(instance.visible.sum() >= scenes._LEAST_PIXELS for instance in instances)
+    kinds = {type(annotate(instance, prefer_polygons=True)["segmentation"]) for instance in instances}
     assert kinds == {list, dict}
 
 
@@ -96,10 +96,10 @@ def test_the_splits_share_no_sprite_and_no_background(monkeypatch: pytest.Monkey
 def test_objects_are_as_few_and_as_large_as_asked() -> None:
     composition = Composition("digits", 96, 4, seed=6, objects=2, smallest=0.5)
     scenes = [draw(composition, "train", index) for index in range(60)]
-    things = [thing for scene in scenes for thing in scene.things if not thing.is_crowd]
-    assert max(len(scene.things) for scene in scenes) == 2
+    instances = [instance for scene in scenes for instance in scene.instances if not instance.is_crowd]
+    assert max(len(scene.instances) for scene in scenes) == 2
     # A side of 36 pixels at least; turned and stretched a digit fills a fifth of its square or more.
-    assert min(thing.whole for thing in things) > 0.2 * 36**2
+    assert min(instance.whole for instance in instances) > 0.2 * 36**2
 
 
 def options(folder: Path, *words: str) -> argparse.Namespace:
@@ -144,4 +144,4 @@ def test_missing_garments_are_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path(GARMENTS).is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_garments() -> None:
     scene = draw(Composition("garments", 128, 10, 0), "train", 3)
-    assert scene.image.shape[:2] in {(128, 128), (96, 128), (128, 96)} and scene.things
+    assert scene.image.shape[:2] in {(128, 128), (96, 128), (128, 96)} and scene.instances

@@ -42,7 +42,13 @@ def predict(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     parser.add_argument("images", type=images, nargs="+", help="image files, or folders of them")
     parser.add_argument("--score", type=float, default=0.5, help="least score to tell and to draw (default 0.5)")
-    parser.add_argument("--output", default="predictions", help="folder (default predictions)")
+    parser.add_argument(
+        "--output",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="what is printed (default table, which also writes into --folder)",
+    )
+    parser.add_argument("--folder", default="predictions", help="of pictures and COCO's files (default predictions)")
 
 
 def queries(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +81,7 @@ TASK = Task(
             help="COCO's twelve numbers of a detector", run="contagg.detection.validate:validate", arguments=validate
         ),
         "predict": Command(
-            help="what a detector finds in images: COCO's result JSON, and pictures",
+            help="what a detector finds in images: a table, CSV or JSON, pictures, COCO's result files",
             run="contagg.detection.predict:predict",
             arguments=predict,
         ),

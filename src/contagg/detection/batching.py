@@ -13,7 +13,7 @@ from contagg.errors import UserError
 DIVISOR = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DETECTIONS = 100
-"""Kept an image, as COCO counts; torchvision's RetinaNet would keep 300."""
+"""Kept an image where a recipe does not say; torchvision's RetinaNet would keep 300."""
 
 Detections = dict[str, Tensor]
 """Of an image: boxes (N, 4), scores (N,), labels (N,) from 0, and with Mask R-CNN masks (N, 1, S, S): the probability

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from contagg.arguments import require_model
 from contagg.checkpoints.locate import require_weights
 from contagg.checkpoints.options import check_name, check_options
-from contagg.config import MUTABLE_ON_RESUME, Range, Rate, require, section
+from contagg.config import MUTABLE_ON_RESUME, Count, Range, Rate, require, section
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
 from contagg.training.config import OptimizationConfig, RunConfig
@@ -31,6 +31,8 @@ class DetectorConfig:
         anchor_size: Of the smallest anchors, in pixels; each level doubles it.
         proposals: Regions of an image that Mask R-CNN looks at; training chooses from twice as many.
         sampled_proposals: Of these, those that a training step learns from.
+        detections_per_image: That are kept, the best; null keeps 100, and of DETR and SMCA-DETR as many as there are
+            queries, as their authors do. COCO's evaluation counts 100 of each category.
         sets: What DETR, Deformable DETR and SMCA-DETR are made of, and learn by.
         drop_path: Rate of stochastic depth in the backbone's last block.
         options: What else the backbone's constructor takes.
@@ -47,6 +49,7 @@ class DetectorConfig:
     anchor_size: AtLeast4 = 32
     proposals: AtLeast4 = 1000
     sampled_proposals: AtLeast4 = 512
+    detections_per_image: Count | None = None
     sets: SetConfig = field(default_factory=SetConfig)
     drop_path: Rate = 0.1
     options: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +98,7 @@ class DetectionRecipe:
         augmentation: How large they are, and how they are varied.
         optimization: How long, how fast.
         run: Where and how.
+        validate_every: Epochs between validations, each of which takes as long as its images; the last epoch's is one.
     """
 
     task: Literal["detection"]
@@ -103,8 +107,15 @@ class DetectionRecipe:
     augmentation: ResizingConfig = field(default_factory=ResizingConfig)
     optimization: OptimizationConfig = DETECTION_DEFAULTS
     run: RunConfig
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
+        epochs = self.optimization.epochs
+        require(
+            self.validate_every >= 1 and epochs % self.validate_every == 0,
+            f"validate_every {self.validate_every} must divide optimization.epochs {epochs}, so that the last epoch is "
+            "validated",
+        )
         require(
             self.optimization.sampling_lr_multiplier == 1 or self.model.detector == "deformable_detr",
             f"optimization.sampling_lr_multiplier is for deformable_detr, and model.detector is {self.model.detector}",

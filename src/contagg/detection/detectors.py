@@ -118,7 +118,7 @@ def _retinanet(config: DetectorConfig, classes: int) -> Detector:
         backbone,
         classes,
         anchor_generator=StridedAnchors(sizes, (0.5, 1.0, 2.0), backbone.strides),
-        detections_per_img=DETECTIONS,
+        detections_per_img=config.detections_per_image or DETECTIONS,
     )
     network.transform = Batching(MEAN, STD, first_label=0)
     if config.pyramid_channels < PAPER_CHANNELS:
@@ -158,7 +158,7 @@ def _mask_rcnn(config: DetectorConfig, classes: int) -> Detector:
         box_roi_pool=EdgedRoIAlign(features.strides, 7),
         box_head=TwoMLPHead(channels * 7**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, classes + 1),
-        box_detections_per_img=DETECTIONS,
+        box_detections_per_img=config.detections_per_image or DETECTIONS,
         mask_roi_pool=EdgedRoIAlign(features.strides, 14),
         mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
@@ -172,13 +172,15 @@ def _mask_rcnn(config: DetectorConfig, classes: int) -> Detector:
 def _attending(config: DetectorConfig, classes: int) -> Detector:
     features = _features(config, (config.sets.stride,))
     core = AttendingCore(features.channels[0], config.sets, prior=config.detector == "smca_detr")
-    return Detector(SetNetwork(features, core, classes, config.sets), classes, masks=False)
+    kept = config.detections_per_image or config.sets.queries
+    return Detector(SetNetwork(features, core, classes, config.sets, kept), classes, masks=False)
 
 
 def _deformable(config: DetectorConfig, classes: int) -> Detector:
     from contagg.detection.detr.deformable import DeformableCore, start_boxes  # its library takes seconds to import
 
     features = _features(config, (config.sets.stride,))
-    network = SetNetwork(features, DeformableCore(features.channels[0], config.sets), classes, config.sets)
+    core = DeformableCore(features.channels[0], config.sets)
+    network = SetNetwork(features, core, classes, config.sets, config.detections_per_image or DETECTIONS)
     start_boxes(network.box_head[-1])  # type: ignore[arg-type]
     return Detector(network, classes, masks=False)

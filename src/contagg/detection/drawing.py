@@ -1,60 +1,98 @@
-"""Detections drawn over an image: boxes, names, scores, masks."""
+"""Detections drawn over an image: masks, boxes, and names with scores, all within the picture."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.ops import box_iou
+from torchvision.transforms.v2 import functional as F
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from contagg.detection.batching import Detections
-from contagg.detection.evaluation import masks_of
+from contagg.detection.evaluation import in_file_pixels, masks_of
 from contagg.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, percent, save_figure
+from contagg.files import write_output
 
 COLOURS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)
-"""Light ones first, for the names are black; a class keeps its colour."""
+_DARK = (GREEN, BLUE, VERMILION)  # on which names are white
+_SIDES = 640, 1600
+"""Pixels of the longer side at least and at most: text has one size, and small pictures would be all text."""
+_LEAST = 100  # of either side: a strip is drawn on white, with room for captions
+_LETTERS = 13
+_FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 
 
-def draw(axes: Axes, image: np.ndarray, found: Detections, names: Sequence[str], least_score: float) -> int:
-    """Draw an image uint8 (H, W, 3) with what was found, in its pixels, at `least_score` or more; returns how much."""
-    chosen = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
-    canvas = image.astype(np.float32) / 255
-    masks = list(masks_of(chosen, image.shape[:2])) if "masks" in chosen else []
-    colours = [COLOURS[label % len(COLOURS)] for label in chosen["labels"].tolist()]
-    for mask, colour in reversed(list(zip(masks, colours, strict=False))):
-        canvas[mask] = 0.5 * canvas[mask] + 0.5 * np.array(to_rgb(colour))
-    axes.imshow(canvas, interpolation="nearest")
-    entries = zip(chosen["boxes"].tolist(), chosen["labels"].tolist(), chosen["scores"].tolist(), colours, strict=True)
-    for (left, top, right, bottom), label, value, colour in entries:
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour, lw=1.4))
-        axes.text(
-            left,
-            max(top - 1, 0),
-            f"{names[label]} {percent(value, 0)}",
-            fontsize=6.5,
-            va="bottom",
-            color="black",
-            clip_on=True,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-        )
-    axes.set_axis_off()
-    return len(colours)
+def draw(image: np.ndarray, found: Detections, names: Sequence[str], least_score: float) -> np.ndarray:
+    """An image uint8 (H, W, 3), enlarged if small, with what was found, in its pixels, at `least_score` or more."""
+    chosen = {key: value[found["scores"] >= least_score].float().cpu() for key, value in found.items()}
+    height, width = image.shape[:2]
+    scale = min(max(_SIDES[0] / max(height, width), 1), max(_SIDES[1] / max(height, width), 1e-3))
+    size = [max(1, round(length * scale)) for length in (height, width)]
+    canvas: Tensor = F.resize(torch.from_numpy(image.copy()).permute(2, 0, 1), size, antialias=True)
+    canvas = F.pad(canvas, [0, 0, *(max(0, _LEAST - length) for length in reversed(size))], fill=255)
+    if not len(chosen["boxes"]):
+        return canvas.permute(1, 2, 0).numpy()
+    chosen = in_file_pixels(chosen, (height, width), size)
+    colours = distinct(chosen["boxes"])
+    for mask, colour in zip(masks_of(chosen, size) if "masks" in chosen else (), colours, strict=False):
+        shown = canvas[:, : size[0], : size[1]]
+        shown[:] = draw_segmentation_masks(shown, torch.from_numpy(mask), alpha=0.45, colors=colour)
+    limit = torch.tensor([size[1] - 1, size[0] - 1]).repeat(2)
+    canvas = draw_bounding_boxes(canvas, chosen["boxes"].clamp(min=0).minimum(limit), colors=colours, width=2)
+    captions = [
+        f"{names[int(label)]} {percent(float(score), 0)}"
+        for label, score in zip(chosen["labels"], chosen["scores"], strict=True)
+    ]
+    return _labelled(canvas.permute(1, 2, 0).numpy(), chosen["boxes"], captions, colours)
+
+
+def distinct(boxes: Tensor) -> list[str]:
+    """A colour for each of boxes (N, 4), another than those of the boxes it touches as long as there are so many."""
+    grown = boxes + boxes.new_tensor([-2, -2, 2, 2])
+    near = box_iou(grown, grown) > 0
+    chosen: list[int] = []
+    for number in range(len(boxes)):
+        taken = [chosen[other] for other in range(number) if near[number, other]]
+        start = number % len(COLOURS)  # so that colours are used alike where nothing touches
+        order = [(start + step) % len(COLOURS) for step in range(len(COLOURS))]
+        chosen.append(min(order, key=taken.count))
+    return [COLOURS[colour] for colour in chosen]
+
+
+def _labelled(image: np.ndarray, boxes: Tensor, captions: Sequence[str], colours: Sequence[str]) -> np.ndarray:
+    """Captions at their boxes' upper edges, moved to where all of them is within the picture; the first on top."""
+    picture = Image.fromarray(image)
+    pen, font = ImageDraw.Draw(picture), ImageFont.truetype(str(_FONT), _LETTERS)
+    for (left, top, *_), caption, colour in reversed(list(zip(boxes.tolist(), captions, colours, strict=True))):
+        _, _, wide, high = pen.textbbox((0, 0), caption, font=font)
+        x = max(0, min(left, picture.width - wide - 4))
+        y = max(0, min(top - high - 3 if top > high + 3 else top, picture.height - high - 3))
+        pen.rectangle((x, y, x + wide + 3, y + high + 2), fill=colour)
+        pen.text((x + 2, y), caption, fill="white" if colour in _DARK else "black", font=font)
+    return np.asarray(picture)
 
 
 def save_drawing(
     path: Path, images: Sequence[np.ndarray], found: Sequence[Detections], names: Sequence[str], least_score: float
 ) -> None:
     """One picture of several images side by side, as many in a row as make it about twice as wide as high."""
+    drawn = [draw(image, some, names, least_score) for image, some in zip(images, found, strict=True)]
+    if len(drawn) == 1:
+        content = io.BytesIO()
+        Image.fromarray(drawn[0]).save(content, "PNG")
+        write_output(path, content.getvalue())
+        return
     columns = max(1, round((2 * len(images)) ** 0.5))
     rows = -(-len(images) // columns)
-    size = 2.6 * columns, 2.6 * rows
-    if len(images) == 1:  # of its shape, but for a strip, which would leave no room to draw or need too much
-        size = 7.0, min(max(7.0 * images[0].shape[0] / images[0].shape[1], 1.0), 28.0)
-    figure = new_figure(*size)
+    figure = new_figure(4.2 * columns, 4.2 * rows)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in cells[len(images) :]:
+    for axes in cells:
         axes.set_axis_off()
-    for axes, image, detections in zip(cells, images, found, strict=False):
-        draw(axes, image, detections, names, least_score)
+    for axes, picture in zip(cells, drawn, strict=False):
+        axes.imshow(picture)
     save_figure(figure, path)

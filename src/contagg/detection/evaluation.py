@@ -7,6 +7,7 @@ segmentation as compressed run lengths. Masks become run lengths one image at a 
 import contextlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,7 +29,10 @@ NAMES = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
     "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
 )  # fmt: skip
-"""COCO's twelve numbers, in its order; each is given as `box_ap` and so on. -1 where there is nothing to find."""
+"""COCO's twelve numbers, in its order; each is given as `box_ap` and so on. -1 where there is nothing to find.
+
+Beside them stands the average precision of each category as `box_ap/NAME`.
+"""
 
 _PASTED = 8  # masks laid out on the whole image at once
 
@@ -48,7 +52,7 @@ def masks_of(found: Detections, size: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def results(
-    found: Detections, image_id: int, size: Sequence[int], category_ids: Sequence[int]
+    found: Detections, image_id: int | str, size: Sequence[int], category_ids: Sequence[int]
 ) -> dict[Kind, list[Result]]:
     """Entries of result files for one image, given in the pixels of its file; `mask` only where there are masks."""
     common = [
@@ -68,12 +72,17 @@ def results(
 
 
 class Collected:
-    """Results by image; an image that comes twice counts once."""
+    """Results by image; an image that comes twice counts once.
+
+    Attributes:
+        unreadable: Places, among the annotations' images, of those that could not be read: they count nowhere.
+    """
 
     def __init__(self) -> None:
-        self.by_image: dict[int, dict[Kind, list[Result]]] = {}
+        self.by_image: dict[int | str, dict[Kind, list[Result]]] = {}
+        self.unreadable: set[int] = set()
 
-    def add(self, image_id: int, entries: dict[Kind, list[Result]]) -> None:
+    def add(self, image_id: int | str, entries: dict[Kind, list[Result]]) -> None:
         """Keep an image's entries."""
         self.by_image[image_id] = entries
 
@@ -81,27 +90,54 @@ class Collected:
         """Share with all processes, each image once."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, self.by_image)
-            self.by_image = {image: entries for part in parts for image, entries in part.items()}
+            dist.all_gather_object(parts, (self.by_image, self.unreadable))
+            self.by_image = {image: entries for found, _ in parts for image, entries in found.items()}
+            self.unreadable = {place for _, places in parts for place in places}
 
     def of_kind(self, kind: Kind) -> list[Result]:
         """All entries of a kind, by image id."""
-        return [entry for _, entries in sorted(self.by_image.items()) for entry in entries.get(kind, [])]
+        return [entry for image in sorted(self.by_image, key=_order) for entry in self.by_image[image].get(kind, [])]
+
+
+def _order(image_id: int | str) -> tuple[bool, int | str]:
+    """Numbers, then texts."""
+    return isinstance(image_id, str), image_id
 
 
 def score(annotations: CocoAnnotations, found: Collected, kinds: Iterable[Kind]) -> Scores:
-    """COCO's twelve numbers of each kind over all images of `annotations`; one without an entry has no detections."""
-    truth = _quietly(COCO, annotations.ground_truth(range(len(annotations.images))))
+    """COCO's numbers of each kind, and each category's, over the images of `annotations` that could be read.
+
+    An image without an entry has no detections. Of each image and category the 100 best detections count, so that more
+    than 100 an image are of use (pycocotools' `maxDets` does not limit an image).
+    """
+    places = [place for place in range(len(annotations.images)) if place not in found.unreadable]
+    content = annotations.ground_truth(places)
+    # The library takes numbers alone; equal scores stand in the order of the ids, as with pycocotools.
+    numbers = {name: n for n, name in enumerate(sorted((image["id"] for image in content["images"]), key=_order))}
+    content["images"] = [image | {"id": numbers[image["id"]]} for image in content["images"]]
+    for entry in content["annotations"]:
+        entry["image_id"] = numbers[entry["image_id"]]
+    truth = _quietly(COCO, content)
     scores: Scores = {}
     for kind in kinds:
-        entries = [dict(entry) for entry in found.of_kind(kind)]
-        detections = truth.loadRes(entries)
-        evaluation = COCOeval_faster(truth, detections, "bbox" if kind == "box" else "segm", print_function=_silent)
+        entries = [entry | {"image_id": numbers[entry["image_id"]]} for entry in found.of_kind(kind)]
+        evaluation = COCOeval_faster(
+            truth, truth.loadRes(entries), "bbox" if kind == "box" else "segm", print_function=_silent
+        )
         for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
             _quietly(step)
         values = [float(value) for value in evaluation.stats[:12]]
         scores |= {f"{kind}_{name}": value for name, value in zip(NAMES, values, strict=True)}
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, category), any size, 100 detections
+        for name, values in zip(category_names(annotations), np.moveaxis(precision, 2, 0), strict=True):
+            scores[f"{kind}_ap/{name}"] = float(values[values > -1].mean()) if (values > -1).any() else -1.0
     return scores
+
+
+def category_names(annotations: CocoAnnotations) -> list[str]:
+    """By label; those that several categories share have their ids beside them."""
+    times = Counter(annotations.class_names)
+    return [c.name if times[c.name] == 1 else f"{c.name} ({c.id})" for c in annotations.categories]
 
 
 def score_together(annotations: CocoAnnotations, found: Collected, kinds: Sequence[Kind]) -> Scores:
@@ -109,9 +145,9 @@ def score_together(annotations: CocoAnnotations, found: Collected, kinds: Sequen
     found.gather()
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return score(annotations, found, kinds)
-    told: list[Any] = [score(annotations, found, kinds) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    shared: list[Any] = [score(annotations, found, kinds) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def add_batch(

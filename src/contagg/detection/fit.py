@@ -1,24 +1,26 @@
 """Trains what a detection recipe describes."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.annotations import CocoAnnotations, differing, read_annotations
 from contagg.data.coco.config import CocoDataConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform, training_transform
 from contagg.data.coco.loaders import evaluation_loader, train_loader
+from contagg.data.decode import UnreadableSampleError
 from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
 from contagg.detection.drawing import save_drawing
-from contagg.detection.evaluation import Kind, in_file_pixels
+from contagg.detection.evaluation import Kind, in_file_pixels, score
 from contagg.detection.initial import init_detector
 from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.task import Detection
-from contagg.detection.validate import evaluate
+from contagg.detection.validate import collect, kinds_of
 from contagg.errors import UserError
 from contagg.figures import save_figure
 from contagg.files import write_output
@@ -43,18 +45,25 @@ def fit(recipe: DetectionRecipe) -> None:
 
 
 def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """Training and validation annotations.
+    """Training and validation annotations; says so where images are in both.
 
     Raises:
         UserError: their categories differ, there is nothing to find, or boxes are fractions of their images.
     """
     root = Path(data.root)
-    training = read_annotations(root / data.train_annotations, root / data.train_images, masks)
-    validation = read_annotations(root / data.validation_annotations, root / data.validation_images, masks)
-    if training.categories != validation.categories:
-        raise UserError(f"the categories of {training.path} and {validation.path} differ")
+    training = read_annotations(root / data.train_annotations, root / data.train_images, masks, data.clip_boxes)
+    validation = read_annotations(
+        root / data.validation_annotations, root / data.validation_images, masks, data.clip_boxes
+    )
+    if found := differing(training.categories, ("training", "validation"), validation.categories):
+        raise UserError(f"the categories of {training.path} and {validation.path} differ: {found}")
     for split in (training, validation):
         split.require_objects()
+    learnt = training.files()
+    shared = sum(file in learnt for file in validation.files())
+    if shared and is_first_process():
+        count = len(validation.images)
+        print(f"warning: {shared} of {count} validation images are training images: scores say less of new ones")
     return training, validation
 
 
@@ -76,17 +85,18 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
         check_objects(training, recipe.model.sets.queries)
     kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
-    size, workers = optimization.batch_size, run.workers
+    size, workers, corrupt = optimization.batch_size, run.workers, recipe.data.max_corrupt_fraction
     return Job(
         task=Detection(model, optimization, validation, kinds),
         networks=[features_of(model)],
         train_batches=lambda rank, world_size: train_loader(
-            CocoImages(training, model.masks), varied, size, workers, run.seed, rank, world_size
+            CocoImages(training, model.masks), varied, size, workers, run.seed, rank, world_size, corrupt
         ),
         validation_batches=lambda rank, world_size: evaluation_loader(
-            CocoImages(validation, masks=False), plain, size, workers, rank, world_size
+            CocoImages(validation, masks=False), plain, size, workers, rank, world_size, corrupt
         ),
         optimization=optimization,
+        validate_every=recipe.validate_every,
         monitor="box_ap",
         metadata=describe(recipe.model, training.categories, recipe.augmentation),
         identity={"training images": len(training.images), "classes": len(training.categories)},
@@ -96,7 +106,7 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
 def check_objects(training: CocoAnnotations, queries: int) -> None:
     """UserError, naming the image, where there are more objects to learn than queries to answer."""
     for index, image in enumerate(training.images):
-        count = sum(not thing["iscrowd"] for thing in training.objects(index))
+        count = sum(not annotation["iscrowd"] for annotation in training.objects(index))
         if count > queries:
             raise UserError(
                 f"image {image.id} ({image.file_name}) of {training.path} has {count} objects, but "
@@ -112,7 +122,9 @@ def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionReci
     save_figure(run_figure({name: columns[name] for name in _SHOWN if name in columns}, folder.folder.name), curves)
     saved = load_detector(best)
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.accelerator != "cpu" else "cpu")
-    scores = evaluate(saved, validation, recipe.optimization.batch_size, recipe.run.workers, device)
+    batch = (recipe.optimization.batch_size, recipe.run.workers, device)
+    collected = collect(saved, validation, *batch, max_corrupt_fraction=recipe.data.max_corrupt_fraction)
+    scores = score(validation, collected, kinds_of(saved))
     write_output(folder.figures / "scores.json", json.dumps(scores, indent=2).encode())
     picture = folder.figures / "predictions.png"
     show(saved, validation, picture, device)
@@ -139,10 +151,13 @@ def show(saved: Saved, validation: CocoAnnotations, path: Path, device: torch.de
     plain = evaluation_transform(saved.resizing)
     images, found = [], []
     model = saved.model.to(device)
-    for index in range(min(count, len(validation.images))):
-        image, target = CocoImages(validation, masks=False)[index]
-        prepared, _ = plain(image, target)
-        detections = model([torch.as_tensor(prepared).to(device)])[0]
-        images.append(np.asarray(image.permute(1, 2, 0)))
-        found.append(in_file_pixels(detections, prepared.shape[1:], image.shape[1:]))
+    for place in range(len(validation.images)):
+        if len(images) == count:
+            break
+        with contextlib.suppress(UnreadableSampleError):
+            image, target = CocoImages(validation, masks=False)[place]
+            prepared, _ = plain(image, target)
+            detections = model([prepared.to(device)])[0]
+            images.append(np.asarray(image.permute(1, 2, 0)))
+            found.append(in_file_pixels(detections, prepared.shape[1:], image.shape[1:]))
     save_drawing(path, images, found, [category.name for category in saved.categories], least_score=0.5)

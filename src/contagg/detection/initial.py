@@ -79,11 +79,11 @@ def _load(model: nn.Module, given: StateDict, said: str, which: str) -> str:
 
 
 def _check_shapes(given: StateDict, wanted: StateDict, checkpoint: Checkpoint) -> None:
-    for name, tensor in given.items():
-        if name in wanted and tensor.shape != wanted[name].shape:
+    for name, tensor in wanted.items():  # in the network's order: the first says the most
+        if name in given and given[name].shape != tensor.shape:
             raise UserError(
-                f"model.init_weights {checkpoint.path}: {name} is {tuple(tensor.shape)} there and "
-                f"{tuple(wanted[name].shape)} in the backbone; is it of another network, or does it need "
+                f"model.init_weights {checkpoint.path}: {name} is {tuple(given[name].shape)} there and "
+                f"{tuple(tensor.shape)} in the backbone; is it of another network, or does it need "
                 "model.options such as img_size?"
             )
 

@@ -1,69 +1,138 @@
-"""`contagg predict` for detectors: COCO's result JSON, and pictures of what was found."""
+"""`contagg predict` for detectors: what is found, as lines, CSV or JSON; pictures, and COCO's result files."""
 
 import argparse
+import csv
 import json
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from contagg.data.coco.dataset import evaluation_transform, read_image
+from contagg.data.coco.dataset import as_tensor, evaluation_transform
+from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.detection.batching import Detections
 from contagg.detection.drawing import save_drawing
-from contagg.detection.evaluation import in_file_pixels, results
+from contagg.detection.evaluation import Kind, Result, in_file_pixels, results
 from contagg.detection.saved import Saved, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError
+from contagg.figures import percent
 from contagg.files import write_output
 from contagg.training.run_folder import weights_in
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("image", "class", "score", "left", "top", "width", "height")
+_TOLD = 5
 
 
 @torch.inference_mode()
 def detect(saved: Saved, path: Path, device: torch.device) -> tuple[np.ndarray, Detections]:
-    """An image file, uint8 (H, W, 3), and what is found in it, in its pixels."""
-    image = read_image(path)
+    """An image file, uint8 (H, W, 3), and what is found in it, in its pixels. UnreadableSampleError if broken."""
+    image = as_tensor(read_image(path, str(path)))
     try:
         prepared, _ = evaluation_transform(saved.resizing)(image, {})
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    found = saved.model([torch.as_tensor(prepared).to(device)])[0]
+        raise UnreadableSampleError(str(path), str(error)) from error
+    found = saved.model([prepared.to(device)])[0]
     return np.asarray(image.permute(1, 2, 0)), in_file_pixels(found, prepared.shape[1:], image.shape[1:])
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write OUTPUT/results.json and a picture an image. Image ids are the places in `images`, which it also lists."""
+    """Say what is found in each image, in the form that --output names; a broken image is named and left out.
+
+    As lines it also writes into --folder a picture an image, COCO's results of boxes and of masks each in a file, since
+    its tools take the sizes of both from the boxes where they stand together, and images.json, which numbers images.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
     if not 0 <= options.score <= 1:
         raise UserError(f"--score must lie between 0 and 1, not {options.score}")
     paths = find_images(options.images)
     device = choose_device(options.device)
     saved = load_detector(weights_in(options.checkpoint))
     saved.model.to(device)
+    rows = _detected(saved, paths, device)
+    {"table": _write_all, "csv": _print_csv, "json": _print_json}[options.output](options, saved, rows)
+
+
+def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator[tuple[Path, np.ndarray, Detections]]:
+    """Of each image that can be read."""
+    read = 0
+    for path in paths:
+        try:
+            image, found = detect(saved, path, device)
+        except UnreadableSampleError as error:
+            logger.warning("left out, cannot be read: %s", error)
+            continue
+        read += 1
+        yield path, image, found
+    if not read:
+        raise UserError(f"none of the {len(paths)} images can be read")
+
+
+def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
     names, ids = ([getattr(category, key) for category in saved.categories] for key in ("name", "id"))
-    folder = Path(options.output)
-    entries: list[dict[str, Any]] = []
+    folder = Path(options.folder)
+    entries: dict[Kind, list[Result]] = {"box": [], "mask": []} if saved.model.masks else {"box": []}
     listed = []
-    for number, path in enumerate(paths):
-        image, found = detect(saved, path, device)
-        kept = {key: value[found["scores"] >= options.score] for key, value in found.items()}
-        of_kind = results(kept, number, image.shape[:2], ids)
-        masks = of_kind.get("mask", [{}] * len(of_kind["box"]))
-        entries += [box | mask for box, mask in zip(of_kind["box"], masks, strict=True)]
+    for number, (path, image, found) in enumerate(rows):
+        kept = _at_least(found, options.score)
+        for kind, some in results(kept, number, image.shape[:2], ids).items():
+            entries[kind] += some
         listed.append({"id": number, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
         picture = folder / f"{number:03d}_{path.stem}.png"
         save_drawing(picture, [image], [found], names, options.score)
-        print(f"{path}: {_summary(kept, names)} -> {picture}", flush=True)
-    write_output(folder / "results.json", json.dumps(entries).encode())
-    write_output(folder / "images.json", json.dumps({"images": listed, "categories": [
-        {"id": category.id, "name": category.name} for category in saved.categories
-    ]}).encode())  # fmt: skip
-    print(
-        f"{len(entries)} detections in COCO's form: {folder / 'results.json'}; their images: {folder / 'images.json'}"
-    )
+        print(f"{path}: {_summary(found, options.score, names)} -> {picture}", flush=True)
+    for kind, some in entries.items():
+        write_output(folder / f"{kind}_results.json", json.dumps(some).encode())
+    categories = [{"id": category.id, "name": category.name} for category in saved.categories]
+    write_output(folder / "images.json", json.dumps({"images": listed, "categories": categories}).encode())
+    files = ", ".join(str(folder / f"{kind}_results.json") for kind in entries)
+    print(f"{len(entries['box'])} detections in COCO's form: {files}; their images: {folder / 'images.json'}")
 
 
-def _summary(found: Detections, names: list[str]) -> str:
-    pairs = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
-    shown = [f"{names[label]} {100 * value:.0f} %" for label, value in pairs]
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") or "nothing"
+def _print_csv(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
+    writer = csv.DictWriter(sys.stdout, _COLUMNS)
+    writer.writeheader()
+    for path, _, found in rows:
+        writer.writerows(_entries(path, _at_least(found, options.score), saved))
+
+
+def _print_json(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
+    entries = [entry for path, _, found in rows for entry in _entries(path, _at_least(found, options.score), saved)]
+    print(json.dumps(entries, indent=2, ensure_ascii=False))
+
+
+def _entries(path: Path, found: Detections, saved: Saved) -> list[dict[str, Any]]:
+    """What is found in an image, as `_COLUMNS` name it; lengths in pixels."""
+    return [
+        dict(zip(_COLUMNS, (str(path), saved.categories[label].name, score, *_rounded(box)), strict=True))
+        for label, score, box in zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
+    ]
+
+
+def _rounded(box: list[float]) -> list[float]:
+    left, top, right, bottom = box
+    return [round(value, 2) for value in (left, top, right - left, bottom - top)]
+
+
+def _at_least(found: Detections, score: float) -> Detections:
+    return {key: value[found["scores"] >= score] for key, value in found.items()}
+
+
+def _summary(found: Detections, least: float, names: list[str]) -> str:
+    captions = [
+        f"{names[label]} {percent(value, 0)}"
+        for label, value in zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ]
+    kept = int((found["scores"] >= least).sum())
+    if not kept:
+        return f"nothing at {least:g} or more" + (f"; the best is {captions[0]}" if captions else "")
+    return ", ".join(captions[: min(kept, _TOLD)]) + (f" and {kept - _TOLD} more" if kept > _TOLD else "")

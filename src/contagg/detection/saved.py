@@ -7,7 +7,7 @@ from typing import Any
 
 from contagg.checkpoints.bounded import described_by
 from contagg.checkpoints.weights import load_into, read_weights
-from contagg.data.coco.annotations import Category
+from contagg.data.coco.annotations import Category, differing
 from contagg.data.coco.config import ResizingConfig
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
@@ -61,15 +61,8 @@ def _resizing(content: Mapping[str, Any]) -> ResizingConfig:
 
 def check_categories(trained: Sequence[Category], given: Sequence[Category], path: Path) -> None:
     """UserError unless the data's categories, ids and names, are those that the detector was trained for."""
-    if list(trained) == list(given):
-        return
-    for one, other in zip(trained, given, strict=False):
-        if one != other:
-            differ = f"the first that differ are {one.id} {one.name!r} and {other.id} {other.name!r}"
-            break
-    else:
-        differ = "one has more than the other"
-    raise UserError(
-        f"{path} finds {len(trained)} categories and the data declare {len(given)}: {differ}; "
-        "take the data that it was trained on, or train anew"
-    )
+    if found := differing(trained, ("the file", "the data"), given):
+        raise UserError(
+            f"{path} finds {len(trained)} categories and the data declare {len(given)}: {found}; "
+            "take the data that it was trained on, or train anew"
+        )

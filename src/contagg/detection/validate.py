@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.config import CocoDataConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform
 from contagg.data.coco.loaders import evaluation_loader
-from contagg.detection.evaluation import NAMES, Collected, Kind, Scores, add_batch, score
+from contagg.detection.evaluation import NAMES, Collected, Kind, add_batch, category_names, score
 from contagg.detection.saved import Saved, check_categories, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError
@@ -21,25 +22,28 @@ from contagg.training.run_folder import weights_in
 
 @torch.inference_mode()
 def collect(
-    saved: Saved, annotations: CocoAnnotations, batch_size: int, workers: int, device: torch.device
+    saved: Saved,
+    annotations: CocoAnnotations,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    max_corrupt_fraction: float = 0.001,
 ) -> Collected:
     """What a detector finds in the images of `annotations`."""
     model = saved.model.to(device)
+    images = CocoImages(annotations, masks=False)
     loader = evaluation_loader(
-        CocoImages(annotations, masks=False), evaluation_transform(saved.resizing), batch_size, workers
+        images, evaluation_transform(saved.resizing), batch_size, workers, max_corrupt_fraction=max_corrupt_fraction
     )
     collected = Collected()
     ids = [category.id for category in saved.categories]
     batch: Any
     for batch in loader:
-        images, targets = batch
-        add_batch(collected, model([image.to(device) for image in images]), images, targets, ids)
+        pictures, targets = batch
+        if pictures:
+            add_batch(collected, model([picture.to(device) for picture in pictures]), pictures, targets, ids)
+    collected.unreadable |= set(loader.unreadable)
     return collected
-
-
-def evaluate(saved: Saved, annotations: CocoAnnotations, batch_size: int, workers: int, device: torch.device) -> Scores:
-    """COCO's twelve numbers, of boxes and, where there are masks, of masks."""
-    return score(annotations, collect(saved, annotations, batch_size, workers, device), kinds_of(saved))
 
 
 def kinds_of(saved: Saved) -> list[Kind]:
@@ -52,30 +56,37 @@ def validate(options: argparse.Namespace) -> None:
     path = weights_in(options.checkpoint)
     device = choose_device(options.device)
     saved = load_detector(path)
-    annotations = read_annotations(*_data(path, options), needs_masks=saved.model.masks)
+    data = _data(path, options)
+    root = Path(data.root)
+    annotations = read_annotations(
+        root / data.validation_annotations, root / data.validation_images, saved.model.masks, data.clip_boxes
+    )
     check_categories(saved.categories, annotations.categories, path)
     annotations.require_objects()
-    collected = collect(saved, annotations, options.batch_size, options.workers, device)
-    scores = score(annotations, collected, kinds_of(saved))
-    print(f"{path} on {len(annotations.images)} images of {annotations.path}")
-    for name in NAMES:
-        print("  ".join([f"{name:10}", *(f"{kind} {scores[f'{kind}_{name}']:.3f}" for kind in kinds_of(saved))]))
+    batch = (options.batch_size, options.workers, device)
+    collected = collect(saved, annotations, *batch, max_corrupt_fraction=data.max_corrupt_fraction)
+    scores, kinds = score(annotations, collected, kinds_of(saved)), kinds_of(saved)
+    skipped = f"; {len(collected.unreadable)} more could not be read" if collected.unreadable else ""
+    print(f"{path} on {len(annotations.images) - len(collected.unreadable)} images of {annotations.path}{skipped}")
+    rows = [*NAMES, *(f"ap/{name}" for name in category_names(annotations))]
+    width = max(map(len, rows))
+    for name in rows:
+        print("  ".join([f"{name:{width}}", *(f"{kind} {scores[f'{kind}_{name}']:.3f}" for kind in kinds)]))
     if options.output:
         folder = Path(options.output)
         write_output(folder / "scores.json", json.dumps(scores, indent=2).encode())
-        for kind in kinds_of(saved):
+        for kind in kinds:
             write_output(folder / f"{kind}_results.json", json.dumps(collected.of_kind(kind)).encode())
         print(f"written to {folder}")
 
 
-def _data(path: Path, options: argparse.Namespace) -> tuple[Path, Path]:
-    """The JSON and the folder of images: the run's validation split, or what the command line says."""
+def _data(path: Path, options: argparse.Namespace) -> CocoDataConfig:
+    """The run's data, with what the command line says instead."""
     recipe = path.absolute().parents[1] / "recipe.yaml"
-    known = yaml.safe_load(recipe.read_text())["data"] if recipe.is_file() else {}
+    known = yaml.safe_load(recipe.read_text())["data"] if recipe.is_file() else {"root": "."}
     given = {"root": options.root, "validation_annotations": options.annotations, "validation_images": options.images}
     data = known | {key: value for key, value in given.items() if value is not None}
     for key, flag in (("validation_annotations", "annotations"), ("validation_images", "images")):
         if key not in data:
             raise UserError(f"{recipe} is not there, so --data.{flag} must say which data to use")
-    root = Path(data.get("root", "."))
-    return root / data["validation_annotations"], root / data["validation_images"]
+    return CocoDataConfig(**data)

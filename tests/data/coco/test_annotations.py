@@ -1,11 +1,14 @@
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pycocotools.coco import COCO
 
-from contagg.data.coco.annotations import read_annotations
+from contagg.data.coco.annotations import Category, differing, read_annotations
 from contagg.errors import UserError
 
 Change = Callable[[dict[str, Any]], object]
@@ -40,7 +43,7 @@ def test_ids_with_gaps_become_labels_and_come_back(content: dict[str, Any], tmp_
     assert found.class_names == ("early", "late")
     assert found.label(2) == 0 and found.label(9) == 1
     assert [category.id for category in found.categories] == [2, 9]
-    assert found.objects(0) == [] and [thing["id"] for thing in found.objects(1)] == [3, 5]
+    assert found.objects(0) == [] and [entry["id"] for entry in found.objects(1)] == [3, 5]
     truth = found.ground_truth([0, 1])
     assert truth["annotations"][0]["area"] == 32 and truth["annotations"][1]["iscrowd"] == 1
     assert {entry["image_id"] for entry in truth["annotations"]} == {7}
@@ -52,8 +55,8 @@ def test_boxes_without_a_part_in_the_image_are_counted(
 ) -> None:
     content["annotations"][0] |= {"bbox": box, "segmentation": []}
     found = read(content, tmp_path)
-    assert sum(found.dropped.values()) == 1 and "left out 1 boxes without width or height" in caplog.text
-    assert [thing["id"] for thing in found.objects(1)] == [5]
+    assert found.thin == 1 and "1 boxes without width or height in their images: nothing learns" in caplog.text
+    assert [entry["id"] for entry in found.objects(1)] == [3, 5]
 
 
 def test_boxes_that_reach_a_little_beyond_the_image_are_evaluated_as_they_are(
@@ -73,19 +76,19 @@ BAD: dict[str, Change] = {
     "its list 'categories' is empty": lambda content: content["categories"].clear(),
     "image 7: its id is given twice": lambda content: content["images"][0].update(id=7),
     "annotation 3: its id is given twice": lambda content: content["annotations"][1].update(id=3),
-    "a str 'file_name' was expected": lambda content: content["images"][0].pop("file_name"),
+    "image 70: it has no 'file_name'": lambda content: content["images"][0].pop("file_name"),
     "image 70 is 0 x 30 pixels": lambda content: content["images"][0].update(height=0),
-    "image 70 of .* is missing: no .*gone.jpg": lambda content: content["images"][0].update(file_name="gone.jpg"),
+    "image 70 is missing: no .*gone.jpg": lambda content: content["images"][0].update(file_name="gone.jpg"),
     "there is no image 8": annotation("image_id", 8),
     "category 4 is not declared": annotation("category_id", 4),
     "must be four finite numbers .*, not": annotation("bbox", [1, 2, 3]),
     "must be four finite numbers .* nan": annotation("bbox", [1, 2, float("nan"), 3]),
     "negative width or height": annotation("bbox", [9, 2, -3, 3]),
-    "image b.jpg: its box .* lies outside the 30 x 20 pixels": annotation("bbox", [25, 2, 8, 3]),
+    "image b.jpg: its box .* lies outside the 30 x 20 pixels by 3; data.clip_boxes": annotation("bbox", [25, 2, 8, 3]),
     "annotation 3, image b.jpg: it has no segmentation, which Mask R-CNN learns from": annotation("segmentation", []),
     "annotation 3, image b.jpg: the RLE is broken": annotation("segmentation", {"size": [20, 30], "counts": [5]}),
     r"annotation \[3\]: its 'id' must be a whole number, not \[3\]": annotation("id", [3]),
-    "annotation 3: its 'image_id' must be a whole number": annotation("image_id", [7]),
+    "annotation 3: its 'image_id' must be a whole number, not .7.": annotation("image_id", [7]),
     "annotation 3: its 'category_id' must be a whole number, not '9'": annotation("category_id", "9"),
     "image b.jpg: its area must be a finite number of pixels, not nan": annotation("area", float("nan")),
     "image b.jpg: its area must be a finite number of pixels, not None": annotation("area", None),
@@ -95,7 +98,7 @@ BAD: dict[str, Change] = {
     "image b.jpg: a polygon's x from 31 to 40 does not fit the image's 0 to 30": annotation(
         "segmentation", [[31, 1, 40, 1, 40, 9]]
     ),
-    "annotation 3: it has no 'bbox'": lambda content: content["annotations"][0].pop("bbox"),
+    "annotation 3, image b.jpg: it has no 'bbox'": lambda content: content["annotations"][0].pop("bbox"),
 }
 
 
@@ -104,6 +107,69 @@ def test_bad_content_is_named(message: str, content: dict[str, Any], tmp_path: P
     BAD[message](content)
     with pytest.raises(UserError, match=message):
         read(content, tmp_path)
+
+
+def test_all_faults_are_said_together(content: dict[str, Any], tmp_path: Path) -> None:
+    entry = content["annotations"][0]
+    content["annotations"] = [entry | {"id": number, "bbox": [1, 2, 3]} for number in range(5)]
+    content["annotations"].append(entry | {"id": 9, "image_id": 70})
+    content["images"][0]["file_name"] = "gone.jpg"
+    content["categories"].append({"id": 9, "name": "again"})
+    with pytest.raises(UserError) as raised:
+        read(content, tmp_path)
+    told = str(raised.value)
+    assert (
+        "has 7 faults: category" in told and "; image 70 is missing" in told and "; annotation 0, image b.jpg" in told
+    )
+    assert told.endswith("; and 4 more") and len(told) - len(str(tmp_path)) < 450
+
+
+def test_whole_numbers_written_as_floats_and_ids_as_texts_are_taken(content: dict[str, Any], tmp_path: Path) -> None:
+    content["images"][1] |= {"id": "b7", "height": 20.0, "width": 30.0}
+    for entry in content["annotations"]:
+        entry |= {"image_id": "b7", "category_id": float(entry["category_id"])}
+    content["annotations"][1]["id"] = "late"
+    found = read(content, tmp_path)
+    assert found.images[1].id == "b7" and found.images[1].height == 20
+    assert [entry["category_id"] for entry in found.objects(1)] == [9, 2]
+    content["categories"][0]["id"] = 9.5
+    with pytest.raises(UserError, match=r"category .*: its 'id' must be a whole number, not 9.5"):
+        read(content, tmp_path)
+
+
+def test_a_missing_area_is_that_of_the_mask(content: dict[str, Any], tmp_path: Path) -> None:
+    """Width by height would put an object of 1,600 pixels, half of them its own, among the large ones."""
+    triangle = [[0.0, 0.0, 20.0, 0.0, 0.0, 20.0]]
+    content["annotations"][0] |= {"bbox": [0, 0, 20, 20], "segmentation": triangle}
+    content["annotations"][0].pop("area")
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = COCO()
+        data.dataset = content
+        data.createIndex()
+    expected = data.annToMask(content["annotations"][0]).sum()
+    assert 190 <= expected <= 210
+    for masks in (False, True):
+        assert read(content, tmp_path, masks).objects(1)[0]["area"] == expected
+    content["annotations"][0]["segmentation"] = []
+    assert read(content, tmp_path, masks=False).objects(1)[0]["area"] == 400
+
+
+def test_boxes_may_leave_the_image_by_as_much_as_is_said(content: dict[str, Any], tmp_path: Path) -> None:
+    content["annotations"][0]["bbox"] = [-3, 2, 20, 20]
+    with pytest.raises(UserError, match=r"by 3; data.clip_boxes allows some"):
+        read(content, tmp_path)
+    found = read_annotations(tmp_path / "instances.json", tmp_path, clip_boxes=3)
+    assert found.objects(1)[0]["bbox"] == [-3, 2, 20, 20]
+
+
+def test_categories_that_differ_are_named_by_which() -> None:
+    one = [Category(1, "cat"), Category(2, "dog"), Category(5, "cow")]
+    assert differing(one, ("a", "b"), one) == ""
+    other = [Category(1, "cat"), Category(2, "Dog"), Category(7, "emu")]
+    assert (
+        differing(one, ("a", "b"), other)
+        == "2 is 'dog' in a and 'Dog' in b; 5 'cow' is only in a; 7 'emu' is only in b"
+    )
 
 
 def test_masks_are_asked_for_only_where_needed(content: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contagg.data.coco.config import ResizingConfig
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
 from contagg.detection.detr.config import SetConfig
-from contagg.detection.detr.cross_attention import looks
+from contagg.detection.detr.cross_attention import cross_attention
 from contagg.detection.saved import describe
 from contagg.errors import UserError
 
@@ -47,7 +47,7 @@ def test_the_maps_are_what_the_network_uses() -> None:
     attention = detector.network.core.transformer.decoder.layers[1].multihead_attn
     kept = []
     attention.register_forward_hook(lambda module, inputs, output: kept.append((inputs, output[0])))
-    found = looks(detector, image)
+    found = cross_attention(detector, image)
     assert found.layer == 2 and found.attention.shape == found.prior.shape == (4, 5, 8, 11)
     torch.testing.assert_close(found.attention.sum((2, 3)), torch.ones(4, 5))
     (_, _, memory), output = kept[0]
@@ -56,17 +56,23 @@ def test_the_maps_are_what_the_network_uses() -> None:
     gathered = torch.einsum("mqyx,yxmc->qmc", found.attention, cells).flatten(1)
     torch.testing.assert_close(attention.out_proj(gathered), output[0].detach(), rtol=1e-4, atol=1e-5)
     assert 0 < found.prior.max() <= 1 and found.prior.min() >= 0
-    assert looks(model("detr"), image).prior is None
-    assert not torch.equal(looks(detector, image, layer=1).attention, found.attention)
+    assert cross_attention(model("detr"), image).prior is None
+    assert not torch.equal(cross_attention(detector, image, layer=1).attention, found.attention)
 
 
 @pytest.mark.parametrize("detector", ["detr", "smca_detr"])
 def test_the_command(detector: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path, image, out = saved(detector, tmp_path / "a.safetensors"), tmp_path / "noise.png", tmp_path / "looks.png"
+    path, image, out = (
+        saved(detector, tmp_path / "a.safetensors"),
+        tmp_path / "noise.png",
+        tmp_path / "cross_attention.png",
+    )
     Image.effect_noise((130, 90), 90).save(image)
     main(["inspect", "queries", path, str(image), "--queries", "2,5", "--heads", "mean,4", "--out", str(out)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:2]] == ["query 2", "query 5"] and lines[2].endswith("looks.png")
+    assert [line.split(":")[0] for line in lines[:2]] == ["query 2", "query 5"] and lines[2].endswith(
+        "cross_attention.png"
+    )
     assert Image.open(out).size[1] > Image.open(out).size[0] / 2
     for words, message in (
         (["--queries", "6"], "query 6 does not exist; there are 1 to 5"),
@@ -80,4 +86,4 @@ def test_the_command(detector: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_detectors_without_such_attention_are_named() -> None:
     with pytest.raises(UserError, match="queries attend to a whole map in detr and smca_detr alone"):
-        looks(model("deformable_detr"), torch.rand(3, 64, 64))
+        cross_attention(model("deformable_detr"), torch.rand(3, 64, 64))

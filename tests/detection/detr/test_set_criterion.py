@@ -34,15 +34,15 @@ def target(count: int, **changed: object) -> dict:
 def test_the_assignment_is_the_cheapest_of_all(config: SetConfig) -> None:
     given, targets = predictions(config=config), [target(3), target(2)]
     found = match(given, targets, config)
-    assert len(found.thing) == 2 * (3 + 2)
+    assert len(found.object) == 2 * (3 + 2)
     for layer, image in itertools.product(range(2), range(2)):
         cost = costs(given.logits[:, image], given.boxes[:, image], targets[image], config)[layer]
         mine = (found.layer == layer) & (found.image == image)
-        things = found.thing[mine] - 3 * image
-        assert sorted(things.tolist()) == list(range(cost.shape[1]))
+        objects = found.object[mine] - 3 * image
+        assert sorted(objects.tolist()) == list(range(cost.shape[1]))
         orders = itertools.permutations(range(5), cost.shape[1])
-        least = min(sum(cost[query, thing].item() for thing, query in enumerate(order)) for order in orders)
-        assert cost[found.query[mine], things].sum().item() == pytest.approx(least)
+        least = min(sum(cost[query, number].item() for number, query in enumerate(order)) for order in orders)
+        assert cost[found.query[mine], objects].sum().item() == pytest.approx(least)
 
 
 def test_a_cost_is_the_papers_sum() -> None:
@@ -58,7 +58,7 @@ def test_a_cost_is_the_papers_sum() -> None:
 
 
 def test_losses_in_closed_form() -> None:
-    """One object, two queries, chances of 1 % for all: the class loss on paper; layers add up."""
+    """One object, two queries, probabilities of 1 % for all: the class loss on paper; layers add up."""
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.9, 0.9, 0.1, 0.1]]).double()
     one = {"labels": torch.tensor([1]), "boxes": boxes[:1] + torch.tensor([0.1, 0, 0, 0])}
     given = Predictions(torch.full((1, 1, 2, 3), -math.log(99)).double(), boxes[None, None])

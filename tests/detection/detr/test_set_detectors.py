@@ -14,7 +14,6 @@ from contagg.data.coco.annotations import Category, read_annotations
 from contagg.data.coco.config import ResizingConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform
 from contagg.data.coco.loaders import evaluation_loader
-from contagg.detection.batching import DETECTIONS
 from contagg.detection.config import DETECTION_DEFAULTS, DetectorConfig
 from contagg.detection.detectors import Detector, build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS, SetConfig
@@ -56,7 +55,7 @@ def test_smca_adds_this_many_parameters() -> None:
     for prior, loss in ((True, "focal"), (False, "cross_entropy")):
         with torch.device("meta"):
             core = AttendingCore(192, SetConfig(class_loss=loss), prior)
-            network = SetNetwork(features, core, 91, SetConfig(class_loss=loss))
+            network = SetNetwork(features, core, 91, SetConfig(class_loss=loss), 100)
         numbers.append(sum(p.numel() for p in network.parameters()))
     assert numbers[0] - numbers[1] == 184_257
 
@@ -99,7 +98,7 @@ def test_padding_moves_no_box(detector: str, stride: int) -> None:
     image, larger = torch.rand(3, 90, 70).double(), torch.rand(3, 160, 224).double()
     with torch.no_grad():
         (alone,), together = model([image]), model([image, larger])[0]
-    assert len(alone["boxes"]) == (7 if detector == "detr" else 21)
+    assert len(alone["boxes"]) == (21 if detector == "deformable_detr" else 7)
     torch.testing.assert_close(together["scores"], alone["scores"], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=1e-9)
 
@@ -153,15 +152,15 @@ def test_detections_are_the_originals_choice() -> None:
     """Focal: the best pairs of query and class. Cross entropy: each query's likeliest class but "no object"."""
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.25, 0.5, 0.6, 0.2]])[None, None]
     logits = torch.tensor([[3.0, 2.0, -9.0], [-9.0, 1.0, 0.5]])[None, None]
-    found = detections(Predictions(logits, boxes), [(50, 100)], SetConfig(class_loss="focal"))[0]
+    found = detections(Predictions(logits, boxes), [(50, 100)], "focal", 100)[0]
     assert found["labels"].tolist()[:3] == [0, 1, 1]
     assert found["scores"].tolist()[:3] == pytest.approx([1 / (1 + math.exp(-value)) for value in (3, 2, 1)])
     assert found["boxes"][2].tolist() == pytest.approx([0, 20, 55, 30])  # cut at the image's edge
-    found = detections(Predictions(logits, boxes), [(50, 100)], SetConfig())[0]
+    found = detections(Predictions(logits, boxes), [(50, 100)], "cross_entropy", 100)[0]
     assert found["labels"].tolist() == [0, 1] and found["boxes"][0].tolist() == pytest.approx([40, 20, 60, 30])
     many = Predictions(torch.randn(1, 1, 150, 3), torch.rand(1, 1, 150, 4))
     for loss in ("focal", "cross_entropy"):
-        assert len(detections(many, [(50, 100)], SetConfig(class_loss=loss))[0]["scores"]) == DETECTIONS
+        assert len(detections(many, [(50, 100)], loss, 100)[0]["scores"]) == 100
 
 
 @pytest.mark.parametrize("detector", SET_DETECTORS)

@@ -36,7 +36,7 @@ def mean_iou(model: Detector, images: list[torch.Tensor], targets: list[dict]) -
     found = match(predictions, wanted, network.config)
     last = found.layer == len(predictions.boxes) - 1
     given = predictions.boxes[-1][found.image[last], found.query[last]]
-    true = torch.cat([target["boxes"] for target in wanted])[found.thing[last]]
+    true = torch.cat([target["boxes"] for target in wanted])[found.object[last]]
     corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (given, true))
     model.train()
     return box_iou(*corners).diagonal().mean().item()

@@ -52,9 +52,10 @@ def test_fit_validate_predict(detector: str, composed: Path, tmp_path: Path, cap
     main(["validate", str(run), "--device", "cpu", "--output", str(tmp_path / "scored")])
     assert json.loads((tmp_path / "scored/scores.json").read_text()) == pytest.approx(scores)
     image = next((composed / "val2017").glob("*.jpg"))
-    main(["predict", str(run), str(image), "--score", "0.0", "--device", "cpu", "--output", str(tmp_path / "found")])
-    entries = json.loads((tmp_path / "found/results.json").read_text())
-    assert len(entries) == 9 * 4 and {"image_id", "category_id", "score", "bbox"} == set(entries[0])
+    main(["predict", str(run), str(image), "--score", "0.0", "--device", "cpu", "--folder", str(tmp_path / "found")])
+    entries = json.loads((tmp_path / "found/box_results.json").read_text())
+    assert len(entries) == (9 if detector == "smca_detr" else 36)
+    assert {"image_id", "category_id", "score", "bbox"} == set(entries[0])
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,8 @@ def test_boxes_as_fractions_are_told_before_training(
     """They would all be dropped as thinner than a pixel, and a run would learn that images hold nothing."""
     path = composed / "annotations/instances_train2017.json"
     content = json.loads(path.read_text())
-    for thing in content["annotations"]:
-        thing["bbox"] = [value / 96 for value in thing["bbox"]]
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / 96 for value in annotation["bbox"]]
     other = tmp_path / "fractions.json"
     other.write_text(json.dumps(content))
     with pytest.raises(SystemExit):

@@ -3,10 +3,10 @@
 Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
 """
 
+import contextlib
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from contagg.data.coco.masks import LARGEST, check
+from contagg.data.coco.masks import LARGEST, area, check, nothing
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = 1.0
-"""Pixels that a box may reach beyond its image, as rounding makes it."""
+_SHOWN = 3
+_LONGEST = 115  # of one fault among several, so that all that are shown fit into one line
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Category:
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image of the JSON; sizes in pixels."""
+    """An image of the JSON; sizes in pixels. COCO's ids are whole numbers, other tools write texts."""
 
-    id: int
+    id: int | str
     file_name: str
     height: int
     width: int
@@ -51,14 +51,14 @@ class CocoAnnotations:
         folder: Of the images.
         categories: Ascending by id; a category's place is its label.
         images: As the JSON has them.
-        dropped: Annotations left out, by reason.
+        thin: Annotations whose box covers nothing of its image. None learns from them; they are scored, as COCO does.
     """
 
     path: Path
     folder: Path
     categories: tuple[Category, ...]
     images: tuple[ImageEntry, ...]
-    dropped: Mapping[str, int]
+    thin: int
     _stored: "_Stored"
 
     @property
@@ -69,15 +69,20 @@ class CocoAnnotations:
     def objects(self, index: int) -> list[dict[str, Any]]:
         """An image's annotations, crowds included: category_id, bbox [x, y, w, h], iscrowd, segmentation, area, id.
 
-        A box may reach a pixel beyond its image, as the JSON has it: it is clipped in training, not in evaluation.
+        A box may reach a little beyond its image, as the JSON has it: it is clipped in training, not in evaluation.
         """
         return self._stored[index]
+
+    def files(self) -> set[Path]:
+        """Of the images."""
+        folder = self.folder.resolve()
+        return {folder / image.file_name for image in self.images}
 
     def require_objects(self) -> None:
         """UserError where there is nothing to find, or boxes are not in pixels."""
         # One by one: the first of COCO's 860,000 settles both.
-        boxes = (thing["bbox"] for index in range(len(self.images)) for thing in self.objects(index))
-        first = next(boxes, None)
+        boxes = (entry["bbox"] for index in range(len(self.images)) for entry in self.objects(index))
+        first = next((box for box in boxes if min(box[2:]) > 0), None)
         if first is None:
             raise UserError(f"{self.path} has no annotation that can be used")
         if max(first) <= 1 and all(max(box) <= 1 for box in boxes):
@@ -104,9 +109,9 @@ class CocoAnnotations:
         return {
             "images": [vars(self.images[index]) for index in chosen],
             "annotations": [
-                {"image_id": self.images[index].id, **thing, "id": next(numbers)}
+                {"image_id": self.images[index].id, **entry, "id": next(numbers)}
                 for index in chosen
-                for thing in self.objects(index)
+                for entry in self.objects(index)
             ],
             "categories": [vars(category) for category in self.categories],
         }
@@ -124,38 +129,84 @@ class _Stored:
         return json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
 
 
-def read_annotations(path: Path, folder: Path, needs_masks: bool = False) -> CocoAnnotations:
+class _Faults:
+    """Collects what is wrong, so that a person mends a file once and not fault by fault."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self.first = path, 0, list[str]()
+
+    @contextlib.contextmanager
+    def of(self, where: str) -> Iterator[None]:
+        """Keep the fault that is raised inside, with the name of what it is of."""
+        try:
+            yield
+        except UserError as error:
+            self.count += 1
+            if len(self.first) < _SHOWN:
+                self.first.append(f"{where}{error}")
+
+    def settle(self) -> None:
+        """UserError with the first of them and their number, where there are any."""
+        if self.count == 1:
+            raise UserError(f"{self.path}: {self.first[0]}")
+        if self.count:
+            shown = "; ".join(f if len(f) <= _LONGEST else f"{f[: _LONGEST - 4]} ..." for f in self.first)
+            more = f"; and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
+            raise UserError(f"{self.path} has {self.count:,} faults: {shown}{more}")
+
+
+def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_boxes: float = 1.0) -> CocoAnnotations:
     """Read and check a JSON of instances.
 
-    Boxes of no width or height, or none within the image, are left out and counted in a warning.
+    Ids and sizes may be written as 7.0; ids of images may be texts. An `area` that is missing is that of the
+    segmentation, or without one that of the box.
+
+    Args:
+        clip_boxes: Pixels that a box may reach beyond its image.
 
     Raises:
-        UserError: no such file or folder; no JSON; no COCO; ids given twice or not declared; a box that is not four
-            finite numbers or lies outside its image; no area or mark of a crowd that could be one; a broken
-            segmentation, or none where masks are needed; a missing image. Says where.
+        UserError: no such file or folder; no JSON; no COCO. Or, all of them counted and the first few said: ids given
+            twice or not declared; a box that is not four finite numbers or lies outside its image; no area or mark of
+            a crowd that could be one; a broken segmentation, or none where masks are needed; a missing image.
     """
     content = _content(path)
-    categories = _categories(content["categories"], path)
-    images = _images(content["images"], path, folder)
-    places = {image.id: place for place, image in enumerate(images)}
+    if not folder.is_dir():
+        raise UserError(f"no folder of images at {folder}")
+    faults = _Faults(path)
+    categories = _categories(content["categories"], faults)
+    places = _images(content["images"], folder, faults)
+    images = [image for image in places.values() if image is not None]
     known = {category.id for category in categories}
-    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    dropped: Counter[str] = Counter()
-    seen: set[int] = set()
+    objects: dict[int | str, list[dict[str, Any]]] = {image.id: [] for image in images}
+    seen: set[int | str] = set()
+    thin = 0
     for entry in content["annotations"]:
-        where = f"{path}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
-        thing = _annotation(entry, where, places, known, images, needs_masks)
-        if thing["id"] in seen:
-            raise UserError(f"{where}: its id is given twice")
-        seen.add(thing["id"])
-        if _is_thin(thing["bbox"], images[places[entry["image_id"]]]):
-            dropped["boxes without width or height"] += 1
-        else:
-            objects[places[entry["image_id"]]].append(thing)
-    for reason, times in dropped.items():
-        logger.warning("%s: left out %d %s", path, times, reason)
-    stored = _Stored(objects.get(place, []) for place in range(len(images)))
-    return CocoAnnotations(path, folder, categories, images, dropped, stored)
+        with faults.of(f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"):
+            number, image, category = _references(entry, places, known)
+            if number in seen:
+                raise UserError(": its id is given twice")
+            seen.add(number)
+            if image is not None:  # else what is wrong with it is said
+                found, is_thin = _annotation(entry, image, needs_masks, clip_boxes)
+                objects[image.id].append({"id": number, "category_id": category, **found})
+                thin += is_thin
+    faults.settle()
+    if thin:
+        logger.warning("%s: %d boxes without width or height in their images: nothing learns from them", path, thin)
+    return CocoAnnotations(path, folder, categories, tuple(images), thin, _Stored(objects.values()))
+
+
+def differing(first: Sequence[Category], names: tuple[Any, Any], second: Sequence[Category]) -> str:
+    """Which categories are not the same in two files of these names, the first few; empty where all are."""
+    one, other = ({category.id: category.name for category in some} for some in (first, second))
+    said = []
+    for number in sorted(one.keys() | other.keys()):
+        if number not in other or number not in one:
+            where, name = (names[0], one[number]) if number in one else (names[1], other[number])
+            said.append(f"{number} {name!r} is only in {where}")
+        elif one[number] != other[number]:
+            said.append(f"{number} is {one[number]!r} in {names[0]} and {other[number]!r} in {names[1]}")
+    return "; ".join(said[:_SHOWN]) + (f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
 
 
 def _content(path: Path) -> dict[str, list[Any]]:
@@ -163,7 +214,7 @@ def _content(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"no annotations at {path}: a COCO JSON of instances was expected there")
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no readable JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -174,112 +225,140 @@ def _content(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _categories(entries: list[Any], path: Path) -> tuple[Category, ...]:
-    _check_entries(entries, {"id": int, "name": str}, f"{path}: category")
-    return tuple(sorted((Category(e["id"], e["name"]) for e in entries), key=lambda category: category.id))
+def _categories(entries: list[Any], faults: _Faults) -> tuple[Category, ...]:
+    found: dict[int, Category] = {}
+    for entry in entries:
+        with faults.of(f"category {entry!r:.80}"):
+            number, name = _whole(_given(entry, "id"), "id"), _text(entry, "name")
+            if number in found:
+                raise UserError(": its id is given twice")
+            found[number] = Category(number, name)
+    return tuple(found[number] for number in sorted(found))
 
 
-def _images(entries: list[Any], path: Path, folder: Path) -> tuple[ImageEntry, ...]:
-    kinds = {"id": int, "file_name": str, "height": int, "width": int}
-    _check_entries(entries, kinds, f"{path}: image")
-    images = tuple(ImageEntry(*(entry[key] for key in kinds)) for entry in entries)
-    if not folder.is_dir():
-        raise UserError(f"no folder of images at {folder}")
+def _images(entries: list[Any], folder: Path, faults: _Faults) -> dict[int | str, ImageEntry | None]:
+    """By id; None for one with a fault."""
+    found: dict[int | str, ImageEntry | None] = {}
     present: dict[Path, set[str]] = {}
-    for image in images:
-        if min(image.height, image.width) < 1:
-            raise UserError(f"{path}: image {image.id} is {image.height} x {image.width} pixels")
-        file = folder / image.file_name
-        if file.parent not in present:  # one listing a folder: asking for each file takes long on shared disks
-            present[file.parent] = _listing(file.parent)
-        if file.name not in present[file.parent]:
-            raise UserError(f"image {image.id} of {path} is missing: no {file}")
-    return images
+    for entry in entries:
+        with faults.of(f"image {entry.get('id') if isinstance(entry, dict) else entry!r:.80}"):
+            number = _number_or_text(entry, "id")
+            if number in found:
+                raise UserError(": its id is given twice")
+            found[number] = None
+            name, height, width = _text(entry, "file_name"), *(_whole(_given(entry, k), k) for k in ("height", "width"))
+            if min(height, width) < 1:
+                raise UserError(f" is {height} x {width} pixels")
+            file = folder / name
+            if file.parent not in present:  # one listing a folder: asking for each file takes long on shared disks
+                present[file.parent] = _listing(file.parent)
+            if file.name not in present[file.parent]:
+                raise UserError(f" is missing: no {file}")
+            found[number] = ImageEntry(number, name, height, width)
+    return found
 
 
 def _listing(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _check_entries(entries: list[Any], kinds: Mapping[str, type], where: str) -> None:
-    seen: set[int] = set()
-    for entry in entries:
-        for key, kind in kinds.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                raise UserError(f"{where} {entry!r:.100}: a {kind.__name__} {key!r} was expected")
-        if entry["id"] in seen:
-            raise UserError(f"{where} {entry['id']}: its id is given twice")
-        seen.add(entry["id"])
+def _given(entry: Any, key: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise UserError(f": it has no {key!r}")
+    return entry[key]
+
+
+def _text(entry: Any, key: str) -> str:
+    text = _given(entry, key)
+    if not isinstance(text, str) or not text:
+        raise UserError(f": its {key!r} must be a text, not {text!r:.40}")
+    return text
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    raise UserError(f": its {key!r} must be a whole number, not {value!r:.40}")
+
+
+def _number_or_text(entry: Any, key: str) -> int | str:
+    value = _given(entry, key)
+    return value if isinstance(value, str) else _whole(value, key)
+
+
+def _references(
+    entry: Any, places: Mapping[int | str, ImageEntry | None], categories: set[int]
+) -> tuple[int | str, ImageEntry | None, int]:
+    """An annotation's id, image and category."""
+    number, image = _number_or_text(entry, "id"), _number_or_text(entry, "image_id")
+    category = _whole(_given(entry, "category_id"), "category_id")
+    if image not in places:
+        raise UserError(f": there is no image {image!r}")
+    if category not in categories:
+        raise UserError(f": category {category} is not declared")
+    return number, places[image], category
 
 
 def _annotation(
-    entry: Any,
-    where: str,
-    places: Mapping[int, int],
-    categories: set[int],
-    images: Sequence[ImageEntry],
-    needs_masks: bool,
-) -> dict[str, Any]:
-    """A checked annotation."""
-    for key in ("id", "image_id", "category_id", "bbox"):
-        if not isinstance(entry, dict) or key not in entry:
-            raise UserError(f"{where}: it has no {key!r}")
-        if key != "bbox" and not isinstance(entry[key], int):
-            raise UserError(f"{where}: its {key!r} must be a whole number, not {entry[key]!r}")
-    if entry["image_id"] not in places:
-        raise UserError(f"{where}: there is no image {entry['image_id']!r}")
-    if entry["category_id"] not in categories:
-        raise UserError(f"{where}: category {entry['category_id']!r} is not declared")
-    image = images[places[entry["image_id"]]]
-    where = f"{where}, image {image.file_name}"
-    box = _box(entry["bbox"], where, image)
-    thing = {
-        "id": entry["id"],
-        "category_id": entry["category_id"],
-        "bbox": box,
-        "area": _area(entry.get("area", box[2] * box[3]), where),
-        "iscrowd": _is_crowd(entry.get("iscrowd", 0), where),
-    }
-    if needs_masks and not _is_thin(box, image):
-        if not entry.get("segmentation"):
-            raise UserError(f"{where}: it has no segmentation, which Mask R-CNN learns from")
-        try:
-            check(entry["segmentation"], (image.height, image.width))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        thing["segmentation"] = entry["segmentation"]
-    return thing
+    entry: dict[str, Any], image: ImageEntry, needs_masks: bool, clip_boxes: float
+) -> tuple[dict[str, Any], bool]:
+    """A checked annotation but for its ids, and whether its box covers nothing of its image."""
+    size = (image.height, image.width)
+    try:
+        box = _box(_given(entry, "bbox"), image, clip_boxes)
+        x, y, width, height = box
+        thin = min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)
+        found: dict[str, Any] = {"bbox": box, "iscrowd": _is_crowd(entry.get("iscrowd", 0))}
+        segmentation = entry.get("segmentation") or None
+        if needs_masks and not segmentation and not thin:
+            raise UserError(": it has no segmentation, which Mask R-CNN learns from")
+        if segmentation and (needs_masks or "area" not in entry):
+            segmentation = _checked(segmentation, size, thin)
+        found["area"] = _area(entry.get("area", area(segmentation, size) if segmentation else width * height))
+        if needs_masks:
+            found["segmentation"] = segmentation or nothing(size)
+    except UserError as error:
+        raise UserError(f", image {image.file_name}{error}") from error
+    return found, thin
+
+
+def _checked(segmentation: Any, size: tuple[int, int], thin: bool) -> Any:
+    """None for what is no mask of an object without an extent."""
+    try:
+        check(segmentation, size)
+    except UserError as error:
+        if thin:
+            return None
+        raise UserError(f": {error}") from error
+    return segmentation
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and -LARGEST < value < LARGEST  # false for NaN too
 
 
-def _area(area: Any, where: str) -> float:
-    if not _is_number(area) or area < 0:
-        raise UserError(f"{where}: its area must be a finite number of pixels, not {area!r:.40}")
-    return float(area)
+def _area(value: Any) -> float:
+    if not _is_number(value) or value < 0:
+        raise UserError(f": its area must be a finite number of pixels, not {value!r:.40}")
+    return float(value)
 
 
-def _is_crowd(mark: Any, where: str) -> int:
-    if not isinstance(mark, int) or mark not in (0, 1):
-        raise UserError(f"{where}: its iscrowd must be 0 or 1, not {mark!r:.40}")
+def _is_crowd(mark: Any) -> int:
+    if not _is_number(mark) or mark not in (0, 1):
+        raise UserError(f": its iscrowd must be 0 or 1, not {mark!r:.40}")
     return int(mark)
 
 
-def _box(box: Any, where: str, image: ImageEntry) -> list[float]:
+def _box(box: Any, image: ImageEntry, clip_boxes: float) -> list[float]:
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-        raise UserError(f"{where}: its box must be four finite numbers x, y, width, height, not {box!r:.100}")
+        raise UserError(f": its box must be four finite numbers x, y, width, height, not {box!r:.100}")
     x, y, width, height = map(float, box)
     if width < 0 or height < 0:
-        raise UserError(f"{where}: its box {box} has a negative width or height")
+        raise UserError(f": its box {box} has a negative width or height")
     beyond = max(-x, -y, x + width - image.width, y + height - image.height)
-    if beyond > _TOLERANCE:
-        raise UserError(f"{where}: its box {box} lies outside the {image.width} x {image.height} pixels")
+    if beyond > clip_boxes:
+        raise UserError(
+            f": its box {box} lies outside the {image.width} x {image.height} pixels by {beyond:.4g}; "
+            "data.clip_boxes allows some"
+        )
     return [x, y, width, height]
-
-
-def _is_thin(box: Sequence[float], image: ImageEntry) -> bool:
-    """Whether nothing of a box lies within its image."""
-    x, y, width, height = box
-    return min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)

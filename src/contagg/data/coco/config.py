@@ -4,7 +4,17 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from contagg.config import MUTABLE_ON_RESUME, Ascending, NotEmpty, Probability, Range, require, require_path, section
+from contagg.config import (
+    MUTABLE_ON_RESUME,
+    Ascending,
+    NonNegative,
+    NotEmpty,
+    Probability,
+    Range,
+    require,
+    require_path,
+    section,
+)
 
 
 @section("data.")
@@ -15,6 +25,8 @@ class CocoDataConfig:
         root: The data set's folder.
         train_images, validation_images: Folders of images.
         train_annotations, validation_annotations: JSON files.
+        clip_boxes: Pixels that a box may reach beyond its image. Training clips it, evaluation takes it as it is.
+        max_corrupt_fraction: Largest part of the images that may be unreadable before the run stops.
     """
 
     root: str = field(metadata=MUTABLE_ON_RESUME)
@@ -22,6 +34,8 @@ class CocoDataConfig:
     train_annotations: str = "annotations/instances_train2017.json"
     validation_images: str = "val2017"
     validation_annotations: str = "annotations/instances_val2017.json"
+    clip_boxes: NonNegative = 1.0
+    max_corrupt_fraction: Annotated[float, Range(0, 0.5)] = field(default=0.001, metadata=MUTABLE_ON_RESUME)
 
     def check_references(self) -> None:
         """UserError for a folder or a file that is not there."""

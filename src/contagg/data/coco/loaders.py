@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from contagg.data.coco.dataset import CocoImages, Sample, Target, Transform, TransformedImages
 from contagg.data.loaders import ImageLoader, TrainLoader
@@ -52,6 +51,7 @@ def train_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    max_corrupt_fraction: float = 0.001,
 ) -> TrainLoader:
     """Batches for one of `world_size` processes. UserError for fewer images than a batch of all of them."""
     if len(images) < batch_size * world_size:
@@ -61,7 +61,7 @@ def train_loader(
         )
     sampler = AspectRatioSampler(images.aspects(), seed, batch_size=batch_size, rank=rank, world_size=world_size)
     return TrainLoader(
-        TransformedImages(images, transform),
+        TransformedImages(images, transform, max_corrupt_fraction),
         workers=workers,
         sampler=sampler,
         batch_size=batch_size,
@@ -71,11 +71,17 @@ def train_loader(
 
 
 def evaluation_loader(
-    images: CocoImages, transform: Transform, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+    images: CocoImages,
+    transform: Transform,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    max_corrupt_fraction: float = 0.001,
 ) -> ImageLoader:
-    """Every image once over all processes, in order, in equally many batches."""
+    """Every image once over all processes, in order, in equally many batches; those not to be read are left out."""
     return ImageLoader(
-        TransformedImages(images, transform),
+        TransformedImages(images, transform, max_corrupt_fraction),
         workers=workers,
         sampler=EvaluationSampler(len(images), rank, world_size),
         batch_size=batch_size,
@@ -86,10 +92,4 @@ def evaluation_loader(
 def as_lists(samples: Sequence[Sample | None]) -> Batch:
     """Images and targets side by side; what stood in for nothing is left out."""
     present = [sample for sample in samples if sample is not None]
-    images = [image.as_subclass(torch.Tensor) for image, _ in present]
-    return images, [{key: _plain(value) for key, value in target.items()} for _, target in present]
-
-
-def _plain(value: Any) -> Any:
-    """torchvision's boxes and masks as mere tensors: each operation on its own types costs time."""
-    return value.as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else value
+    return [image for image, _ in present], [target for _, target in present]

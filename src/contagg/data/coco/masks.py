@@ -3,7 +3,7 @@
 A mask is uint8 or bool (H, W). Coordinates are pixels, (0, 0) being the corner of the first, not its centre.
 """
 
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ Segmentation = Any
 
 LARGEST = 1e12
 """Of any coordinate or area: what is beyond it, or is not a number, is none of an image."""
+_WINDINGS = 200
+"""Times an image's width and height that an object's outline may be long: hair and foliage have some tens."""
 
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -54,9 +56,14 @@ def to_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
     """
     check(segmentation, size)
     try:
-        return coco_mask.decode(compressed(segmentation, size))
+        return decoded(segmentation, size)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(f"the segmentation cannot be read: {error}") from error
+
+
+def decoded(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
+    """A checked segmentation as uint8 (H, W); polygons may reach beyond the image."""
+    return coco_mask.decode(compressed(segmentation, size))
 
 
 def compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
@@ -66,6 +73,17 @@ def compressed(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, A
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, *size)
     return segmentation
+
+
+def area(segmentation: Segmentation, size: tuple[int, int]) -> float:
+    """Pixels of a checked segmentation."""
+    return float(coco_mask.area(compressed(segmentation, size)))
+
+
+def nothing(size: tuple[int, int]) -> Segmentation:
+    """The run lengths of a mask without an object."""
+    empty = coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
+    return {"size": list(size), "counts": empty["counts"].decode()}
 
 
 def check(segmentation: Segmentation, size: tuple[int, int]) -> None:
@@ -81,6 +99,7 @@ def check(segmentation: Segmentation, size: tuple[int, int]) -> None:
 def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     if not polygons:
         raise UserError("the segmentation has no polygon")
+    outline = 0.0
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(
             isinstance(value, int | float) and -LARGEST < value < LARGEST for value in polygon
@@ -95,6 +114,9 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
                 raise UserError(
                     f"a polygon's {axis} from {low} to {high} does not fit the image's 0 to {length} pixels"
                 )
+            outline += sum(abs(one - other) for one, other in pairwise([*values, values[0]]))
+    if outline > _WINDINGS * sum(size):  # drawing takes memory by the length: a small file could ask for all there is
+        raise UserError(f"the polygons' outlines are {outline:,.0f} pixels long, no object's in {size[1]} x {size[0]}")
 
 
 def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:

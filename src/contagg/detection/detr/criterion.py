@@ -39,7 +39,7 @@ class SetCriterion(nn.Module):
         wanted = torch.cat([target["boxes"] for target in targets]).to(predictions.boxes)
         count = average_count(len(labels), wanted.device)
         given = predictions.boxes[matches.layer, matches.image, matches.query]
-        wanted = wanted[matches.thing]
+        wanted = wanted[matches.object]
         corners = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (given, wanted))
         config = self.config
         return {
@@ -50,7 +50,7 @@ class SetCriterion(nn.Module):
 
     def _classes(self, logits: Tensor, matches: Matches, labels: Tensor, count: Tensor) -> Tensor:
         wanted = labels.new_full(logits.shape[:3], self.classes)
-        wanted[matches.layer, matches.image, matches.query] = labels[matches.thing]
+        wanted[matches.layer, matches.image, matches.query] = labels[matches.object]
         if self.config.class_loss == "focal":
             one_hot = F.one_hot(wanted, self.classes + 1)[..., :-1].to(logits)
             return sigmoid_focal_loss(logits, one_hot, ALPHA, GAMMA, reduction="sum") / count

@@ -17,26 +17,26 @@ from contagg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class CrossAttention:
     """What one decoder layer's queries attend to in an image.
 
     Attributes:
         layer: From 1.
         attention: (M, Q, h, w), each sums to 1.
         prior: SMCA's Gaussians, 1 where they are highest, (M, Q, h, w); None in DETR.
-        chances: Of each class, (Q, K).
+        probabilities: Of each class, (Q, K).
         boxes: Centre x and y, width and height as fractions of the image, (Q, 4).
     """
 
     layer: int
     attention: Tensor
     prior: Tensor | None
-    chances: Tensor
+    probabilities: Tensor
     boxes: Tensor
 
 
 @torch.no_grad()
-def looks(model: Detector, image: Tensor, layer: int | None = None) -> Looks:
+def cross_attention(model: Detector, image: Tensor, layer: int | None = None) -> CrossAttention:
     """Run a detector in evaluation mode on an image (3, H, W) as it takes it.
 
     Args:
@@ -75,16 +75,16 @@ def looks(model: Detector, image: Tensor, layer: int | None = None) -> Looks:
         return values.unflatten(-1, grid)[..., : cells[0], : cells[1]].float().cpu()
 
     mask = given["options"].get("attn_mask")
-    return Looks(
+    return CrossAttention(
         layer=number,
         attention=as_maps(attention[0]),
         prior=None if mask is None else as_maps(mask.exp()),
-        chances=chances(predictions, network.config.class_loss).cpu(),
+        probabilities=probabilities(predictions, network.config.class_loss).cpu(),
         boxes=predictions.boxes[-1, 0].cpu(),
     )
 
 
-def chances(predictions: Predictions, class_loss: str) -> Tensor:
+def probabilities(predictions: Predictions, class_loss: str) -> Tensor:
     """Of each class in the one image's last answers, (Q, K)."""
     logits = predictions.logits[-1, 0]
     return logits.sigmoid() if class_loss == "focal" else logits.softmax(-1)[:, :-1]

@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from contagg.data.coco.dataset import evaluation_transform, read_image
-from contagg.detection.detr.cross_attention import Looks, looks
+from contagg.data.coco.dataset import as_tensor, evaluation_transform
+from contagg.data.decode import open_image
+from contagg.detection.detr.cross_attention import CrossAttention, cross_attention
 from contagg.detection.saved import load_detector
 from contagg.errors import UserError
 from contagg.figures import new_figure, percent, save_figure
@@ -30,9 +31,9 @@ _PANEL = 2.9
 def queries(options: argparse.Namespace) -> None:
     """Draw the cross-attention of chosen queries, by default the surest, and say what they found."""
     saved = load_detector(weights_in(options.checkpoint))
-    image = read_image(Path(options.image))
+    image = as_tensor(open_image(options.image))
     prepared: Any = evaluation_transform(saved.resizing)(image, {})[0]
-    found = looks(saved.model, torch.as_tensor(prepared), options.layer)
+    found = cross_attention(saved.model, torch.as_tensor(prepared), options.layer)
     rows = [(query, head) for query in chosen_queries(found, options.queries) for head in options.heads]
     names = [category.name for category in saved.categories]
     original = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -40,25 +41,25 @@ def queries(options: argparse.Namespace) -> None:
     figure = looking_figure(original, tuple(prepared.shape[1:]), network.config.stride, found, rows, names)
     save_figure(figure, Path(options.out))
     for query in dict(rows):
-        print(f"query {query}: {told(found, query, names)}")
+        print(f"query {query}: {caption(found, query, names)}")
     print(f"the figure is in {options.out}")
 
 
-def chosen_queries(found: Looks, wanted: Sequence[int] | None) -> list[int]:
+def chosen_queries(found: CrossAttention, wanted: Sequence[int] | None) -> list[int]:
     """Queries from 1; without any wanted the three surest. UserError for one that does not exist."""
-    count = len(found.chances)
+    count = len(found.probabilities)
     for query in wanted or ():
         if query > count:
             raise UserError(f"query {query} does not exist; there are 1 to {count}")
     if wanted:
         return list(wanted)
-    return [int(query) + 1 for query in found.chances.amax(1).topk(min(_SHOWN, count)).indices]
+    return [int(query) + 1 for query in found.probabilities.amax(1).topk(min(_SHOWN, count)).indices]
 
 
-def told(found: Looks, query: int, names: Sequence[str]) -> str:
+def caption(found: CrossAttention, query: int, names: Sequence[str]) -> str:
     """A query's likeliest class."""
-    chance, label = found.chances[query - 1].max(0)
-    return f"{names[int(label)]} {percent(float(chance), 0)}"
+    probability, label = found.probabilities[query - 1].max(0)
+    return f"{names[int(label)]} {percent(float(probability), 0)}"
 
 
 def of_head(values: Tensor, query: int, head: Head) -> Tensor:
@@ -74,7 +75,7 @@ def looking_figure(
     image: Image.Image,
     size: tuple[int, int],
     stride: int,
-    found: Looks,
+    found: CrossAttention,
     rows: Sequence[tuple[int, Head]],
     names: Sequence[str],
 ) -> Figure:
@@ -91,7 +92,7 @@ def looking_figure(
     figure = new_figure((1 + len(maps)) * (_PANEL + 0.45), len(rows) * height + 0.7, title)
     for axes, (query, head) in zip(figure.subplots(len(rows), 1 + len(maps), squeeze=False), rows, strict=True):
         draw_image(axes[0], image, size)
-        axes[0].set_title(f"query {query}: {told(found, query, names)}", fontsize=9)
+        axes[0].set_title(f"query {query}: {caption(found, query, names)}", fontsize=9)
         _box(axes[0], found.boxes[query - 1], size)
         heads = f"mean of {len(found.attention)} heads" if head == "mean" else f"head {head}"
         for panel, (name, values) in zip(axes[1:], maps.items(), strict=True):

@@ -35,12 +35,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Matches:
-    """Pairs, one an entry: `layer`, `image` and `query` of the answer, `thing` among all objects of the batch."""
+    """Pairs, one an entry: `layer`, `image` and `query` of the answer, `object` among all objects of the batch."""
 
     layer: Tensor
     image: Tensor
     query: Tensor
-    thing: Tensor
+    object: Tensor
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def match(predictions: Predictions, targets: Sequence[dict[str, Any]], config: S
             # What is not finite is matched anyhow: the loss tells of it.
             for layer, matrix in enumerate(cost.nan_to_num(1e9).cpu().numpy()):
                 pairs = zip(*linear_sum_assignment(matrix), strict=True)
-                found += [(layer, image, int(query), before + int(thing)) for query, thing in pairs]
+                found += [(layer, image, int(query), before + int(number)) for query, number in pairs]
         before += count
     columns = torch.tensor(found, dtype=torch.int64, device=predictions.boxes.device).reshape(-1, 4)
     return Matches(*columns.unbind(1))
@@ -78,7 +78,7 @@ def costs(logits: Tensor, boxes: Tensor, target: dict[str, Any], config: SetConf
 
 def focal_costs(logits: Tensor) -> Tensor:
     """What the focal loss would be with the class, less what it would be without it."""
-    chance = logits.sigmoid()
-    present = -ALPHA * (1 - chance) ** GAMMA * F.logsigmoid(logits)
-    absent = -(1 - ALPHA) * chance**GAMMA * F.logsigmoid(-logits)
+    probability = logits.sigmoid()
+    present = -ALPHA * (1 - probability) ** GAMMA * F.logsigmoid(logits)
+    absent = -(1 - ALPHA) * probability**GAMMA * F.logsigmoid(-logits)
     return present - absent

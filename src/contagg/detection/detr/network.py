@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 
 from contagg.data.coco.dataset import Target
 from contagg.detection.backbone import Features, split_mask
-from contagg.detection.batching import DETECTIONS, MEAN, STD, Batching, Detections
+from contagg.detection.batching import MEAN, STD, Batching, Detections
 from contagg.detection.detr.config import SetConfig
 from contagg.detection.detr.criterion import SetCriterion
 from contagg.detection.detr.matching import Predictions
@@ -55,17 +55,18 @@ class SetNetwork(nn.Module):
     Attributes:
         features: The backbone, of one stride.
         core: See `AttendingCore`; Deformable DETR has its own.
+        kept: Detections an image.
     """
 
-    def __init__(self, features: Features, core: nn.Module, classes: int, config: SetConfig) -> None:
+    def __init__(self, features: Features, core: nn.Module, classes: int, config: SetConfig, kept: int) -> None:
         super().__init__()
         self.transform = Batching(MEAN, STD, first_label=0)
-        self.features, self.core, self.config = features, core, config
+        self.features, self.core, self.config, self.kept = features, core, config, kept
         focal = config.class_loss == "focal"
         self.class_head = nn.Linear(config.width, classes if focal else classes + 1)
         self.box_head = perceptron(config.width, 4)
         if focal:
-            nn.init.constant_(self.class_head.bias, -math.log(99))  # each class begins at a chance of 1 %
+            nn.init.constant_(self.class_head.bias, -math.log(99))  # each class begins at a probability of 1 %
         self.criterion = SetCriterion(config, classes)
 
     def forward(
@@ -75,7 +76,7 @@ class SetNetwork(nn.Module):
         batch, targets = self.transform(images, targets)
         predictions = self.predict(batch.tensors, batch.image_sizes)
         if targets is None:
-            return detections(predictions, batch.image_sizes, self.config)
+            return detections(predictions, batch.image_sizes, self.config.class_loss, self.kept)
         wanted = [as_fractions(target, size) for target, size in zip(targets, batch.image_sizes, strict=True)]
         return self.criterion(predictions, wanted)
 
@@ -101,19 +102,21 @@ def as_fractions(target: Target, size: tuple[int, int]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], config: SetConfig) -> list[Detections]:
-    """What the last layer found in images of (height, width) pixels, best first.
+def detections(
+    predictions: Predictions, sizes: Sequence[tuple[int, int]], class_loss: str, kept: int
+) -> list[Detections]:
+    """What the last layer found in images of (height, width) pixels, the `kept` best, best first.
 
     With cross entropy a query tells its likeliest class, with focal loss it may tell several, as in the originals.
     """
     found = []
     for logits, boxes, (height, width) in zip(predictions.logits[-1], predictions.boxes[-1], sizes, strict=True):
-        if config.class_loss == "focal":
-            scores, order = logits.sigmoid().flatten().topk(min(DETECTIONS, logits.numel()))
+        if class_loss == "focal":
+            scores, order = logits.sigmoid().flatten().topk(min(kept, logits.numel()))
             query, labels = order // logits.shape[1], order % logits.shape[1]
         else:
             best, classes = logits.softmax(-1)[:, :-1].max(-1)
-            scores, query = best.topk(min(DETECTIONS, len(best)))
+            scores, query = best.topk(min(kept, len(best)))
             labels = classes[query]
         limit = boxes.new_tensor([width, height]).repeat(2)
         corners = box_convert(boxes[query], "cxcywh", "xyxy") * limit
