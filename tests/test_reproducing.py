@@ -9,8 +9,9 @@ import yaml
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.config import as_dict, defaults
 from contagg.tasks import recipes
-from contagg.training.recipe_file import _kinds, _NumberLoader, read_recipe
+from contagg.training.recipe_file import _kinds, read_recipe
 from contagg.training.run_folder import _flatten
+from contagg.yaml_file import PlainLoader
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(r"^\| `([\w.]+)` \| (.*?) \| (.*?)\|\s*(.*?) *\|$", re.MULTILINE)
@@ -38,10 +39,10 @@ def test_values_are_the_codes() -> None:
     default, imagenet = values(defaults(IMAGENET)), values(as_dict(IMAGENET))
     for key, (written_default, written_value, _) in said().items():
         if key in default:
-            assert yaml.load(written_default, Loader=_NumberLoader) == default[key], key
+            assert yaml.load(written_default, Loader=PlainLoader) == default[key], key
         else:
             assert written_default == "required", key
         if written_value:
-            assert yaml.load(written_value, Loader=_NumberLoader) == imagenet[key] != default.get(key), key
+            assert yaml.load(written_value, Loader=PlainLoader) == imagenet[key] != default.get(key), key
         else:
             assert imagenet[key] == default[key], key

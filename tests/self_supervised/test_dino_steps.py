@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from contagg.data.fingerprint import Fingerprint
 from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.loss import DinoLoss
 from contagg.self_supervised.multi_crop import MultiCrop
@@ -147,7 +148,7 @@ def test_the_engine_takes_the_same_twenty_steps(golden: dict[str, np.ndarray], t
         monitor="accuracy_knn10",
         export="teacher.backbone",
         metadata={},
-        identity={},
+        fingerprint=Fingerprint([]),
     )
     rows = train(job, RunConfig(folder=str(tmp_path), accelerator="cpu"), RunFolder(tmp_path))
     losses = [row["train_loss"] for row in rows]

@@ -1,7 +1,9 @@
 """A run folder belongs to one recipe and to one process at a time."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,10 +115,41 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file").claim(recipe_in(tmp_path / "file"))
 
 
-def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+DAMAGED = {
+    "a list": (b"- a\n", "holds no recipe"),
+    "nothing": (b"", "holds no recipe"),
+    "half of it": (b"task: classification\nmodel: {name: conta", "is not readable YAML"),
+    "zeros of a disk": (b"\0" * 512, "is not readable YAML"),
+    "no text": (b"\xff\xfe\xfa", "is not readable YAML"),
+    "a section that is a number": (b"task: classification\noptimization: 3\n", "optimization is 3 there and absent"),
+    "a section that is a list": (b"run: [1]\n", "run is [1] there and absent here"),
+    "text for numbers": (b"optimization: {batch_size: many}\n", "optimization.batch_size is many there"),
+    "null for numbers": (b"run: {devices: null}\n", "run.devices is None there"),
+    "a bomb": (b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+        b"b%d: &b%d [%s]\n" % (n, n, b", ".join([b"*b%d" % (n - 1) if n else b"*a"] * 9)) for n in range(9)
+    ), "values, aliases counted"),
+    "itself within itself": (b"a: &a [*a]\n", "stands within what it stands for"),
+    "a tag": (b"task: !!python/name:os.system ''\n", "is not for recipes"),
+    "numbered keys": (b"1: 2\n", "keys must be text, not 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_recipe_is_one_line(tmp_path: Path, kind: str) -> None:
     recipe = trained(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("- a\n")
-    with pytest.raises(UserError, match="is not a recipe"):
+    content, message = DAMAGED[kind]
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        RunFolder(tmp_path).claim(recipe)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_recipe_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    recipe = trained(tmp_path)
+    (tmp_path / "recipe.yaml").unlink()
+    make(tmp_path / "recipe.yaml")
+    with pytest.raises(UserError, match="Remove it: training states hold the run's recipe"):
         RunFolder(tmp_path).claim(recipe)
 
 

@@ -10,9 +10,11 @@ import torch
 
 from contagg.checkpoints import weights
 from contagg.checkpoints.weights import read_weights
+from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.guards import StepGuard
+from contagg.training.run_folder import RunFolder
 from contagg.training.saving import SaveState
 from contagg.training.signals import StopSignals
 
@@ -21,7 +23,13 @@ def saving(folder: Path, keep_best: int) -> SaveState:
     metrics = SimpleNamespace(rows=[], write=lambda: None)
     guard = StepGuard(StopSignals(), 60)
     kept = {"keep_last": 1, "keep_best": keep_best}
-    words = {"monitor": "accuracy", "export": "model", "metadata": {}, "identity": {}}
+    words = {
+        "monitor": "accuracy",
+        "export": "model",
+        "metadata": {},
+        "run": RunFolder(folder),
+        "fingerprint": Fingerprint([]),
+    }
     return SaveState(folder, AtomicCheckpointIO(), guard, metrics, **kept, **words)
 
 
@@ -77,5 +85,5 @@ def test_of_an_epoch_whose_weights_were_lost_none_is_the_best(tmp_path: Path, mo
 def test_a_state_that_does_not_say_of_which_data_is_refused(tmp_path: Path) -> None:
     saver = saving(tmp_path, keep_best=1)
     saver.on_load_checkpoint(None, None, {"callbacks": {saver.state_key: saver.state_dict()}})
-    with pytest.raises(UserError, match="does not say which data it was made with"):
+    with pytest.raises(UserError, match="does not say which data and recipe it was made with"):
         saver.on_load_checkpoint(None, None, {"callbacks": {"WeightAveraging": {}}})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from contagg.checkpoints.weights import load_model
@@ -22,6 +21,7 @@ from contagg.errors import UserError
 from contagg.figures import percent
 from contagg.training.building import Preprocessing
 from contagg.training.run_folder import weights_in
+from contagg.yaml_file import read_section
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def data_config(path: Path, options: argparse.Namespace) -> DataConfig:
         key: value for key in ("name", "root", "validation_split") if (value := getattr(options, key)) is not None
     }
     recipe = _run_of(path) / "recipe.yaml"
-    known = yaml.safe_load(recipe.read_text())["data"] if recipe.is_file() else {}
+    known = read_section(recipe, "data")
     if not known and "name" not in given:
         raise UserError(f"{recipe} is not there, so --data.name and --data.root must say which data to use")
     return DataConfig(**(known | given))

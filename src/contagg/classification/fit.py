@@ -63,7 +63,7 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
             "class_names": list(data.class_names),
             "preprocessing": vars(preprocessing),
         },
-        identity={"training images": len(data.train), "classes": classes},
+        fingerprint=data.fingerprint(),
     )
 
 

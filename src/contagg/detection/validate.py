@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from contagg.data.coco.annotations import CocoAnnotations, read_annotations
 from contagg.data.coco.config import CocoDataConfig
@@ -18,6 +17,7 @@ from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.training.run_folder import weights_in
+from contagg.yaml_file import read_section
 
 
 @torch.inference_mode()
@@ -83,7 +83,7 @@ def validate(options: argparse.Namespace) -> None:
 def _data(path: Path, options: argparse.Namespace) -> CocoDataConfig:
     """The run's data, with what the command line says instead."""
     recipe = path.absolute().parents[1] / "recipe.yaml"
-    known = yaml.safe_load(recipe.read_text())["data"] if recipe.is_file() else {"root": "."}
+    known = read_section(recipe, "data") or {"root": "."}
     given = {"root": options.root, "validation_annotations": options.annotations, "validation_images": options.images}
     data = known | {key: value for key, value in given.items() if value is not None}
     for key, flag in (("validation_annotations", "annotations"), ("validation_images", "images")):

@@ -55,7 +55,7 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
             "class_names": list(data.class_names),
             "preprocessing": vars(preprocessing),
         },
-        identity={"training images": len(data.train)},
+        fingerprint=data.fingerprint(),
     )
 
 

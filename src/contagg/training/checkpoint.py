@@ -73,6 +73,8 @@ class AtomicCheckpointIO(CheckpointIO):
 def damage(path: Path) -> str | None:
     """Why a training state cannot be used; None for a sound one."""
     try:
+        if not path.is_file():
+            return "it is no regular file"  # to open a FIFO would take forever
         with path.open("rb") as file:
             length = file.seek(0, os.SEEK_END) - hashlib.sha256().digest_size
             file.seek(0)

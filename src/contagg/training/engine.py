@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint
 from contagg.training.config import OptimizationConfig, RunConfig
@@ -58,7 +59,7 @@ class Job:
         monitor: The metric to be best in; the larger, the better.
         export: The attribute of `task` whose weights are written for use.
         metadata: What weights files say of themselves.
-        identity: What must not change when a run goes on, by name, such as the number of images.
+        fingerprint: Of the data, which must not change when a run goes on.
     """
 
     task: LightningModule
@@ -70,7 +71,7 @@ class Job:
     monitor: str
     export: str = "model"
     metadata: Mapping[str, Any]
-    identity: Mapping[str, Any]
+    fingerprint: Fingerprint
 
 
 class JobData(LightningDataModule):
@@ -162,7 +163,8 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
             metadata=job.metadata,
             keep_last=run.keep_last,
             keep_best=run.keep_best,
-            identity=job.identity,
+            run=folder,
+            fingerprint=job.fingerprint,
         )
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
         callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, Progress(metrics)]

@@ -16,6 +16,7 @@ import yaml
 
 from contagg.config import RENAMED_KEYS, as_dict, require
 from contagg.errors import UserError, nearest
+from contagg.yaml_file import read_yaml
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 """Recipes that need no checkout: `-c digits`."""
@@ -64,21 +65,7 @@ def _read_yaml(name: str) -> dict[str, Any]:
     known = [other.name for other in path.parent.glob("*.yaml")] + [other.stem for other in PACKAGED.glob("*.yaml")]
     near = nearest(path.name, known)
     require(path.is_file(), f"there is no recipe {name}.{near}" if near else f"there is no recipe {name}")
-    try:
-        content = yaml.load(path.read_text(), Loader=_NumberLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{name} is not readable YAML: {' '.join(str(error).split())}") from error
-    require(isinstance(content, dict), f"{name} holds no recipe: keys and values are expected")
-    return content
-
-
-class _NumberLoader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for text; a recipe means a number."""
-
-
-_NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
+    return read_yaml(path)
 
 
 def _recipe_class(task: Any, options: argparse.Namespace, tasks: Tasks) -> type:

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import math
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +15,7 @@ from contagg.config import as_dict, defaults, mutable_keys
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.checkpoint import checkpoints, sweep_temporaries
+from contagg.yaml_file import read_yaml
 
 _PROCESSES = ("optimization.batch_size", "run.devices", "run.nodes")
 _SHOWN = 5
@@ -36,6 +39,8 @@ class RunFolder:
         self.metrics = self.folder / "metrics.csv"
         self.checkpoints = self.folder / "checkpoints"
         self.figures = self.folder / "figures"
+        self.bound: dict[str, Any] = {}
+        """What must be the same when the run goes on: the recipe's dotted keys and values, once it is known."""
         self._lock: IO[str] | None = None
 
     def claim(self, recipe: Any) -> None:
@@ -57,19 +62,24 @@ class RunFolder:
 
     def check(self, recipe: Any) -> None:
         """UserError if the folder holds a run of another recipe."""
+        self.bound = _identity(_flatten(as_dict(recipe)))
+        for key in mutable_keys(recipe) | {"run.folder"}:
+            self.bound.pop(key, None)
         if not self.recipe.exists() or not (checkpoints(self.checkpoints) or self.metrics.exists()):
-            return  # nothing was trained: whatever was asked for before does not bind
+            return  # nothing was trained, or the recipe lies in the training state alone
         try:
             # A key that came into being after the run began had no other value then than its default.
-            before = _identity(_flatten(defaults(recipe)) | _flatten(yaml.safe_load(self.recipe.read_text())))
-        except (yaml.YAMLError, AttributeError, TypeError) as error:
-            raise UserError(f"{self.recipe} is not a recipe: {' '.join(str(error).split())}") from error
-        now = _identity(_flatten(as_dict(recipe)))
-        free = mutable_keys(recipe) | {"run.folder"}
+            before = _flatten(defaults(recipe)) | _flatten(read_yaml(self.recipe))
+        except UserError as error:
+            raise UserError(f"{error}. Remove it: training states hold the run's recipe as well") from error
+        self.refuse_other(_identity(before), ignored=mutable_keys(recipe) | {"run.folder"})
+
+    def refuse_other(self, before: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
+        """UserError if the run was made with other values of dotted keys, which names them; see `bound`."""
         changed = [
-            f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
-            for key in sorted(before.keys() | now.keys())
-            if key not in free and before.get(key, "absent") != now.get(key, "absent")
+            f"{key} is {before.get(key, 'absent')} there and {self.bound.get(key, 'absent')} here"
+            for key in sorted(before.keys() | self.bound.keys())
+            if key not in ignored and before.get(key, "absent") != self.bound.get(key, "absent")
         ]
         if changed:
             more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -98,10 +108,9 @@ def is_first_process() -> bool:
 def _identity(flat: dict[str, Any]) -> dict[str, Any]:
     """A recipe's dotted names and values; how a batch is spread over processes does not count, its size does."""
     flat = dict(flat)
-    spread = [flat.pop(name) for name in _PROCESSES if name in flat]
-    if len(spread) == len(_PROCESSES):
-        batch, devices, nodes = spread
-        flat["optimization.batch_size over all processes"] = batch * devices * nodes
+    spread = [flat.get(name) for name in _PROCESSES]
+    if all(isinstance(value, int) for value in spread):
+        flat["optimization.batch_size over all processes"] = math.prod(flat.pop(name) for name in _PROCESSES)
     return flat
 
 

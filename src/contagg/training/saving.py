@@ -11,10 +11,12 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from contagg.checkpoints.weights import save_weights
+from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO, checkpoint_name, checkpoints
 from contagg.training.guards import StepGuard, at_step_end
 from contagg.training.metrics import EpochMetrics
+from contagg.training.run_folder import RunFolder
 from contagg.training.signals import StoppedError
 
 FAILURES_ALLOWED = 3
@@ -84,7 +86,8 @@ class SaveState(Checkpoint):
         export: The attribute of the task whose weights are written for use.
         metadata: What the weights files say of themselves, beside epoch and metrics.
         keep_last, keep_best: Training states and best weights kept.
-        identity: What must be the same when the run goes on, by name.
+        run: Whose recipe must be the same when the run goes on.
+        fingerprint: Of the data, which must be the same likewise.
     """
 
     def __init__(
@@ -99,34 +102,37 @@ class SaveState(Checkpoint):
         metadata: Mapping[str, Any],
         keep_last: int,
         keep_best: int,
-        identity: Mapping[str, Any],
+        run: RunFolder,
+        fingerprint: Fingerprint,
     ) -> None:
         self.folder, self.io, self.guard, self.keep_last = folder, reader, guard, keep_last
         self.weights = KeptWeights(folder, metrics, monitor, f"{export}.", dict(metadata), keep_best)
-        self.identity = dict(identity)
+        self.run, self.fingerprint = run, fingerprint
+        self._data = fingerprint.state_dict()
         self._failures = 0
 
     def state_dict(self) -> dict[str, Any]:
         """What must be the same when the run goes on, and the epochs whose weights no disk took."""
-        return {"identity": self.identity, "lost_epochs": self.weights.lost_epochs}
+        return {"recipe": self.run.bound, "data": self._data, "lost_epochs": self.weights.lost_epochs}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """UserError for a training state that does not say of which data: Lightning passes over what is missing."""
-        if self.state_key not in checkpoint["callbacks"]:
+        """UserError for a training state that does not say of what run: Lightning passes over what is missing."""
+        if not {"recipe", "data"} <= checkpoint["callbacks"].get(self.state_key, {}).keys():
             raise UserError(
-                f"the training state in {self.folder} does not say which data it was made with; remove it, or give "
-                "run.folder another folder"
+                f"the training state in {self.folder} does not say which data and recipe it was made with; "
+                "remove it, or give run.folder another folder"
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """UserError if the data are not the same."""
-        self.weights.lost_epochs = list(state_dict.get("lost_epochs", []))  # a state may be older than the key
-        for name, before in state_dict["identity"].items():
-            if self.identity.get(name) != before:
-                raise UserError(
-                    f"the run in {self.folder.parent} was made with {name} {before}, now it is "
-                    f"{self.identity.get(name)}: give run.folder another folder, or go on as before"
-                )
+        """UserError if the recipe or the data are not the same, which names what differs."""
+        self.weights.lost_epochs = list(state_dict["lost_epochs"])
+        self.run.refuse_other(state_dict["recipe"])
+        difference = self.fingerprint.difference(state_dict["data"])
+        if difference:
+            raise UserError(
+                f"the run in {self.folder.parent} was made with other data: {difference}. Give run.folder another "
+                "folder, or the data back"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
