@@ -9,7 +9,7 @@ from torch import nn
 
 from contagg.errors import UserError, nearest
 from contagg.nn import vit as vit  # registers DeiT with PAM
-from contagg.nn.build import build, check_names, pretrained_cfg
+from contagg.nn.build import build, check_file, check_names, pretrained_cfg
 from contagg.nn.network import Container
 from contagg.nn.stages import NetworkConfig
 
@@ -72,6 +72,9 @@ def create(name: str, **arguments: Any) -> nn.Module:
     Raises:
         UserError: the name is unknown (with the nearest match), or an argument is.
     """
+    if not isinstance(name, str):
+        raise UserError(f"model {name!r} must be a name. See `timm.list_models()`.")
+    check_file(arguments.get("checkpoint_path"))
     if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")
     return timm.create_model(name, **arguments)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import contagg
+from contagg.affinity.base import as_map, as_tokens
 from contagg.errors import UserError
 from contagg.inspect.recording import RecordedAggregation, layers, record
 from contagg.nn.aggregation import Aggregation
-from contagg.nn.block import normalized
 
 TINY = {"embed_dims": (32, 64, 96, 128), "depths": (1, 2, 1, 1), "num_classes": 7}
 WORDS = [
@@ -79,7 +79,8 @@ def test_recorded_tokens_are_the_true_inputs() -> None:
     images = torch.randn(1, 3, 40, 56, dtype=torch.float64)
     with torch.no_grad():
         tokens, grid = stage.embedding(model.get_submodule("stages.0")(images))
-        tokens = normalized(block.norm1, block.position(stage.blocks[0](tokens, grid), grid), grid)
+        encoded = block.position(stage.blocks[0](tokens, grid), grid)
+        tokens = as_tokens(block.norm1(as_map(encoded, grid)))
         with record(model, lambda layer: (layer.stage, layer.block) == (2, 2)) as entries:
             model(images)
     [entry] = entries

@@ -2,8 +2,9 @@ import torch
 from torch import nn
 
 from contagg.affinity import Site
+from contagg.affinity.base import as_map, as_tokens
 from contagg.nn.aggregation import build_aggregation
-from contagg.nn.block import Block, ConditionalPosition, normalized
+from contagg.nn.block import Block, ConditionalPosition
 
 
 def test_block_is_two_residuals_after_a_position_encoding() -> None:
@@ -16,8 +17,8 @@ def test_block_is_two_residuals_after_a_position_encoding() -> None:
     encoded = x + nn.functional.conv2d(maps, block.position.weight, block.position.bias, padding=1, groups=8).flatten(
         2
     ).transpose(1, 2)
-    aggregated = encoded + block.aggregation(normalized(block.norm1, encoded, grid), grid)
-    expected = aggregated + block.mlp(normalized(block.norm2, aggregated, grid))
+    aggregated = encoded + block.aggregation(as_tokens(block.norm1(as_map(encoded, grid))), grid)
+    expected = aggregated + block.mlp(as_tokens(block.norm2(as_map(aggregated, grid))))
     torch.testing.assert_close(block(x, grid), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -25,7 +26,7 @@ def test_batch_norm_over_tokens_normalises_each_channel_over_all_positions() -> 
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(7).train()
     tokens = 3 + 2 * torch.randn(5, 11 * 13, 7)
-    out = normalized(norm, tokens, (11, 13))
+    out = as_tokens(norm(as_map(tokens, (11, 13))))
     torch.testing.assert_close(out.mean((0, 1)), torch.zeros(7), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var((0, 1), correction=0), torch.ones(7), atol=1e-4, rtol=0)
     torch.testing.assert_close(norm.running_mean, 0.1 * tokens.mean((0, 1)))

@@ -17,14 +17,10 @@ _WORTHWHILE = 2**16
 
 def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, C, H, W) with kernels (C, 1, k, k), k odd, and zeros around it: (B, C, H, W), as `F.conv2d` has it."""
+    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        return _convolved(feature_map, weight, bias)
     learnt = torch.is_grad_enabled() and weight.requires_grad
-    if (
-        learnt
-        and weight.shape[-1] > 3
-        and feature_map.is_cpu
-        and feature_map.numel() >= _WORTHWHILE
-        and not torch.compiler.is_compiling()
-    ):
+    if learnt and weight.shape[-1] > 3 and feature_map.is_cpu and feature_map.numel() >= _WORTHWHILE:
         if torch.is_autocast_enabled("cpu"):
             precision = torch.get_autocast_dtype("cpu")
             feature_map, weight = feature_map.to(precision), weight.to(precision)

@@ -1,7 +1,7 @@
 """A mixture of two affinities with learnable weights (Eq. 7)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class Mixture(Affinity):
         self.grid = first.grid or second.grid
         self.local = None if first.local is None or second.local is None else max(first.local, second.local)
 
+    __jit_unused_properties__: ClassVar[list[str]] = ["bias"]
+
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
         """The affinities' own, as the gate weighs them."""
@@ -93,11 +95,12 @@ class Mixture(Affinity):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         first, second = self.first(values, tokens, grid, mask), self.second(values, tokens, grid, mask)
-        alpha, beta = (None if gate is None else spread(gate, values.shape[2]) for gate in self.gate())
+        alpha, beta = self.gate()
         if beta is not None:
-            second = beta * second
+            second = spread(beta, values.shape[2]) * second
         if alpha is None:
             return first + second
+        alpha = spread(alpha, values.shape[2])
         # An inference form whose second gate is folded away takes one pass instead of a product and a sum.
         return torch.addcmul(second, first, alpha) if beta is None else alpha * first + second
 

@@ -17,11 +17,15 @@ from contagg.errors import UserError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where an affinity works: channels, the grid it is made for, and the tokens before the grid."""
+    """Where an affinity works: channels, the grid it is made for, and the tokens before the grid.
+
+    `attn_drop` is the dropout rate of an affinity that depends on the tokens.
+    """
 
     channels: int
     grid: Grid
     prefix: int = 0
+    attn_drop: float = 0.0
 
 
 Factory = Callable[[Site], Affinity]
@@ -156,7 +160,7 @@ def _checked(affinity: Affinity, factory: Callable[..., Affinity]) -> Affinity:
 
 
 def _attention(site: Site, head_width: int = 32) -> Affinity:
-    return SelfAttention(site.channels, head_width, prefix=site.prefix)
+    return SelfAttention(site.channels, head_width, site.prefix, site.attn_drop)
 
 
 def _depthwise(site: Site, kernel_size: int, head_width: int = 1) -> Affinity:

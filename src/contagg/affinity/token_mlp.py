@@ -35,6 +35,7 @@ class TokenMLP(Affinity):
         self.prefix = prefix
         count = tokens_on(grid, prefix)
         inner = [rank] if rank else []
+        self.low_rank = bool(rank)
         sizes = [count, *inner, count]
         self.factors = nn.ParameterList(torch.empty(self.heads, *pair) for pair in pairwise(sizes))
         # The entries of A start with a deviation of 0.02, whatever the rank.
@@ -44,10 +45,10 @@ class TokenMLP(Affinity):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         self._check(values, grid)
-        result = values.unflatten(2, (self.heads, -1))
-        for factor in reversed(list(self.factors)):
-            # One matrix product a head over all images: the factor is never copied an image.
-            result = torch.einsum("mij,bjmd->bimd", factor, result)
+        # One matrix product a head over all images: the factor is never copied an image.
+        result = torch.einsum("mij,bjmd->bimd", self.factors[-1], values.unflatten(2, (self.heads, -1)))
+        if self.low_rank:
+            result = torch.einsum("mij,bjmd->bimd", self.factors[0], result)
         return result.flatten(2)
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import re
 
+from timm.models._input import get_model_input_config
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, clear_padding
@@ -64,8 +65,9 @@ def affinities(model: nn.Module) -> list[Affinity]:
 
 def serves_any_size(model: nn.Module) -> bool:
     """Whether no parameter of a network belongs to one grid, positions that are interpolated aside."""
-    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size", False)
-    return not fixed and all(affinity.grid is None for affinity in affinities(model))
+    return not get_model_input_config(model)["fixed_input_size"] and all(
+        affinity.grid is None for affinity in affinities(model)
+    )
 
 
 def build_aggregation(word: str | Factory, site: Site, gate: GateWord = "free") -> Aggregation:

@@ -7,14 +7,6 @@ from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, frozen
 from contagg.nn.aggregation import Aggregation
 
 
-def normalized(norm: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
-    """Tokens (B, H*W, C) through a norm of maps (B, C, H, W).
-
-    The norm is a plain BatchNorm2d, so that what replaces those fits: SyncBatchNorm, frozen ones, Identity.
-    """
-    return as_tokens(norm(as_map(tokens, grid)))
-
-
 class ConditionalPosition(nn.Conv2d):
     """Conditional position encoding, x + depthwise 3x3 convolution of x: the borders tell where a token is."""
 
@@ -23,7 +15,7 @@ class ConditionalPosition(nn.Conv2d):
         self.residual = True
 
     def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        position = as_tokens(super().forward(as_map(clear_padding(tokens, mask), grid)))
+        position = as_tokens(self._conv_forward(as_map(clear_padding(tokens, mask), grid), self.weight, self.bias))
         return tokens + position if self.residual else position
 
     def fold(self) -> None:
@@ -38,20 +30,29 @@ class Block(nn.Module):
     """One block over tokens (B, H*W, C); it never asks what its aggregation is."""
 
     def __init__(
-        self, channels: int, aggregation: Aggregation, mlp_ratio: float, drop_path: float, conditional_position: bool
+        self,
+        channels: int,
+        aggregation: Aggregation,
+        mlp_ratio: float,
+        drop_path: float,
+        conditional_position: bool,
+        proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.position = ConditionalPosition(channels) if conditional_position else None
+        # Plain BatchNorm2d over maps, so that what replaces those fits: SyncBatchNorm, frozen ones, Identity.
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
+        self.proj_drop = nn.Dropout(proj_drop)
         self.drop_path1 = DropPath(drop_path)
         self.norm2: nn.Module = nn.BatchNorm2d(channels)
-        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), drop=proj_drop)
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """(B, H*W, C) -> (B, H*W, C); `mask` as `Aggregation` takes it."""
         if self.position is not None:
             tokens = self.position(tokens, grid, mask)
-        tokens = tokens + self.drop_path1(self.aggregation(normalized(self.norm1, tokens, grid), grid, mask))
-        return tokens + self.drop_path2(self.mlp(normalized(self.norm2, tokens, grid)))
+        gathered = self.aggregation(as_tokens(self.norm1(as_map(tokens, grid))), grid, mask)
+        tokens = tokens + self.drop_path1(self.proj_drop(gathered))
+        return tokens + self.drop_path2(self.mlp(as_tokens(self.norm2(as_map(tokens, grid)))))

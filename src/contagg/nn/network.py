@@ -1,15 +1,23 @@
 """The network of Sec. 3.4: four stages of blocks, with timm's interface."""
 
+import warnings
 from typing import Any
 
+import torch
 from timm.layers import ClassifierHead, to_2tuple
+from timm.models import register_notrace_function, register_notrace_module
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
+from contagg.affinity import Affinity
 from contagg.errors import UserError
+from contagg.nn.aggregation import affinities
+from contagg.nn.build import check_values
 from contagg.nn.checkpoint_filter import accept_other_names, checkpoint_filter_fn
-from contagg.nn.stages import STAGES, NetworkConfig, build_stages
+from contagg.nn.stages import STAGES, DropRates, NetworkConfig, build_stages
+
+register_notrace_module(Affinity)  # torch.fx cannot follow what depends on a grid
 
 
 def start_classifier(head: ClassifierHead) -> None:
@@ -19,12 +27,28 @@ def start_classifier(head: ClassifierHead) -> None:
         nn.init.zeros_(head.fc.bias)
 
 
-def check_images(images: Tensor, channels: int) -> None:
-    """Raise UserError unless images are (B, channels, H, W)."""
+def warn_off_stride(image_size: tuple[int, int], stride: int) -> None:
+    """Say it once where a network is made for images whose last patches are partly zeros."""
+    if any(side % stride for side in image_size):
+        height, width = image_size
+        warnings.warn(
+            f"img_size {height} x {width} is no multiple of the stride of {stride}: zeros fill the last patches",
+            stacklevel=2,
+        )
+
+
+@register_notrace_function
+def check_images(images: Tensor, channels: int, least: int = 0) -> None:
+    """Raise UserError unless images are (B, channels, H, W), and several or with a side of more than `least` pixels."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise UserError(
             f"images of shape {tuple(images.shape)} given, (batch, {channels}, height, width) expected; "
             "pass `in_chans` when creating the model for another number of channels"
+        )
+    if least and not torch.compiler.is_exporting() and images.shape[0] == 1 and max(images.shape[2:]) <= least:
+        raise UserError(
+            f"one image of {images.shape[2]} x {images.shape[3]} is one position in the last stage, of which BatchNorm "
+            f"takes no statistics: train with several images a step, with more than {least} pixels, or in eval mode"
         )
 
 
@@ -50,19 +74,25 @@ class Container(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = cfg
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.img_size = to_2tuple(img_size)
-        self.stages = nn.ModuleList(build_stages(cfg, in_chans, self.img_size, drop_path_rate))
-        self.num_features = self.head_hidden_size = cfg.embed_dims[-1]
+        drop = DropRates(drop_path_rate, attn_drop_rate, proj_drop_rate)
+        self.stages = nn.ModuleList(build_stages(cfg, in_chans, self.img_size, drop))
+        self._traits = {"fixed_input_size": any(affinity.grid is not None for affinity in affinities(self))}
+        self.num_features = cfg.embed_dims[-1]
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head_hidden_size = self.head.num_features
         start_classifier(self.head)
         self.register_load_state_dict_pre_hook(accept_other_names)
         self.feature_info = cfg.feature_info()
+        warn_off_stride(self.img_size, self.feature_info[-1]["reduction"])
 
     def no_weight_decay(self) -> set[str]:
         """Learnt positions; gates, norms and biases have one dimension and are left out by timm's rule."""
@@ -87,11 +117,13 @@ class Container(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        self.head_hidden_size = self.head.num_features
         start_classifier(self.head)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resize what was learnt for one grid, static affinities and positions, to the grids of another image size."""
+        check_values(type(self).__name__, {"img_size": img_size})
         self.img_size = to_2tuple(img_size)
         for stage, grid in zip(self.stages, self.config.grids(self.img_size), strict=False):
             stage.resize(grid)  # type: ignore[operator]
@@ -109,12 +141,15 @@ class Container(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The maps after the chosen stages, as timm's networks give them; `norm` normalises the last stage's.
 
+        They are (B, C, H / stride, W / stride), rounded up, or with channels last where `output_fmt` is "NHWC"; what
+        comes first in a pair with them is the final map, "NCHW" in any case.
+
         `mask` (B, H, W) is true where a batch holds an image and not its padding, zeros below and right of it. The
         maps are then those of each image alone, and zeros (before `norm`) in its padding.
         """
-        if output_fmt != "NCHW":
-            raise UserError(f"output_fmt {output_fmt!r}: these networks give 'NCHW' maps")
-        check_images(x, self.in_chans)
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise UserError(f"output_fmt {output_fmt!r}: these networks give maps, 'NCHW' or 'NHWC'")
+        check_images(x, self.in_chans, self._least_size())
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
         for stage in self.stages[: last + 1] if stop_early else self.stages:
@@ -124,7 +159,7 @@ class Container(nn.Module):
         final = self.norm(x) if len(maps) == STAGES else x
         if norm:
             maps[-1] = final
-        intermediates = [maps[index] for index in take]
+        intermediates = [maps[index].permute(0, 2, 3, 1) if output_fmt == "NHWC" else maps[index] for index in take]
         return intermediates if intermediates_only else (final, intermediates)
 
     def prune_intermediate_layers(
@@ -137,17 +172,25 @@ class Container(nn.Module):
         if prune_norm or pruned:
             self.norm = nn.Identity()
         if pruned:
-            self.num_features = self.head_hidden_size = self.config.embed_dims[last]
+            self.num_features = self.config.embed_dims[last]
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the normalised last map (B, C, H/32, W/32), rounded up."""
-        check_images(x, self.in_chans)
+        if not torch.jit.is_scripting():
+            check_images(x, self.in_chans, self._least_size())
         for stage in self.stages:
             x = stage(x)
         return self.norm(x)
+
+    def _least_size(self) -> int:
+        """Pixels that one side of a single image must exceed, so that BatchNorm has what to take statistics of."""
+        norm = self.stages[-1].blocks[-1].norm1  # type: ignore[union-attr, index]
+        # SyncBatchNorm has the images of other processes.
+        counts = norm.training and type(norm) is nn.BatchNorm2d
+        return self.feature_info[len(self.stages) - 1]["reduction"] if counts else 0
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, dropout and classifier; pooled features with `pre_logits`."""

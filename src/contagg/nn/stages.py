@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import calculate_drop_path_rates
+from timm.models import register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -108,6 +110,15 @@ def _a_stage_each(name: str, values: Any) -> tuple[Any, ...]:
     return values
 
 
+def for_any_size() -> bool:
+    """Whether a graph is being recorded, which is to serve other sizes than that of the recorded image."""
+    if torch.jit.is_scripting():
+        return False
+    else:  # compiled where scripting, were it not for the branch
+        return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+@register_notrace_module  # torch.fx cannot follow what depends on the size of an image
 class PatchEmbedding(nn.Module):
     """A strided convolution and LayerNorm over channels; zeros fill the last patches of a size off the stride."""
 
@@ -119,12 +130,12 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, feature_map: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, H, W) -> tokens (B, N, C') and their grid."""
-        height, width = feature_map.shape[2:]
+        height, width = feature_map.shape[2], feature_map.shape[3]
         grid = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
-        missing = grid[0] * self.patch - height, grid[1] * self.patch - width
-        # A graph exported for any size must not depend on whether this one needs padding.
-        if torch.compiler.is_exporting() or any(missing):
-            feature_map = F.pad(feature_map, (0, missing[1], 0, missing[0]))
+        below, beside = grid[0] * self.patch - height, grid[1] * self.patch - width
+        # A graph for any size must not depend on whether this one needs padding.
+        if for_any_size() or below > 0 or beside > 0:
+            feature_map = F.pad(feature_map, (0, beside, 0, below))
         feature_map = self.projection(feature_map.contiguous(memory_format=torch.channels_last))
         return self.norm(as_tokens(feature_map)), grid
 
@@ -133,6 +144,7 @@ class PatchEmbedding(nn.Module):
         return mask[:, :: self.patch, :: self.patch]
 
 
+@register_notrace_module
 class AbsolutePosition(nn.Module):
     """A learnt vector a grid position, interpolated bicubically for other grids."""
 
@@ -143,17 +155,20 @@ class AbsolutePosition(nn.Module):
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        if mask is not None:
-            return tokens + torch.cat([self._padded(size, grid) for size in image_grids(mask)])
-        return tokens + self.at(grid)
+        if mask is None:
+            return tokens + self.at(grid)
+        if torch.jit.is_scripting():
+            raise NotImplementedError("a scripted network takes no padded batches")
+        return tokens + torch.cat([self._padded(size, grid) for size in image_grids(mask)])
 
     def at(self, grid: Grid) -> Tensor:
         """(1, N, C) for a grid."""
-        # A graph exported for any size interpolates to the learnt grid too: the same but for rounding.
-        if not torch.compiler.is_exporting() and grid == self.grid:
+        # A graph for any size interpolates to the learnt grid too: the same but for rounding.
+        if not for_any_size() and grid == self.grid:
             return self.embedding
         # Half precision cannot be interpolated.
-        learnt = as_map(self.embedding.to(torch.promote_types(self.embedding.dtype, torch.float32)), self.grid)
+        precision = torch.promote_types(self.embedding.dtype, torch.float32)
+        learnt = as_map(self.embedding.to(precision), self.grid)
         return as_tokens(F.interpolate(learnt, grid, mode="bicubic", antialias=True)).to(self.embedding.dtype)
 
     def _padded(self, size: Grid, grid: Grid) -> Tensor:
@@ -202,19 +217,29 @@ class Stage(nn.Module):
             affinity.resize(grid)
 
 
-def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop_path_rate: float) -> list[Stage]:
+@dataclass(frozen=True)
+class DropRates:
+    """What is dropped at random in training: whole branches, entries of attention, outputs of projections."""
+
+    path: float = 0.0
+    attn: float = 0.0
+    proj: float = 0.0
+
+
+def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop: DropRates) -> list[Stage]:
     """The stages of a network, with stochastic depth growing linearly over all blocks to its rate."""
-    rates = iter(torch.linspace(0, drop_path_rate, sum(config.depths)).tolist())
+    rates = iter(calculate_drop_path_rates(drop.path, sum(config.depths)))
     stages = []
     for index, grid in enumerate(config.grids(image_size)):
         width = config.embed_dims[index]
         blocks = [
             Block(
                 width,
-                build_aggregation(word, Site(channels=width, grid=grid), config.gate),
+                build_aggregation(word, Site(channels=width, grid=grid, attn_drop=drop.attn), config.gate),
                 config.mlp_ratios[index],
                 next(rates),
                 conditional_position=config.position == "cpe",
+                proj_drop=drop.proj,
             )
             for word in config.blocks[index]
         ]
