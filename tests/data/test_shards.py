@@ -1,12 +1,14 @@
 """What cannot be read in WebDataset's shards is named, counted over the workers, and stops training beyond a limit."""
 
 import io
+import json
 import logging
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from opening import refused
 from photographs import piece
 from PIL import Image
 from test_loaders import epochs, evaluating, training
@@ -91,3 +93,147 @@ def test_what_is_no_fault_of_an_image_is_raised(tmp_path: Path) -> None:
     data = stream(tmp_path, {}, label_key="kind").validation
     with pytest.raises(UserError, match=r"^data: shard-0\.tar/000: no 'kind' \(data\.label_key\) in a json file"):
         list(evaluating(data, max_corrupt_fraction=0.5))
+
+
+# What shards may be called, and shards that are not whole
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "pipe:touch canary; cat shard-0.tar|12",
+        "pipe:touch canary #.tar|12",
+        "shard-0.tar::pipe:touch canary.tar|12",
+        "http://127.0.0.1/x.tar|12",
+        "file:///etc/x.tar|12",
+        "../shard-0.tar|12",
+        "/etc/shard-0.tar|12",
+        "shard-0.tar; touch canary.tar|12",
+        "$(touch canary).tar|12",
+    ],
+)
+def test_a_shard_is_a_plain_name_below_the_root(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream(tmp_path / "data", {})
+    monkeypatch.chdir(tmp_path)
+    refused(
+        shards_of(tmp_path / "data", split),
+        r"data\.train_split: '.*' is no plain name of a shard below data\.root|must",
+    )
+    info = {"splits": {"train": {"num_samples": 12, "filenames": [split.split("|")[0]], "name": "train"}}}
+    (tmp_path / "data/_info.json").write_text(json.dumps(info))
+    refused(
+        shards_of(tmp_path / "data", "train"), r"data\.train_split: '.*' is no plain name of a shard below data\.root"
+    )
+    assert not list(tmp_path.rglob("canary*"))
+
+
+@pytest.mark.parametrize("root", ["pipe:touch canary", "http://127.0.0.1/x", "x::pipe:touch canary"])
+def test_the_root_is_a_folder(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, split in (("wds/", "shard-{0..1}.tar|12"), ("folder", "train"), ("tar", "train"), ("parquet", "train")):
+        refused(DataConfig(name=name, root=root, train_split=split, classes=2), "data.root .* is no folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_webdatasets_opener_is_never_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import webdataset
+
+    for module in (webdataset, webdataset.gopen, webdataset.tariterators.gopen):
+        monkeypatch.setattr(module, "gopen", lambda *given, **options: pytest.fail("gopen"), raising=False)
+    assert len(list(stream(tmp_path, {}).validation)) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("shard-{0..1}.tar", r"data\.train_split 'shard-\{0\.\.1\}\.tar' must end in | and the number of images"),
+        ("shard-{0..1}.tar|many", "must end in | and the number of images"),
+        ("shard-{0..999999999}.tar|12", "must name 1 to 1000000 shards"),
+        ("shard-{1..0}.tar|12", "must name 1 to 1000000 shards"),
+        ("train", "must name shards and how many images they hold, such as 'train-{000..099}.tar|128116', or a split"),
+    ],
+)
+def test_a_split_says_which_shards_and_how_many_images(tmp_path: Path, split: str, message: str) -> None:
+    stream(tmp_path, {})
+    refused(shards_of(tmp_path, split), message)
+
+
+def test_a_split_may_be_named_in_the_folder(tmp_path: Path) -> None:
+    stream(tmp_path, {})
+    info = {"splits": {"train": {"num_samples": COUNT, "filenames": ["shard-0.tar", "shard-1.tar"]}}}
+    (tmp_path / "_info.json").write_text(json.dumps(info))
+    data = open_data(shards_of(tmp_path, "train"))
+    assert len(list(data.validation)) == len(data.train) == COUNT
+
+
+def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
+    stream(tmp_path, {})
+    refused(
+        shards_of(tmp_path, "shard-{0..2}.tar|18"), r"data\.train_split: 1 of 3 shards are not in .*, such as shard-2\."
+    )
+    refused(shards_of(tmp_path, "shart-{0..1}.tar|12"), r"2 of 2 shards are not in .*, such as shart-0\.tar")
+    (tmp_path / "shard-2.tar").mkdir()
+    refused(shards_of(tmp_path, "shard-{0..2}.tar|18"), "1 of 3 shards are not in")
+
+
+def damage(path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "no end": content.rstrip(b"\0")[:-100]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "no end"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_is_named_and_its_images_count_as_unreadable(
+    tmp_path: Path, kind: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream(tmp_path, {})
+    damage(tmp_path / "shard-1.tar", kind)
+    split = f"shard-{{0..1}}.tar|{COUNT}"
+    refused(
+        shards_of(tmp_path, split), r"1 of 2 shards in .* are empty or cut off, such as shard-1\.tar, more than data"
+    )
+    with caplog.at_level(logging.WARNING):
+        data = open_data(shards_of(tmp_path, split, max_corrupt_fraction=0.5))
+    assert "shard-1.tar is empty or cut off" in caplog.text
+    for loader in (
+        evaluating(data.validation, workers, max_corrupt_fraction=0.05),
+        training(data.train, workers=workers),
+    ):
+        with pytest.raises(
+            UserError, match=r"\d+ of 12 images of the stream cannot be read|has no image that can be read"
+        ):
+            list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("training_too", [False, True])
+def test_samples_that_are_not_there_count(tmp_path: Path, workers: int, training_too: bool) -> None:
+    """200 images out of 150."""
+    stream(tmp_path, {})
+    data = open_data(shards_of(tmp_path, "shard-{0..1}.tar|16"))
+    make = training if training_too else evaluating
+    message = r"4 of 16 images of the stream cannot be read \(4 of them are not there\), more than data\.max_corrupt"
+    with pytest.raises(UserError, match=message):
+        list(make(data.train, workers=workers, max_corrupt_fraction=0.2))
+    assert len(list(make(data.train, workers=workers, max_corrupt_fraction=0.25))) >= 3
+
+
+def test_a_key_that_comes_twice_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream(tmp_path, {})
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:
+        for number in range(6):
+            for kind, held in (("png", png(piece(number))), ("cls", b"1")):
+                member = tarfile.TarInfo(f"{number // 2}.{kind}")
+                member.size = len(held)
+                tar.addfile(member, io.BytesIO(held))
+    data = open_data(shards_of(tmp_path, f"shard-{{0..1}}.tar|{COUNT}"))
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"of 12 images of the stream cannot be read"):
+        list(evaluating(data.validation, max_corrupt_fraction=0.1))
+    assert "0.png: duplicate file name in tar file" in caplog.text
+
+
+def test_the_fingerprint_of_shards_is_their_names_and_sizes(tmp_path: Path) -> None:
+    before = stream(tmp_path, {}).fingerprint().state_dict()
+    assert stream(tmp_path, {}).fingerprint().difference(before) == ""
+    found = stream(tmp_path, dict.fromkeys((1, 3, 5, 7), b"")).fingerprint().difference(before)
+    assert found.startswith("1 of 2 training images are not of the size or pixels they had, the first shard-1.tar")

@@ -117,14 +117,14 @@ class _Walk:
                 raise UserError(f"data: {printable(folder)} cannot be read: {error.strerror}") from error
             for entry in ordered:
                 if is_hidden(entry.name):
-                    if is_image(entry.name.lstrip("._")) and not entry.is_dir():
+                    if is_image(entry.name.lstrip("._")) and not _leads_to_folder(entry):
                         self.found.leave_out("hidden files", entry.path[self._start :])
                 elif entry.is_dir(follow_symlinks=False):
                     key = _key(entry.stat())
                     if key not in self._folders:
                         self._folders.add(key)
                         pending.append(entry.path)
-                elif entry.is_dir():
+                elif _leads_to_folder(entry):
                     self._several = True
                     self._links.append((top, entry.path))
                 else:
@@ -157,6 +157,13 @@ class _Walk:
             self.found.paths.append(path)
             self.found.sizes.append(size)
             self.found.tops.append(top)
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:
@@ -261,10 +268,10 @@ def _members(
 ) -> Iterator[tuple[tuple[str, ...], int, int]]:
     """(path's parts, offset, size) of each image, a tar within standing for a folder of its name."""
     while (member := tar.next()) is not None:
-        tar.members.clear()  # else a million headers would stay
+        tar.members.clear()  # type: ignore[attr-defined]  # else a million headers would stay
         parts = (*above, *(part for part in member.name.split("/") if part not in ("", ".")))
         name = "/".join(parts)
-        if member.isdir() or any(map(is_hidden, parts[:-1])):
+        if member.isdir() or (any(map(is_hidden, parts[:-1])) and ".." not in parts):
             continue
         if not member.isreg() or member.issparse() or ".." in parts:
             left_out.leave_out("files that are not regular", name)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData, balanced_part, check_labels, decoder
+from contagg.data.decode import UnreadableSampleError
 from contagg.data.folders import Split, is_hidden, read_folder, read_tars
 from contagg.data.named import cifar10, digits, fashion_mnist
 from contagg.data.shards import open_shards
@@ -133,8 +135,9 @@ def _warn_of_equal(data: ImageData, name: str) -> None:
     train, validation = data.train.listing(), data.validation.listing()
     if np.array_equal(train.labels, validation.labels) and np.array_equal(train.contents, validation.contents):
         ends = (0, len(train.labels) - 1)
-        if all(data.train.content(index) == data.validation.content(index) for index in ends):
-            logger.warning("data: the %d validation images of %r are its training images", len(train.labels), name)
+        with suppress(UnreadableSampleError):  # it will be named when its turn comes
+            if all(data.train.content(index) == data.validation.content(index) for index in ends):
+                logger.warning("data: the %d validation images of %r are its training images", len(train.labels), name)
 
 
 def _hugging_face(config: DataConfig) -> ImageData:

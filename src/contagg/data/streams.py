@@ -159,8 +159,10 @@ class ImageStream:
 
 
 def _whole_number(label: Any, name: str) -> int:
+    if label is None:
+        raise UnreadableSampleError(name, "it has no label")
     try:
-        return -1 if label is None else int(label)
+        return int(label)
     except (ValueError, TypeError) as error:
         raise UnreadableSampleError(name, f"its label {label!r} is no whole number") from error
 
