@@ -8,6 +8,8 @@ from typing import Any
 from contagg.checkpoints.locate import HEADER_LIMIT
 from contagg.errors import UserError
 
+_MOST_CLASSES = 10**5
+
 
 def data_config(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """How images are prepared, in timm's words; the whole image is `squash` there."""
@@ -56,7 +58,9 @@ def read_folder(folder: Path) -> dict[str, Any]:
                 "timm's form under timm/NAME"
             )
         classes = said.get("num_classes", known.get("num_classes", 1000))
-        names = said.get("label_names", known.get("label_names")) or [str(number) for number in range(int(classes))]
+        if type(classes) is not int or not 0 <= classes <= _MOST_CLASSES:
+            raise UserError(f"{str(path)!r}: num_classes must be a number up to {_MOST_CLASSES}, not {classes!r}")
+        names = said.get("label_names", known.get("label_names")) or [str(number) for number in range(classes)]
         size = tuple(known.get("input_size", (3, 224, 224)))
         options = {"num_classes": classes, "in_chans": size[0]}
         if known.get("fixed_input_size"):
