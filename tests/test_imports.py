@@ -20,7 +20,7 @@ ORDER = (
     ("data",),
     ("benchmark", "inspect"),
     ("training", "export", "tasks"),
-    ("classification",),
+    ("classification", "testing"),
     ("detection", "self_supervised"),
     ("cli",),
     ("__main__",),
