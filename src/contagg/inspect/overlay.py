@@ -62,12 +62,22 @@ def draw_image(axes: Axes, image: Image.Image, size: Sequence[int]) -> None:
     bare(axes)
 
 
-def draw_overlay(axes: Axes, values: Tensor, stride: float, image: Image.Image, size: Sequence[int]) -> ScalarMappable:
-    """Weights (h, w) in times uniform, a token `stride` pixels wide, over the image in pale grey."""
+def draw_overlay(
+    axes: Axes,
+    values: Tensor,
+    stride: float,
+    image: Image.Image,
+    size: Sequence[int],
+    scale: ScalarMappable | None = None,
+) -> ScalarMappable:
+    """Weights (h, w) in times uniform, a token `stride` pixels wide, over the image in pale grey.
+
+    `scale` is one of `colours` that several maps share; by default a map has its own.
+    """
     height, width = size
     grey = np.asarray(image.convert("L"), dtype=float) / 255
     axes.imshow(0.7 + 0.3 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    mappable = colours(values)
+    mappable = scale or colours(values)
     rows, columns = values.shape
     axes.imshow(
         mappable.to_rgba(values.numpy()), extent=(0, columns * stride, rows * stride, 0), interpolation="nearest"
