@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Test processes; the tests themselves run on one thread each.
 JOBS ?= 2
 
-.PHONY: quickstart test lint bench
+.PHONY: quickstart test lint bench pictures
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -33,3 +33,7 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(VENV)/bin/contagg bench table1
+
+# Of README.md and docs/gallery.md: two minutes of a CPU, half of them the quickstart where it has not run yet.
+pictures: quickstart $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tools.pictures

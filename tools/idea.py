@@ -6,7 +6,6 @@ A V, where V are the noisy colours. So what differs between the four is A alone,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from contagg.affinity import Affinity, DepthwiseConv, Mixture, SelfAttention, TokenMLP
-from contagg.figures import bare, new_figure, percent, save_figure
+from contagg.figures import bare, new_figure, percent
 from contagg.inspect.overlay import MARKER, colours, draw_image, draw_overlay, mark, times_uniform
 
 GRID = (14, 14)
@@ -169,9 +168,3 @@ def _equation(axes: Axes) -> None:
         "Below it: what the marked\ntoken gathers from."
     )
     axes.text(0.5, 0.36, text, fontsize=8.5, ha="center", va="center", linespacing=1.45)
-
-
-def draw(path: Path) -> None:
-    """Train the mixers, which takes a minute, and write the picture."""
-    photograph = cat()
-    save_figure(figure_of(photograph, learnt(photograph)), path)

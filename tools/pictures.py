@@ -1,0 +1,128 @@
+"""Make the pictures of README.md and docs/gallery.md: `python -m tools.pictures [NAME...]`, as `make pictures` does.
+
+idea       three mixers and their mixture, learnt for one task on photographs (a minute)
+fractions  results/fractions/fashion_mnist.csv
+speed      results/amd-epyc/bench.csv
+digits     predictions, affinity, kernels and curves of the quickstart's run
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from contagg.benchmark.picture import accuracy_against_speed
+from contagg.errors import UserError
+from contagg.figures import BLUE, VERMILION, new_figure, percent, plain_axes, save_figure
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "pictures"
+RUN = ROOT / "runs" / "digits" / "container_light_tiny"
+MOST_BYTES = 300_000
+
+
+def publish(path: Path, figure: Figure | None = None, source: Path | None = None) -> None:
+    """Write a figure, or a picture that is there already, in 256 colours. UserError for one of over MOST_BYTES."""
+    if figure is not None:
+        save_figure(figure, path)
+    with Image.open(source or path) as image:
+        # Of Pillow's ways the one that keeps rare colours, such as a mark's; dithering would double the size.
+        small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise UserError(f"{path} has {size} bytes, more than the {MOST_BYTES} that a page should load")
+    print(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}  {size // 1000} kB")
+
+
+def idea(folder: Path, run: Path) -> None:
+    """`idea.png`."""
+    from tools.idea import cat, figure_of, learnt
+
+    photograph = cat()
+    publish(folder / "idea.png", figure_of(photograph, learnt(photograph)))
+
+
+def fractions(folder: Path, run: Path) -> None:
+    """`fractions.png`: accuracy on Fashion-MNIST against the part of it that was learnt from (Table 3's shape)."""
+    with (ROOT / "results" / "fractions" / "fashion_mnist.csv").open(newline="") as file:
+        publish(folder / "fractions.png", fractions_figure(list(csv.DictReader(file))))
+
+
+def fractions_figure(rows: list[dict[str, str]]) -> Figure:
+    """A line a network, with its accuracies at its marks, each rounded as in a table."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for network, colour, name in (
+        ("container_light_tiny", VERMILION, "container_light_tiny"),
+        ("deit", BLUE, "DeiT of the same size"),
+    ):
+        points = [(float(row["percent"]), float(row["accuracy"])) for row in rows if row["network"] == network]
+        parts, accuracies = zip(*points, strict=True)
+        axes.plot(parts, [100 * accuracy for accuracy in accuracies], "o-", color=colour, linewidth=2)
+        for part, accuracy in points:
+            # To the left where the line rises steeply to the right.
+            place, side = ((10, 8), "right") if part == parts[0] else ((0, 9), "center")
+            label = percent(accuracy)
+            axes.annotate(label, (part, 100 * accuracy), place, textcoords="offset points", ha=side, color=colour)
+        middle = (parts[-2] + parts[-1]) / 2, 50 * (accuracies[-2] + accuracies[-1])
+        axes.annotate(name, middle, (0, -24), textcoords="offset points", ha="center", color=colour)
+    axes.set_xticks([10, 50, 100])
+    axes.set_ylim(62, 94)
+    axes.set_xlim(-2, 107)
+    plain_axes(axes, "share of the 60,000 training images, %", "test accuracy, %", "Fashion-MNIST, 3 epochs, one seed")
+    return figure
+
+
+def speed(folder: Path, run: Path) -> None:
+    """`speed.png`: reported accuracy against measured images/s."""
+    with (ROOT / "results" / "amd-epyc" / "bench.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["reported_top1"]]
+    numbers = ("images_per_second", "reported_top1")
+    points = [row | {name: float(row[name]) for name in numbers} for row in rows]
+    publish(folder / "speed.png", accuracy_against_speed(points, "2 cores of an AMD EPYC, 224 px"))
+
+
+def digits(folder: Path, run: Path) -> None:
+    """`digits_*.png`, from a run of the quickstart. UserError where there is none."""
+    from contagg.checkpoints.models import open_model
+    from contagg.inspect.static import static_figure, static_rows
+
+    if not (run / "figures" / "predictions.png").is_file():
+        raise UserError(f"{run} is no finished run of digits: make quickstart first, or name one with --run")
+    for name in ("predictions", "affinity", "curves"):
+        publish(folder / f"digits_{name}.png", source=run / "figures" / f"{name}.png")
+    model = open_model(str(run))[0]
+    publish(folder / "digits_static.png", static_figure(static_rows(model)))
+
+
+PICTURES: dict[str, Callable[[Path, Path], None]] = {
+    "idea": idea,
+    "fractions": fractions,
+    "speed": speed,
+    "digits": digits,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make all pictures, or those named."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pictures", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)} (default: all)")
+    parser.add_argument("--run", type=Path, default=RUN, help="the quickstart's run folder (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in PICTURES]:
+        parser.error(f"no picture {unknown[0]!r}; there are {', '.join(PICTURES)}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in options.names or PICTURES:
+            PICTURES[name](options.folder, options.run)
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
