@@ -20,8 +20,7 @@ ORDER = (
     ("data",),
     ("benchmark", "inspect"),
     ("training", "export", "tasks"),
-    ("classification", "testing"),
-    ("detection", "self_supervised"),
+    ("classification", "detection", "self_supervised"),
     ("cli",),
     ("__main__",),
 )

@@ -18,8 +18,9 @@ from contagg.classification.pictures import (
     draw_predictions,
     predictions_figure,
 )
-from contagg.data.datasets import ImageStream, MemoryImages
-from contagg.data.decode import UnreadableSampleError
+from contagg.data.datasets import MemoryImages
+from contagg.data.decode import UnreadableSampleError, read_image
+from contagg.data.streams import ImageStream
 from contagg.errors import UserError
 from contagg.figures import VERMILION
 from contagg.training.building import Preprocessing
@@ -71,7 +72,8 @@ def test_unreadable_images_are_passed_over_and_streams_are_read() -> None:
     whole = images(5)
     broken = Broken(whole.gather(np.arange(5)).numpy(), whole.labels)
     assert [one.taken_for for one in answers(Brightness(), PLAIN, broken, torch.device("cpu"))] == [0, 1, 1, 1]
-    stream = ImageStream([whole[index] for index in range(5)], classes=3)
+    samples = [(*whole[index], f"image {index}") for index in range(5)]
+    stream = ImageStream(lambda reading, counts: iter(samples), 5, 3, read_image, whole.listing())
     assert [one.taken_for for one in answers(Brightness(), PLAIN, stream, torch.device("cpu"))] == [0, 0, 1, 1, 1]
 
 

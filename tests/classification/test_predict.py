@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from contagg.checkpoints.weights import save_weights
+from contagg.checkpoints.weights import read_weights, save_weights
 from contagg.cli import main
 from contagg.data.decode import read_image
 from contagg.data.sources import DataConfig, open_data
@@ -138,10 +138,47 @@ def test_validate_counts_every_image(
 
 
 def test_validate_names_what_does_not_fit(
-    checkpoint: Path, image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = fail(capsys, "validate", str(checkpoint))
     assert "--data.name and --data.root must say which data to use" in printed
-    root = image_folder(train=1, val=1)
+    root = image_folder(classes=("cat", "dog"), train=1, val=1)
     printed = fail(capsys, "validate", str(checkpoint), "--data.name", "folder", "--data.root", str(root))
-    assert "tells 3 classes apart (china, flower, tower ...), the data have 2 (china, flower ...)" in printed
+    assert "tells 3 classes apart (china, flower, tower), the data have 2 (cat, dog): none is among them" in printed
+
+
+@pytest.mark.parametrize("layout", ["val", "test", "."])
+def test_a_test_folder_alone_is_validated_by_the_names_of_its_classes(
+    layout: str,
+    checkpoint: Path,
+    image_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It lacks train/ and the class china, and has one that the network does not know."""
+    made = image_folder(classes=("bird", "flower", "tower"), train=0, val=2)
+    folder = tmp_path / "own" / layout
+    folder.parent.mkdir(exist_ok=True)
+    (made / "val").rename(folder)
+    printed = run(capsys, "validate", str(checkpoint), "--data.root", str(tmp_path / "own"))
+    assert "of 4 images" in printed
+    assert "1 of its 3 classes have no images in the data: china" in caplog.text
+    assert "2 images of classes that it does not know are left out: bird" in caplog.text
+    with (checkpoint.parents[1] / "figures" / "confusion.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == CLASSES and [sum(map(int, row[1:])) for row in rows[1:]] == [0, 2, 2]
+    guesses = [expected(checkpoint, path).argmax().item() for path in sorted((folder / "tower").rglob("*.*"))]
+    assert [int(count) for count in rows[3][1:]] == [guesses.count(number) for number in range(3)]
+
+
+def test_answers_that_are_no_numbers_are_no_scores(
+    checkpoint: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, metadata = read_weights(checkpoint)
+    state["head.fc.bias"][1] = float("nan")
+    save_weights(checkpoint, state, metadata)
+    root = image_folder(classes=tuple(CLASSES), train=1, val=1)
+    said = "the network's answers are NaN or infinite: its weights are broken"
+    assert said in fail(capsys, "validate", str(checkpoint), "--data.root", str(root))
+    assert said in fail(capsys, "predict", str(checkpoint), str(root))

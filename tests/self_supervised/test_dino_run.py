@@ -241,3 +241,32 @@ def test_fewer_images_than_a_batch(recipe_file: WriteRecipe, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(recipe_file(optimization__batch_size=101))])
     assert "100 training images are fewer than a batch of 101" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["flat", "one class", "train and one class"])
+def test_images_without_classes(
+    layout: str, recipe_file: WriteRecipe, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As dino#93 and #109 have them: k-NN is off, and no labels are needed."""
+    root = image_folder(train=10, val=0)
+    folder = tmp_path / "own" / {"flat": ".", "one class": "dummy", "train and one class": "train/dummy"}[layout]
+    folder.mkdir(parents=True)
+    for number, path in enumerate(sorted(file for file in (root / "train").rglob("*") if file.is_file())):
+        path.rename(folder / f"{number}{path.suffix}")
+    data = {"data__name": "folder", "data__root": str(tmp_path / "own"), "data__fraction": 1.0, "model__channels": 3}
+    path = recipe_file(**data, knn__every=0, optimization__epochs=2, optimization__batch_size=7)
+    main(["fit", "-c", str(path)])
+    saved = state(tmp_path / "run")
+    assert saved["global_step"] == 2 * (20 // 7)
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
+    metrics = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "train_loss" in metrics and "knn" not in metrics
+
+
+def test_neighbours_of_images_without_classes_say_what_to_set(
+    recipe_file: WriteRecipe, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_folder(classes=("dummy",))
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(recipe_file(data__name="folder", data__root=str(root), data__fraction=1.0))])
+    assert "only k nearest neighbours need classes: knn.every 0 trains without them" in capsys.readouterr().err

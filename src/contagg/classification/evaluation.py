@@ -2,7 +2,8 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from torch import Tensor, nn
 from contagg.checkpoints.weights import load_model
 from contagg.classification.confusion import write_confusion
 from contagg.classification.task import accuracies
-from contagg.data.config import DataConfig
+from contagg.data.datasets import match_classes
 from contagg.data.loaders import evaluation_loader
 from contagg.data.sampling import IGNORE_INDEX
-from contagg.data.sources import ImageData, open_data
+from contagg.data.sources import open_validation
 from contagg.device import choose_device
-from contagg.errors import UserError
 from contagg.figures import percent
-from contagg.training.building import Preprocessing
+from contagg.training.building import Preprocessing, data_of_run, require_finite, run_of
 from contagg.training.run_folder import weights_in
-from contagg.yaml_file import read_section
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,14 @@ class Evaluation:
         skipped: How many could not be read.
         scores: `accuracy` and, of many classes, `accuracy_top5`.
         confusion: (K, K) counts; row: the class it is, column: the class it was taken for.
+        class_names: K, where they are known.
     """
 
     images: int
     skipped: int
     scores: dict[str, float]
     confusion: Tensor
+    class_names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         scores = ", ".join(f"{name.replace('_', ' ')} {percent(value, 2)}" for name, value in self.scores.items())
@@ -59,6 +62,7 @@ def evaluate(
         if not counted.any():
             continue
         logits = model(images[counted].to(device)).float()
+        require_finite(logits)
         targets = targets[counted]
         for metric in metrics.values():
             metric.update(logits, targets.to(device))
@@ -73,51 +77,50 @@ def evaluate(
 
 
 def evaluate_file(
-    path: Path, data: ImageData, config: DataConfig, *, batch_size: int, workers: int, device: torch.device
+    path: Path, images: Any, class_names: Sequence[str], max_corrupt_fraction: float, **loading: Any
 ) -> Evaluation:
-    """Read a weights file back, as its user will, and evaluate it. UserError if its classes are not the data's."""
+    """Read a weights file back, as its user will, and evaluate it on images whose labels number `class_names`.
+
+    Classes are matched by name; those that only one of the two has are told in a warning.
+
+    Args:
+        images: As `contagg.data.datasets` says.
+        loading: `batch_size`, `workers` and `device`.
+
+    Raises:
+        UserError: the two have no class in common.
+    """
     model, metadata = load_model(path)
     classes = tuple(metadata.get("class_names", ()))
-    if classes != data.class_names:
-        raise UserError(
-            f"{path} tells {len(classes)} classes apart ({', '.join(classes[:3])} ...), the data have "
-            f"{len(data.class_names)} ({', '.join(data.class_names[:3])} ...)"
-        )
+    matched, differing = match_classes(images, class_names, classes, "the data")
+    if differing:
+        logger.warning("%s: %s", path, differing)
     batches = evaluation_loader(
-        data.validation,
+        matched,
         Preprocessing.read(metadata, str(path)).evaluation(),
-        batch_size,
-        workers,
-        max_corrupt_fraction=config.max_corrupt_fraction,
+        loading["batch_size"],
+        loading["workers"],
+        max_corrupt_fraction=max_corrupt_fraction,
     )
-    return evaluate(model, batches, len(classes), device)
+    return dataclasses.replace(evaluate(model, batches, len(classes), loading["device"]), class_names=classes)
 
 
 def validate(options: argparse.Namespace) -> None:
     """`contagg validate`: prints accuracies, writes the confusion matrix."""
     path = weights_in(options.checkpoint)
-    if not path.is_file():
-        raise UserError(f"no weights at {str(path)!r}; a run folder or a weights file of a run was expected there")
     device = choose_device(options.device)
-    config = data_config(path, options)
-    data = open_data(config)
-    found = evaluate_file(path, data, config, batch_size=options.batch_size, workers=options.workers, device=device)
+    given = {key: getattr(options, key) for key in ("name", "root", "validation_split")}
+    config = data_of_run(path, given)
+    images, class_names = open_validation(config, alone=options.root is not None)
+    found = evaluate_file(
+        path,
+        images,
+        class_names,
+        config.max_corrupt_fraction,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=device,
+    )
     print(f"{path}: {found}")
-    folder = Path(options.output) if options.output else _run_of(path) / "figures"
-    print(f"confusion matrix: {write_confusion(folder, found.confusion, data.class_names)}")
-
-
-def _run_of(path: Path) -> Path:
-    return path.absolute().parents[1]
-
-
-def data_config(path: Path, options: argparse.Namespace) -> DataConfig:
-    """The run's data, with what the command line says instead."""
-    given: dict[str, Any] = {
-        key: value for key in ("name", "root", "validation_split") if (value := getattr(options, key)) is not None
-    }
-    recipe = _run_of(path) / "recipe.yaml"
-    known = read_section(recipe, "data")
-    if not known and "name" not in given:
-        raise UserError(f"{recipe} is not there, so --data.name and --data.root must say which data to use")
-    return DataConfig(**(known | given))
+    folder = Path(options.output) if options.output else run_of(path) / "figures"
+    print(f"confusion matrix: {write_confusion(folder, found.confusion, found.class_names)}")

@@ -97,7 +97,15 @@ def report(folder: RunFolder, data: ImageData, config: DataConfig, run: RunConfi
     best = folder.checkpoints / "best.safetensors"
     curves = draw_run(folder.folder)
     device = choose_device("cpu" if run.accelerator == "cpu" else "auto")
-    found = evaluate_file(best, data, config, batch_size=batch_size, workers=run.workers, device=device)
+    found = evaluate_file(
+        best,
+        data.validation,
+        data.class_names,
+        config.max_corrupt_fraction,
+        batch_size=batch_size,
+        workers=run.workers,
+        device=device,
+    )
     confusion = write_confusion(folder.figures, found.confusion, data.class_names)
     predictions, affinities = _draw_pictures(folder, best, data, device)
     print(

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
-from torch.utils.data import IterableDataset
 
 from contagg.data.decode import UnreadableSampleError
+from contagg.data.streams import ImageStream
 from contagg.figures import GREY, VERMILION, bare, new_figure, percent, save_figure
 from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
@@ -57,7 +57,7 @@ def answers(model: nn.Module, preprocessing: Preprocessing, images: Any, device:
 
 
 def _readable(images: Any) -> Iterator[tuple[Image.Image, int]]:
-    if isinstance(images, IterableDataset):
+    if isinstance(images, ImageStream):
         yield from islice(images, LOOKED_AT)
         return
     for index in np.unique(np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).round().astype(int)):

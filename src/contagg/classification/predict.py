@@ -18,7 +18,7 @@ from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.device import choose_device
 from contagg.errors import UserError, printable
-from contagg.training.building import Preprocessing, Transform
+from contagg.training.building import Preprocessing, Transform, require_finite
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ def guesses(
     for numbers, images in batches:
         if not numbers:
             continue
-        probabilities = model(images).float().softmax(1)
+        logits = model(images).float()
+        require_finite(logits)
+        probabilities = logits.softmax(1)
         values, indices = probabilities.topk(min(top, len(classes)), dim=1)
         for number, row, which in zip(numbers, values.tolist(), indices.tolist(), strict=True):
             yield number, [(classes[index], value) for index, value in zip(which, row, strict=True)]

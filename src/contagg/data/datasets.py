@@ -188,6 +188,46 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
         )
 
 
+def match_classes(
+    images: LabelledImages, class_names: Sequence[str], known: Sequence[str], source: str
+) -> tuple[LabelledImages, str]:
+    """Images labelled as `known` numbers its classes, by the classes' names, and a line on what does not match.
+
+    Args:
+        images: With labels that number `class_names`.
+        known: The classes that a network tells apart.
+        source: How to call the data in an error.
+
+    Raises:
+        UserError: no class has the name of a known one, or the images are a stream of other classes.
+    """
+    if tuple(class_names) == tuple(known):
+        return images, ""
+    unknown = [name for name in class_names if name not in known]
+    missing = [name for name in known if name not in class_names]
+    if len(unknown) == len(class_names) or not hasattr(images, "subset"):
+        reason = "none is among them" if hasattr(images, "subset") else "those of a stream must agree"
+        raise UserError(
+            f"the network tells {len(known)} classes apart ({_few(known)}), {source} have {len(class_names)} "
+            f"({_few(class_names)}): {reason}"
+        )
+    number = np.array([known.index(name) if name in known else -1 for name in class_names])
+    labels = number[images.labels]
+    matched = images.subset(np.flatnonzero(labels >= 0))
+    matched.labels = labels[labels >= 0]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of its {len(known)} classes have no images in {source}: {_few(missing)}")
+    if unknown:
+        left_out = int((labels < 0).sum())
+        parts.append(f"{left_out} images of classes that it does not know are left out: {_few(unknown)}")
+    return matched, "; ".join(parts)
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
 def balanced_part(images: LabelledImages, fraction: float, purpose: str = "") -> np.ndarray:
     """Indices, ascending, of the part of each class, to the nearest image, whose identities hash lowest.
 

@@ -217,6 +217,16 @@ def read_folder(root: Path, read: Read) -> Split:
     return images, tuple(printable(name) for name in class_names)
 
 
+def read_flat(root: Path, read: Read) -> EncodedImages:
+    """All images below `root`, however deep, of one class."""
+    found = walk(root, [""])
+    found.tell(root)
+    if not found.paths:
+        raise UserError(f"data: {root} has no images ({', '.join(EXTENSIONS)})")
+    names = np.array([os.fsencode(path) for path in found.paths])
+    return EncodedImages(FolderSource(root), names, np.zeros(len(names)), np.asarray(found.sizes), read)
+
+
 class TarSource:
     """Parts of tars, each opened anew: an open file must not be shared by forked workers, who would move its place.
 

@@ -12,7 +12,7 @@ import numpy as np
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData, balanced_part, check_labels, decoder
 from contagg.data.decode import UnreadableSampleError
-from contagg.data.folders import Split, is_hidden, read_folder, read_tars
+from contagg.data.folders import Split, is_hidden, read_flat, read_folder, read_tars
 from contagg.data.named import cifar10, digits, fashion_mnist
 from contagg.data.shards import open_shards
 from contagg.data.streams import stream_hugging_face, stream_tensorflow
@@ -56,6 +56,64 @@ def open_data(config: DataConfig) -> ImageData:
     if config.fraction < 1:
         data = replace(data, train=data.train.subset(balanced_part(data.train, config.fraction)))
     return data
+
+
+def open_unlabelled(config: DataConfig) -> ImageData:
+    """The training images alone, whatever their classes: what learning without labels needs. No validation images.
+
+    Of a folder all images below train/, or below data.root where there is none, in classes' folders or not.
+
+    Raises:
+        UserError: there are none, or data.root is missing.
+    """
+    if config.name == "folder":
+        root = config.folder()
+        places = next((found for name in SPLIT_NAMES["training"] if (found := _folders_called(root, name))), [root])
+        train, class_names = read_flat(places[0], decoder(config)), ("images",)
+    elif config.name in ("tar", "parquet"):
+        root = config.folder()
+        find = {"tar": _tars_called, "parquet": _parquet_called}[config.name]
+        places = next((found for name in (*SPLIT_NAMES["training"], None) if (found := find(root, name))), [])
+        if not places:
+            raise UserError(f"data: there is no *.{config.name} in data.root {root}")
+        train, class_names = _read(config, places)
+    else:
+        data = open_data(config)
+        return replace(data, validation=data.validation.subset(np.array([], dtype=np.int64)))
+    if config.fraction < 1:
+        train = train.subset(balanced_part(train, config.fraction))
+    none = train.subset(np.array([], dtype=np.int64))
+    return ImageData(train=train, validation=none, class_names=class_names)
+
+
+def open_validation(config: DataConfig, alone: bool = False) -> Split:
+    """The images to judge by, and the names of their classes; no training images need be there.
+
+    Args:
+        config: Which data.
+        alone: Take all images of a folder, tar or parquet that has no splits, instead of the part that training holds
+            out of it.
+
+    Raises:
+        UserError: as `open_data`, but for what is about training images.
+    """
+    if config.name not in ("folder", "tar", "parquet"):
+        data = open_data(config)
+        return data.validation, data.class_names
+    root = config.folder()
+    find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
+    training, validation = (
+        next((found for name in names if (found := find(root, name))), []) for names in SPLIT_NAMES.values()
+    )
+    if not validation and alone and not training:
+        validation = find(root, None)
+        logger.warning("%s has no %s: all its images are taken", root, " or ".join(SPLIT_NAMES["validation"]))
+    if not validation:
+        data = open_data(config)
+        return data.validation, data.class_names
+    images, class_names = _read(config, validation)
+    check_labels(images.labels, len(class_names), f"the validation split in {root}")
+    return images, class_names
 
 
 def _files(config: DataConfig) -> ImageData:

@@ -5,16 +5,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
-from contagg.classification.evaluation import data_config
 from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
-from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import ImageLoader, evaluation_loader
 from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device
@@ -22,7 +19,7 @@ from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
-from contagg.training.building import Preprocessing
+from contagg.training.building import Preprocessing, data_of_run, require_finite
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import weights_in
 
@@ -112,7 +109,9 @@ def features(network: nn.Module, batches: ImageLoader, cache: Path | None, devic
         return found
     network = network.to(device).eval()
     for images, labels in batches:
-        found.add(network(images.to(device)), labels)
+        answers = network(images.to(device))
+        require_finite(answers)
+        found.add(answers, labels)
     if cache:
         save_weights(cache, {"features": found.features, "labels": found.labels}, {})
     return found
@@ -121,32 +120,23 @@ def features(network: nn.Module, batches: ImageLoader, cache: Path | None, devic
 def _cache(
     folder: str, network: nn.Module, preprocessing: Preprocessing, config: DataConfig, data: ImageData
 ) -> Iterable[Path]:
-    """A file for the bank and one for the queries, named by all that the features depend on: the images' bytes too."""
-    digest = hashlib.sha256(repr((type(network).__name__, preprocessing, config.max_pixels, config.bit_depth)).encode())
+    """A file for the bank and one for the queries, named by all that the features depend on."""
+    digest = hashlib.sha256(repr((type(network).__name__, preprocessing, config)).encode())
     for name, tensor in network.state_dict().items():
         digest.update(
             name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     for images in (data.train, data.validation):
         part = digest.copy()
-        part.update(images.labels.tobytes())
-        for index in range(len(images)):
-            part.update(hashlib.sha256(_content(images, index)).digest())
+        part.update(b"\0".join(images.identity))
         yield Path(folder) / f"features-{part.hexdigest()[:20]}.safetensors"
-
-
-def _content(images: Any, index: int) -> bytes:
-    try:
-        return images.content(index)
-    except UnreadableSampleError:
-        return b""
 
 
 def _which_data(path: Path, options: argparse.Namespace) -> DataConfig:
     """The run's data, or those that were named."""
     name, root = options.data, options.root
     if name is None:
-        return data_config(path, argparse.Namespace(name=None, root=root, validation_split=None))
+        return data_of_run(path, {"root": root})
     if name not in NAMED_DATA and Path(name).is_dir():
         name, root = "folder", name
     return DataConfig(name=name, root=root)

@@ -7,7 +7,8 @@ import torch
 from contagg.data.config import AugmentationConfig
 from contagg.data.crops import make_crops
 from contagg.data.loaders import evaluation_loader, train_loader
-from contagg.data.sources import ImageData, open_data
+from contagg.data.sources import ImageData, open_data, open_unlabelled
+from contagg.errors import UserError
 from contagg.self_supervised.collapse import draw_teacher
 from contagg.self_supervised.knn import check_neighbours
 from contagg.self_supervised.networks import build_pair
@@ -23,12 +24,22 @@ def fit(recipe: DinoRecipe) -> None:
     """`contagg fit` for DINO: trains, draws, says where all is."""
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
-    data = open_data(recipe.data)
+    data = _open(recipe)
     job = make_job(recipe, data)
     folder = claim_folder(recipe.run, recipe)
     train(job, recipe.run, folder)
     if is_first_process():
         report(folder, recipe)
+
+
+def _open(recipe: DinoRecipe) -> ImageData:
+    """The images, and their classes where the nearest neighbours are asked."""
+    if not recipe.knn.every:
+        return open_unlabelled(recipe.data)
+    try:
+        return open_data(recipe.data)
+    except UserError as error:
+        raise UserError(f"{error}; only k nearest neighbours need classes: knn.every 0 trains without them") from error
 
 
 def make_job(recipe: DinoRecipe, data: ImageData) -> Job:

@@ -1,7 +1,8 @@
 """From a recipe to its network and to how images are prepared for it; and back from what a weights file says."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,12 +12,13 @@ from torch import nn
 
 from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.options import check_model
-from contagg.data.config import AugmentationConfig
+from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
 from contagg.models import create
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import is_first_process
+from contagg.yaml_file import read_section
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -69,6 +71,36 @@ def _created(config: ModelConfig, options: dict[str, Any]) -> tuple[nn.Module, s
             raise
         except Exception as error:  # each of timm's networks refuses wrong values in its own way
             raise UserError(f"model.options do not fit {config.name}: {type(error).__name__}: {error}") from error
+
+
+def data_of_run(weights: Path, given: Mapping[str, Any]) -> DataConfig:
+    """The data of the run that a weights file lies in, with what is `given` instead, by DataConfig's names.
+
+    Raises:
+        UserError: the file lies in no run folder, and nothing is given; or the two make no right DataConfig.
+    """
+    recipe = run_of(weights) / "recipe.yaml"
+    given = {key: value for key, value in given.items() if value is not None}
+    try:
+        known = read_section(recipe, "data")
+        if not known and not given:
+            raise UserError(f"{recipe} is not there, so --data.name and --data.root must say which data to use")
+        return DataConfig(**(known | given))
+    except TypeError as error:  # a key that DataConfig does not have
+        problem = f"{recipe} does not say which data to use ({error})"
+        raise UserError(f"{problem}: give --data.name and --data.root") from error
+
+
+def require_finite(answers: torch.Tensor) -> None:
+    """UserError for answers of a network that are no numbers: whatever is reckoned from them says nothing."""
+    if not bool(answers.isfinite().all()):
+        raise UserError("the network's answers are NaN or infinite: its weights are broken")
+
+
+def run_of(weights: Path) -> Path:
+    """The run folder that a weights file lies in, or the folder beside it where it lies in none."""
+    folder = weights.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
