@@ -20,7 +20,7 @@ ORDER = (
     ("data",),
     ("benchmark", "inspect"),
     ("training", "export", "tasks"),
-    ("classification", "detection", "self_supervised"),
+    ("classification", "detection", "self_supervised", "testing"),
     ("cli",),
     ("__main__",),
 )

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from contagg.cli import main
 from contagg.data.config import CropsConfig
@@ -175,6 +178,36 @@ def test_neighbours_in_the_features_of_an_original_checkpoint(
     main(["knn", str(tmp_path / "dino.pth"), "digits", *options])
     assert capsys.readouterr().out == first
     assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def test_kept_features_are_of_the_images_bytes_not_of_their_names(
+    tmp_path: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of the same names and sizes, which held other images, were answered from what was kept."""
+    root = image_folder(train=4, val=3)
+    for path in list(root.rglob("*.*")):
+        with Image.open(path) as image:
+            image.convert("RGB").resize((40, 40)).save(path.with_suffix(".bmp"))
+        path.unlink()
+    model = ModelConfig(name="container_light_tiny", image_size=32)
+    student, teacher, _ = build_pair(model, DINO, CropsConfig(local_size=32))
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, tmp_path / "dino.pth")
+    kept = tmp_path / "kept"
+    options = ["--model", "container_light_tiny", "--image-size", "32", "--k", "1", "--cache", str(kept)]
+
+    def ask(folder: Path) -> int:
+        main(["knn", str(tmp_path / "dino.pth"), str(folder), *options])
+        return len(list(kept.iterdir()))
+
+    assert ask(root) == 2
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    assert ask(moved) == 2
+    one, other = (root / f"val/{name}/{name} 0.bmp" for name in ("china", "flower"))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert ask(root) == 3  # the bank is as it was
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contagg.errors import UserError
+
 Grid = tuple[int, int]
 """Rows and columns of the tokens that lie on a grid."""
 
@@ -58,7 +60,7 @@ class Affinity(nn.Module, ABC):
             grid: (H, W).
             mask: bool (B, H, W), true where the batch holds an image; None where images fill it. With it an image is
                 answered as it is alone, whatever comes out in its padding. A kind that cannot do that at once calls
-                `each_alone`.
+                `each_alone`, and in `rows` `rows_alone`.
 
         Returns:
             (B, N, C).
@@ -137,6 +139,14 @@ def as_tokens(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
+def check_fills(tokens: Tensor, grid: Grid, what: str) -> None:
+    """UserError unless the tokens (B, N, C) are those of the grid and no class tokens beside them, named by `what`."""
+    if tokens.shape[1] != grid[0] * grid[1]:
+        raise UserError(
+            f"{what}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}; it serves no class tokens"
+        )
+
+
 def clear_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """(B, N, C) with zeros where a mask (B, H, W) finds no image."""
     return tokens if mask is None else tokens.masked_fill(~mask.flatten(1)[:, :, None], 0)
@@ -161,6 +171,19 @@ def each_alone(affinity: Affinity, values: Tensor, tokens: Tensor, mask: Tensor)
         own = [as_tokens(as_map(part[None], whole)[..., : grid[0], : grid[1]]) for part in (value, token)]
         answer = as_map(affinity(*own, grid), grid)
         answers.append(as_tokens(F.pad(answer, (0, whole[1] - grid[1], 0, whole[0] - grid[0]))))
+    return torch.cat(answers)
+
+
+def rows_alone(affinity: Affinity, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor) -> Tensor:
+    """The rows of a kind that knows no masks, (B, M, R, N): those of each image on its own grid, zeros elsewhere."""
+    row, column = positions // grid[1], positions % grid[1]
+    answers = []
+    for token, own in zip(tokens, image_grids(mask), strict=True):
+        within = (row < own[0]) & (column < own[1])
+        places = torch.where(within, row * own[1] + column, 0)
+        found = affinity.rows(as_tokens(as_map(token[None], grid)[..., : own[0], : own[1]]), own, places)
+        found = F.pad(found.unflatten(3, own), (0, grid[1] - own[1], 0, grid[0] - own[0])).flatten(3)
+        answers.append(found * within[:, None])
     return torch.cat(answers)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, clear_columns, frozen, spread
+from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_columns, frozen, spread
 from contagg.affinity.depthwise import depthwise
 from contagg.errors import UserError
 
@@ -38,12 +38,12 @@ class DepthwiseConv(Affinity):
             nn.init.uniform_(parameter, -1 / kernel_size, 1 / kernel_size)
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        self._check(values, grid)
+        check_fills(values, grid, f"dwconv{self.kernel_size}")
         weight = self.weight.repeat_interleave(self.head_width, 0) if self.head_width > 1 else self.weight
         return as_tokens(depthwise(as_map(values, grid), weight, self.bias))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        self._check(tokens, grid)
+        check_fills(tokens, grid, f"dwconv{self.kernel_size}")
         height, width = grid
         reach = self.kernel_size // 2
         offsets = torch.arange(-reach, reach + 1, device=tokens.device)
@@ -83,10 +83,3 @@ class DepthwiseConv(Affinity):
         if small.bias is not None:
             merged.bias = frozen(small.bias if large.bias is None else large.bias + small.bias)
         return merged
-
-    def _check(self, tokens: Tensor, grid: Grid) -> None:
-        if tokens.shape[1] != grid[0] * grid[1]:
-            raise UserError(
-                f"dwconv{self.kernel_size}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}; "
-                "a convolution serves no class tokens"
-            )

@@ -79,7 +79,8 @@ class Mixture(Affinity):
         self.first = first
         self.second = second
         self.gate = gate if isinstance(gate, nn.Module) else build_gate(gate, first.heads)
-        self.heads = math.lcm(first.heads, second.heads)
+        weights = [len(weight) for weight in self.gate() if weight is not None]
+        self.heads = math.lcm(first.heads, second.heads, *weights)
         self.dynamic = first.dynamic or second.dynamic
         self.prefix = max(first.prefix, second.prefix)
         self.grid = first.grid or second.grid
@@ -127,8 +128,8 @@ class Mixture(Affinity):
         """Weights go into the affinities that take them, which become one where they can."""
         folded, left = [], []
         for term, weight in self.terms():
-            weight = weight.to(gate)
-            weight = weight * gate if len(gate) == 1 else spread(weight, self.heads) * spread(gate, self.heads)
+            count = math.lcm(len(weight), len(gate))
+            weight = spread(weight.to(gate), count) * spread(gate, count)
             form = term.fold(weight)
             folded.append(form or term)
             left.append(None if form is not None or bool((weight == 1).all()) else weight)

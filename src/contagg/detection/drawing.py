@@ -65,16 +65,32 @@ def distinct(boxes: Tensor) -> list[str]:
 
 
 def _labelled(image: np.ndarray, boxes: Tensor, captions: Sequence[str], colours: Sequence[str]) -> np.ndarray:
-    """Captions at their boxes' upper edges, moved to where all of them is within the picture; the first on top."""
+    """Captions at their boxes' upper edges, all within the picture, the surest first.
+
+    One that would cover another object shrinks to its score, and one that would cover another caption is left out.
+    """
     picture = Image.fromarray(image)
     pen, font = ImageDraw.Draw(picture), ImageFont.truetype(str(_FONT), _LETTERS)
-    for (left, top, *_), caption, colour in reversed(list(zip(boxes.tolist(), captions, colours, strict=True))):
-        _, _, wide, high = pen.textbbox((0, 0), caption, font=font)
-        x = max(0, min(left, picture.width - wide - 4))
-        y = max(0, min(top - high - 3 if top > high + 3 else top, picture.height - high - 3))
-        pen.rectangle((x, y, x + wide + 3, y + high + 2), fill=colour)
-        pen.text((x + 2, y), caption, fill="white" if colour in _DARK else "black", font=font)
+    placed: list[tuple[float, float, float, float]] = []
+    corners = [tuple(box) for box in boxes.tolist()]
+    for number, (caption, colour) in enumerate(zip(captions, colours, strict=True)):
+        others = corners[:number] + corners[number + 1 :]
+        for text, avoided in ((caption, placed + others), (caption.rsplit(maxsplit=2)[1], placed)):
+            _, _, wide, high = pen.textbbox((0, 0), text, font=font)
+            left, top = corners[number][:2]
+            x = max(0, min(left, picture.width - wide - 4))
+            y = max(0, min(top - high - 3 if top > high + 3 else top, picture.height - high - 3))
+            area = (x, y, x + wide + 3, y + high + 2)
+            if not any(_meet(area, other) for other in avoided):
+                pen.rectangle(area, fill=colour)
+                pen.text((x + 2, y), text, fill="white" if colour in _DARK else "black", font=font)
+                placed.append(area)
+                break
     return np.asarray(picture)
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def save_drawing(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from contagg.data.coco.config import CocoDataConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform, training_transform
 from contagg.data.coco.loaders import evaluation_loader, train_loader
 from contagg.data.decode import UnreadableSampleError
-from contagg.data.fingerprint import Fingerprint, Listing
+from contagg.data.fingerprint import Fingerprint
 from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
@@ -106,20 +105,9 @@ def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: Coc
 
 
 def fingerprint(training: CocoAnnotations, validation: CocoAnnotations) -> Fingerprint:
-    """Of which data these are: names, sizes in pixels, and what the annotations say."""
+    """Of which data these are: categories, images' names and sizes in bytes, and what the annotations say."""
     names = [f"{category.id} {category.name}" for category in training.categories]
-    return Fingerprint(names, training=_listing(training), validation=_listing(validation))
-
-
-def _listing(annotations: CocoAnnotations) -> Listing:
-    said = ("category_id", "bbox", "iscrowd", "area")
-    objects = [
-        crc32(repr([[thing.get(key) for key in said] for thing in annotations.objects(index)]).encode())
-        for index in range(len(annotations.images))
-    ]
-    names = [image.file_name.encode("utf-8", "surrogateescape") for image in annotations.images]
-    pixels = [image.width << 32 | image.height for image in annotations.images]
-    return Listing(names, -1 - np.array(objects, dtype=np.int64), np.array(pixels, dtype=np.int64))
+    return Fingerprint(names, training=training.listing(), validation=validation.listing())
 
 
 def check_objects(training: CocoAnnotations, queries: int) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
 from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
+from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import ImageLoader, evaluation_loader
 from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device
@@ -120,16 +122,25 @@ def features(network: nn.Module, batches: ImageLoader, cache: Path | None, devic
 def _cache(
     folder: str, network: nn.Module, preprocessing: Preprocessing, config: DataConfig, data: ImageData
 ) -> Iterable[Path]:
-    """A file for the bank and one for the queries, named by all that the features depend on."""
-    digest = hashlib.sha256(repr((type(network).__name__, preprocessing, config)).encode())
+    """A file for the bank and one for the queries, named by all that the features depend on: the images' bytes too."""
+    digest = hashlib.sha256(repr((type(network).__name__, preprocessing, config.max_pixels, config.bit_depth)).encode())
     for name, tensor in network.state_dict().items():
         digest.update(
             name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     for images in (data.train, data.validation):
         part = digest.copy()
-        part.update(b"\0".join(images.identity))
+        part.update(images.labels.tobytes())
+        for index in range(len(images)):
+            part.update(hashlib.sha256(_content(images, index)).digest())
         yield Path(folder) / f"features-{part.hexdigest()[:20]}.safetensors"
+
+
+def _content(images: Any, index: int) -> bytes:
+    try:
+        return images.content(index)
+    except UnreadableSampleError:
+        return b""
 
 
 def _which_data(path: Path, options: argparse.Namespace) -> DataConfig:

@@ -60,7 +60,9 @@ class Progress(TQDMProgressBar):
         if not trainer.is_global_zero:
             return
         row = self.metrics.rows[-1]
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float))
+        # A category's number (box_ap/cat) is one of many: metrics.csv has them.
+        shown = {name: value for name, value in row.items() if isinstance(value, float) and "/" not in name}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         line = f"epoch {row['epoch']}/{trainer.max_epochs}  {numbers}  left {self.left(trainer)}"
         if self.is_enabled:
             self.print(line)

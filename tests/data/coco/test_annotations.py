@@ -9,6 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from contagg.data.coco.annotations import Category, differing, read_annotations
+from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 
 Change = Callable[[dict[str, Any]], object]
@@ -160,6 +161,19 @@ def test_boxes_may_leave_the_image_by_as_much_as_is_said(content: dict[str, Any]
         read(content, tmp_path)
     found = read_annotations(tmp_path / "instances.json", tmp_path, clip_boxes=3)
     assert found.objects(1)[0]["bbox"] == [-3, 2, 20, 20]
+
+
+def test_what_a_run_went_on_with_is_named(content: dict[str, Any], tmp_path: Path) -> None:
+    def now() -> Fingerprint:
+        return Fingerprint(["early", "late"], training=read(content, tmp_path).listing())
+
+    before = now().state_dict()
+    assert now().difference(before) == ""
+    content["annotations"][0]["segmentation"][0][0] = 2.0
+    assert now().difference(before) == "1 of 2 training images are not labelled as they were, the first b.jpg"
+    content["annotations"][0]["segmentation"][0][0] = 1.0
+    (tmp_path / "a.jpg").write_text("another picture")
+    assert "are not of the size or pixels they had, the first a.jpg" in now().difference(before)
 
 
 def test_categories_that_differ_are_named_by_which() -> None:

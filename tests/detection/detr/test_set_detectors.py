@@ -1,5 +1,6 @@
 """DETR, Deformable DETR and SMCA-DETR as detectors: images and targets in, losses and boxes out."""
 
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,31 @@ def test_perfect_answers_are_perfect_through_data_and_evaluation(
         add_batch(collected, found, images, targets, ids)
     assert max(map(len, shapes)) > 1
     assert score(annotations, collected, ["box"])["box_ap"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("detector", SET_DETECTORS)
+def test_boxes_are_formed_in_float32_under_autocast(detector: str) -> None:
+    """bfloat16 has 8 bits: at 1333 pixels a box would move by 3 of them."""
+    model = small(detector).eval()
+    head = model.network.box_head
+    torch.nn.init.normal_(head[-1].weight)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    head.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        predictions = model.network.predict(torch.rand(1, 3, 64, 96), [(64, 96)])
+    given, got = seen[0]
+    assert got.dtype == torch.float32 and predictions.boxes.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(head(given.float()), got)
+
+
+@pytest.mark.parametrize(("detector", "expected"), [("detr", 7), ("smca_detr", 7), ("deformable_detr", 21)])
+def test_as_many_are_kept_as_the_authors_keep_or_the_recipe_says(detector: str, expected: int) -> None:
+    """SMCA's best pairs of query and class are as many as its queries; Deformable DETR's 100, or all where fewer."""
+    images = [torch.rand(3, 64, 96)]
+    assert len(small(detector).eval()(images)[0]["scores"]) == expected
+    chosen = dataclasses.replace(config(detector), detections_per_image=5)
+    assert len(build_detector(chosen, 3).eval()(images)[0]["scores"]) == 5
 
 
 def test_detections_are_the_originals_choice() -> None:

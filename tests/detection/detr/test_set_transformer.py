@@ -138,3 +138,44 @@ def test_bfloat16_is_finite_and_trains() -> None:
         hidden, _ = model(**inputs | {"sizes": inputs["sizes"].float()})
     hidden.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_matrices_begin_as_xavier_has_them(prior: bool) -> None:
+    """torch's own start of a linear map is three times as narrow where it widens, and the originals never learnt so."""
+    torch.manual_seed(0)
+    model = SetTransformer(64, 8, 1, 2, 512, 0.1, prior)
+    checked = 0
+    for name, weight in model.named_parameters():
+        if weight.dim() < 2 or name.endswith("prior.scale.weight"):
+            continue
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert weight.abs().max() <= bound
+        assert weight.numel() < 256 or weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
+        checked += weight.numel() >= 256
+    assert checked >= 4 + 2 * 6
+    scales = [module.scale.weight for module in model.modules() if isinstance(module, GaussianPrior)]
+    assert len(scales) == 2 * prior and not any(weight.any() for weight in scales)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_attention_drops_too(prior: bool) -> None:
+    """What is drawn is left to the attention alone: self-attention of the encoder, both of the decoder."""
+    torch.manual_seed(0)
+    model = SetTransformer(32, 4, 1, 1, 16, 0.5, prior)
+    attentions = [module for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)]
+    assert len(attentions) == 3
+    for module in attentions:
+        torch.nn.init.normal_(module.in_proj_bias)  # the decoder's first queries ask for nothing but this
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    features, positions = torch.randn(2, 2, 32, 5, 7)
+    inputs = (features, positions, torch.ones(2, 5, 7, dtype=torch.bool), torch.randn(6, 32), torch.ones(2, 2))
+    for chosen in attentions:
+        for module in attentions:
+            module.train(module is chosen)
+        one, other = (model(*inputs)[0] for _ in range(2))
+        assert not torch.equal(one, other)
+    model.eval()
+    assert torch.equal(model(*inputs)[0], model(*inputs)[0])

@@ -6,16 +6,19 @@ Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from contagg.data.coco.masks import LARGEST, area, check, nothing
+from contagg.data.fingerprint import Listing
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class CocoAnnotations:
         folder: Of the images.
         categories: Ascending by id; a category's place is its label.
         images: As the JSON has them.
+        sizes: Of the images' files, in bytes.
         thin: Annotations whose box covers nothing of its image. None learns from them; they are scored, as COCO does.
     """
 
@@ -58,6 +62,7 @@ class CocoAnnotations:
     folder: Path
     categories: tuple[Category, ...]
     images: tuple[ImageEntry, ...]
+    sizes: np.ndarray
     thin: int
     _stored: "_Stored"
 
@@ -72,6 +77,13 @@ class CocoAnnotations:
         A box may reach a little beyond its image, as the JSON has it: it is clipped in training, not in evaluation.
         """
         return self._stored[index]
+
+    def listing(self) -> Listing:
+        """What a fingerprint is made of; an image's labels are all that its annotations say."""
+        labels = np.array([-1 - crc32(part) for part in self._stored], dtype=np.int64)
+        return Listing(
+            [image.file_name.encode("utf-8", "surrogateescape") for image in self.images], labels, self.sizes
+        )
 
     def files(self) -> set[Path]:
         """Of the images."""
@@ -126,7 +138,13 @@ class _Stored:
         self._bytes = np.frombuffer(b"".join(parts), np.uint8)
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+        return json.loads(self._part(index))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self._part, range(len(self._ends) - 1))
+
+    def _part(self, index: int) -> bytes:
+        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()
 
 
 class _Faults:
@@ -174,7 +192,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
         raise UserError(f"no folder of images at {folder}")
     faults = _Faults(path)
     categories = _categories(content["categories"], faults)
-    places = _images(content["images"], folder, faults)
+    places, sizes = _images(content["images"], folder, faults)
     images = [image for image in places.values() if image is not None]
     known = {category.id for category in categories}
     objects: dict[int | str, list[dict[str, Any]]] = {image.id: [] for image in images}
@@ -193,7 +211,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
     faults.settle()
     if thin:
         logger.warning("%s: %d boxes without width or height in their images: nothing learns from them", path, thin)
-    return CocoAnnotations(path, folder, categories, tuple(images), thin, _Stored(objects.values()))
+    return CocoAnnotations(path, folder, categories, tuple(images), np.array(sizes), thin, _Stored(objects.values()))
 
 
 def differing(first: Sequence[Category], names: tuple[Any, Any], second: Sequence[Category]) -> str:
@@ -236,10 +254,11 @@ def _categories(entries: list[Any], faults: _Faults) -> tuple[Category, ...]:
     return tuple(found[number] for number in sorted(found))
 
 
-def _images(entries: list[Any], folder: Path, faults: _Faults) -> dict[int | str, ImageEntry | None]:
-    """By id; None for one with a fault."""
+def _images(entries: list[Any], folder: Path, faults: _Faults) -> tuple[dict[int | str, ImageEntry | None], list[int]]:
+    """By id, None for one with a fault; and the bytes of the others' files."""
     found: dict[int | str, ImageEntry | None] = {}
-    present: dict[Path, set[str]] = {}
+    sizes: list[int] = []
+    present: dict[Path, dict[str, int]] = {}
     for entry in entries:
         with faults.of(f"image {entry.get('id') if isinstance(entry, dict) else entry!r:.80}"):
             number = _number_or_text(entry, "id")
@@ -255,11 +274,16 @@ def _images(entries: list[Any], folder: Path, faults: _Faults) -> dict[int | str
             if file.name not in present[file.parent]:
                 raise UserError(f" is missing: no {file}")
             found[number] = ImageEntry(number, name, height, width)
-    return found
+            sizes.append(present[file.parent][file.name])
+    return found, sizes
 
 
-def _listing(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+def _listing(folder: Path) -> dict[str, int]:
+    """The files of a folder, and their sizes in bytes."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 def _given(entry: Any, key: str) -> Any:
