@@ -12,6 +12,7 @@ from contagg.checkpoints.locate import task_of
 from contagg.config import check_references
 from contagg.errors import UserError, nearest
 from contagg.tasks import describe_keys, recipes, task_named, tasks
+from contagg.training.output import lossy_output
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
 
@@ -79,7 +80,8 @@ def _fit(arguments: list[str]) -> None:
         return
     recipe = read_recipe(arguments, recipes())
     check_references(recipe)
-    load(task_named(recipe.task).fit)(recipe)
+    with lossy_output():
+        load(task_named(recipe.task).fit)(recipe)
 
 
 def _name(arguments: list[str], known: Mapping[str, object]) -> str:

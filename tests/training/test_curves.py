@@ -39,6 +39,12 @@ def test_a_panel_a_kind(tmp_path: Path) -> None:
     assert Image.open(draw_run(tmp_path / "run")).size[0] > 1000
 
 
+def test_an_average_and_what_it_is_of_share_a_panel(tmp_path: Path) -> None:
+    metrics = "epoch,step,train_loss,validation_loss,validation_loss_raw\n1,7,2.5,2.25,2.0\n"
+    (axes,) = run_figure(read_metrics(a_run(tmp_path / "run", metrics)), "run").axes
+    assert [line.get_label() for line in axes.lines] == ["train loss", "validation loss", "validation loss raw"]
+
+
 def test_runs_compared_best_first() -> None:
     figure = compare_figure({"one": [(1, 0.25), (2, 0.5)], "two": [(1, 0.125), (2, 0.625)]}, "accuracy")
     lines = figure.axes[0].lines

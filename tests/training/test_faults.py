@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +43,7 @@ def signalled_after_step(step: int, number: int) -> Callable[[], None]:
     return meddle
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(runs: Runs, whole: dict, number: int) -> None:
     rare = ("--run.checkpoint_minutes", "60")
     meddle = signalled_after_step(3, number)
@@ -83,7 +86,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(runs: Runs) ->
 
 def test_a_weight_that_is_not_finite_is_not_saved(runs: Runs) -> None:
     assert runs.fit("run", meddle=poison(4, "weight")) == 2
-    assert "is not finite after step 5; nothing was saved since" in runs.output
+    assert " is not finite: " in runs.output and "after step 5; nothing was saved since" in runs.output
     assert states(runs, "run")[-1].name == "epoch_00000_step_000000004.ckpt"
 
 
@@ -286,3 +289,53 @@ def test_limits_of_space(runs: Runs) -> None:
     assert (folder / f"best_epoch_{best[0]['epoch']:05d}.safetensors").read_bytes() == (
         folder / "best.safetensors"
     ).read_bytes()
+
+
+def test_a_statistic_that_is_not_finite_is_not_saved(runs: Runs) -> None:
+    def meddle() -> None:
+        sound = Classification.training_step
+
+        def poisoned(self: Classification, batch: object, batch_idx: int) -> dict[str, torch.Tensor]:
+            if self.global_step == 3:
+                dict(self.model.named_buffers())["bn1.running_mean"].fill_(float("nan"))
+            return sound(self, batch, batch_idx)
+
+        Classification.training_step = poisoned
+
+    recipe = TINY | {"model": {"name": "test_resnet", "image_size": 32, "channels": 1, "drop_path": 0.0}}
+    runs.recipe.write_text(yaml.safe_dump(recipe))
+    assert runs.fit("run", meddle=meddle) == 2, runs.output
+    assert "model.bn1.running_mean is not finite" in runs.output, runs.output
+    assert states(runs, "run")[-1].name == "epoch_00000_step_000000003.ckpt"
+
+
+def fit_command(runs: Runs, name: str) -> list[str]:
+    script = "import sys; from contagg.cli import main; main(sys.argv[1:])"
+    return [sys.executable, "-c", script, "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name)]
+
+
+@pytest.mark.parametrize("ending", [["|", "head", "-1"], [">&-"], [">/dev/full", "2>/dev/full"], [">&-", "2>&-"]])
+def test_a_log_that_cannot_be_written_costs_no_epoch(runs: Runs, ending: list[str]) -> None:
+    command = " ".join([shlex.join(fit_command(runs, "run")), "--optimization.epochs", "2", *ending])
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert states(runs, "run")[-1].name == "epoch_00002_step_000000014.ckpt"
+    assert (runs.folder / "run" / "figures" / "curves.png").exists()
+
+
+def test_a_second_ctrl_c_says_what_is_left(runs: Runs) -> None:
+    def twice() -> None:
+        sound = Classification.training_step
+
+        def asked(self: Classification, batch: object, batch_idx: int) -> dict[str, torch.Tensor]:
+            if self.global_step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return sound(self, batch, batch_idx)
+
+        Classification.training_step = asked
+
+    assert runs.fit("run", meddle=twice) == 130, runs.output
+    assert "contagg: interrupted at once: the same command goes on from the last saved state" in runs.output
+    assert "Traceback" not in runs.output

@@ -45,7 +45,7 @@ PIECES: dict[str, Callable[[dict], object]] = {
     "weights": lambda state: state["current_model_state"].update(state["state_dict"]),
     "average": lambda state: state["state_dict"].update(state["current_model_state"]),
     "updates of the average": lambda state: state["averaging_state"]["n_averaged"].zero_(),
-    "last update of the average": lambda state: state["callbacks"]["WeightAveraging"].update(latest_update_step=0),
+    "last update of the average": lambda state: state["callbacks"]["MovingAverage"].update(latest_update_step=0),
     "optimizer": lambda state: state["optimizer_states"][0]["state"].clear(),
     "sums of the epoch": lambda state: state["callbacks"]["EpochMetrics"]["sums"].clear(),
     "batches of the epoch": lambda state: state["callbacks"]["EpochMetrics"].update(batches=0),
@@ -88,7 +88,7 @@ def test_no_piece_is_forgotten_here(killed: Runs) -> None:
     state = torch.load(newest(killed.folder / "cut"), weights_only=True)
     dropped = {"state_dict", "current_model_state", "averaging_state", "optimizer_states", "callbacks", "loops"}
     assert set(state) == dropped | set(NOT_NEEDED)
-    assert set(state["callbacks"]) == {"WeightAveraging", "EpochMetrics", "SaveState"}
+    assert set(state["callbacks"]) == {"MovingAverage", "EpochMetrics", "SaveState"}
     assert state["lr_schedulers"] == []
 
 

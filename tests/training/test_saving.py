@@ -86,4 +86,4 @@ def test_a_state_that_does_not_say_of_which_data_is_refused(tmp_path: Path) -> N
     saver = saving(tmp_path, keep_best=1)
     saver.on_load_checkpoint(None, None, {"callbacks": {saver.state_key: saver.state_dict()}})
     with pytest.raises(UserError, match="does not say which data and recipe it was made with"):
-        saver.on_load_checkpoint(None, None, {"callbacks": {"WeightAveraging": {}}})
+        saver.on_load_checkpoint(None, None, {"callbacks": {"MovingAverage": {}}})

@@ -5,16 +5,27 @@ import signal
 
 import pytest
 
-from contagg.training.signals import StopSignals
+from contagg.training.signals import StoppedError, StopSignals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_is_remembered_second_interrupts(number: int) -> None:
     before = signal.getsignal(number)
     with StopSignals() as signals:
         assert signals.received == 0
         os.kill(os.getpid(), number)
         assert signals.received == number
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError, match="interrupted at once: the same command goes on") as stopped:
             os.kill(os.getpid(), signal.SIGINT)
+        assert stopped.value.signal_number == signal.SIGINT
     assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

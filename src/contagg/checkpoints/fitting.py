@@ -10,6 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from contagg.checkpoints.reading import read_checkpoint
+from contagg.device import require_finite
 from contagg.errors import UserError
 from contagg.nn.released import StateDict, from_released, is_released
 
@@ -147,7 +148,7 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
     """Load all of a state dict; released names are mapped.
 
     Raises:
-        UserError: tensors are missing, unexpected, or of another shape: says which and which shapes.
+        UserError: tensors are missing, unexpected, of another shape or not finite: says which.
     """
     expected = model.state_dict()
     if is_released(state) and not is_released(expected):
@@ -164,6 +165,7 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
     if any(problems.values()):
         found = "; ".join(f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in problems.items() if names)
         raise UserError(f"{source} does not fit this {type(model).__name__}: {found}")
+    require_finite(state, source)
     with torch.no_grad():
         model.load_state_dict(state)
 

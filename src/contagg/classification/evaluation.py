@@ -17,9 +17,9 @@ from contagg.data.datasets import match_classes
 from contagg.data.loaders import evaluation_loader
 from contagg.data.sampling import IGNORE_INDEX
 from contagg.data.sources import open_validation
-from contagg.device import choose_device
+from contagg.device import choose_device, require_finite
 from contagg.figures import percent
-from contagg.training.building import Preprocessing, data_of_run, require_finite, run_of
+from contagg.training.building import Preprocessing, data_of_run, run_of
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def evaluate(
         if not counted.any():
             continue
         logits = model(images[counted].to(device)).float()
-        require_finite(logits)
+        require_finite({"what the network answers": logits}, "no score")
         targets = targets[counted]
         for metric in metrics.values():
             metric.update(logits, targets.to(device))

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from contagg.checkpoints.weights import load_model
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
-from contagg.device import choose_device
+from contagg.device import choose_device, require_finite
 from contagg.errors import UserError, printable
-from contagg.training.building import Preprocessing, Transform, require_finite
+from contagg.training.building import Preprocessing, Transform
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def guesses(
         if not numbers:
             continue
         logits = model(images).float()
-        require_finite(logits)
+        require_finite({"what the network answers": logits}, "no prediction")
         probabilities = logits.softmax(1)
         values, indices = probabilities.topk(min(top, len(classes)), dim=1)
         for number, row, which in zip(numbers, values.tolist(), indices.tolist(), strict=True):

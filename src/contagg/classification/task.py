@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from contagg.data.sampling import IGNORE_INDEX
+from contagg.device import require_finite
 from contagg.training.config import OptimizationConfig
 from contagg.training.optimizer import build_optimizer
 
@@ -59,6 +60,7 @@ class Classification(LightningModule):
         images, targets = batch
         counted = targets != IGNORE_INDEX
         logits = self.model(images.contiguous(memory_format=self.layout)).float()[counted]
+        require_finite({"what the network answers": logits}, f"validation after step {self.global_step}")
         targets = targets[counted]
         for name, metric in self.metrics.items():
             assert isinstance(metric, Metric)

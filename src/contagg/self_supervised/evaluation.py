@@ -16,12 +16,12 @@ from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import ImageLoader, evaluation_loader
 from contagg.data.sources import ImageData, open_data
-from contagg.device import choose_device
+from contagg.device import choose_device, require_finite
 from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
-from contagg.training.building import Preprocessing, data_of_run, require_finite
+from contagg.training.building import Preprocessing, data_of_run
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import weights_in
 
@@ -112,7 +112,7 @@ def features(network: nn.Module, batches: ImageLoader, cache: Path | None, devic
     network = network.to(device).eval()
     for images, labels in batches:
         answers = network(images.to(device))
-        require_finite(answers)
+        require_finite({"what the network answers": answers}, "no neighbours")
         found.add(answers, labels)
     if cache:
         save_weights(cache, {"features": found.features, "labels": found.labels}, {})

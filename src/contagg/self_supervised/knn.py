@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.data.sampling import IGNORE_INDEX
+from contagg.device import require_finite
 from contagg.errors import UserError
 
 QUERIES, BANK = 1024, 32768
@@ -32,6 +33,7 @@ class Features:
 
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Features (B, D) of any length, labels (B,) or IGNORE_INDEX."""
+        require_finite({"what the network answers": features}, "no neighbours")
         if not self.filled:
             self._features = torch.zeros(self.length, features.shape[1])
         end = self.filled + len(labels)

@@ -91,12 +91,6 @@ def data_of_run(weights: Path, given: Mapping[str, Any]) -> DataConfig:
         raise UserError(f"{problem}: give --data.name and --data.root") from error
 
 
-def require_finite(answers: torch.Tensor) -> None:
-    """UserError for answers of a network that are no numbers: whatever is reckoned from them says nothing."""
-    if not bool(answers.isfinite().all()):
-        raise UserError("the network's answers are NaN or infinite: its weights are broken")
-
-
 def run_of(weights: Path) -> Path:
     """The run folder that a weights file lies in, or the folder beside it where it lies in none."""
     folder = weights.absolute().parent

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from contagg.errors import UserError, nearest
 from contagg.figures import BLUE, PALETTE, new_figure, percent, plain_axes, save_figure
-from contagg.training.run_folder import RunFolder
+from contagg.training.run_folder import RAW, RunFolder
 
 Axis = Literal["epoch", "step"]
 Columns = dict[str, list[tuple[int, float]]]
@@ -52,7 +52,8 @@ def run_figure(columns: Columns, title: str) -> Figure:
     panels: dict[str, Columns] = {}
     for name in sorted(columns, key=lambda name: (name == "learning_rate", "loss" in name)):
         part, _, rest = name.partition("_")
-        panels.setdefault(rest if part in _PARTS else name, {})[name] = columns[name]
+        kind = (rest if part in _PARTS else name).removesuffix(RAW)
+        panels.setdefault(kind, {})[name] = columns[name]
     figure = new_figure(4.2 * len(panels), 3.6, title)
     for axes, (kind, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         share = kind.startswith("accuracy")

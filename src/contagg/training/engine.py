@@ -14,14 +14,13 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
+from contagg.training.averaging import MovingAverage
 from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint
 from contagg.training.config import OptimizationConfig, RunConfig
 from contagg.training.guards import SeedSteps, StepGuard
@@ -169,8 +168,7 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
         callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, Progress(metrics)]
         if job.optimization.ema_decay is not None:
-            average = get_ema_multi_avg_fn(job.optimization.ema_decay)
-            callbacks.insert(0, WeightAveraging(multi_avg_fn=average))
+            callbacks.insert(0, MovingAverage(job.optimization.ema_decay, metrics))
         trainer = _trainer(job, run, folder, [*callbacks, saving], writer)
         _fit(trainer, job, start)
     if torch.distributed.is_initialized():
@@ -181,9 +179,9 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
 def _fit(trainer: Trainer, job: Job, start: Path | None) -> None:
     try:
         trainer.fit(job.task, datamodule=JobData(job), ckpt_path=start, weights_only=True)
-    except StoppedError:
-        raise  # all processes leave together
     except BaseException as error:
+        if isinstance(error, StoppedError) and not error.at_once:
+            raise  # all processes leave together
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)  # the other processes would wait for this one

@@ -32,6 +32,8 @@ class EpochMetrics(Callback):
         self.rows: list[Row] = []
         self._sums: dict[str, float] = {}
         self._batches = 0
+        self.suffix = ""
+        """Of the names of what validation logs now."""
         self._validation: dict[str, float] = {}
         self._writer: SummaryWriter | None = None
 
@@ -61,7 +63,7 @@ class EpochMetrics(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what validation logged."""
-        self._validation = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._validation |= {name + self.suffix: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the row of this epoch."""

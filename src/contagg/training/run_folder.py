@@ -20,6 +20,9 @@ from contagg.yaml_file import read_yaml
 _PROCESSES = ("optimization.batch_size", "run.devices", "run.nodes")
 _SHOWN = 5
 
+RAW = "_raw"
+"""What follows the names of metrics and files of the weights under way, where a moving average has the plain ones."""
+
 
 class RunFolder:
     """Paths below `folder`, which is made where it is missing.
@@ -28,7 +31,8 @@ class RunFolder:
     recipe.yaml          the whole recipe, defaults included
     metrics.csv          a row an epoch
     tensorboard/
-    checkpoints/         epoch_*_step_*.ckpt to go on from, best.safetensors and last.safetensors to use
+    checkpoints/         epoch_*_step_*.ckpt to go on from, best.safetensors and last.safetensors to use; with
+                         optimization.ema_decay these are the average, best_raw and last_raw what it is of
     figures/
     ```
     """

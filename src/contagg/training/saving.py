@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from contagg.checkpoints.weights import save_weights
 from contagg.data.fingerprint import Fingerprint
+from contagg.device import require_finite
 from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO, checkpoint_name, checkpoints
 from contagg.training.guards import StepGuard, at_step_end
 from contagg.training.metrics import EpochMetrics
-from contagg.training.run_folder import RunFolder
+from contagg.training.run_folder import RAW, RunFolder
 from contagg.training.signals import StoppedError
 
 FAILURES_ALLOWED = 3
@@ -26,6 +26,9 @@ FAILURES_ALLOWED = 3
 @dataclass
 class KeptWeights:
     """The weights files of a run: of the last epoch, of the best, and of some of the best.
+
+    With a moving average `last` and `best` hold it, `last_raw` and `best_raw` the weights that it is of, each the best
+    by its own column of the metrics.
 
     Attributes:
         monitor: The column of the metrics to be best in; the larger, the better.
@@ -46,30 +49,27 @@ class KeptWeights:
         """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
         try:
             self.metrics.write()
-            self._write(
-                {  # Lightning's averaging has put the average under the names of the weights
-                    name.removeprefix(self.prefix): value
-                    for name, value in checkpoint["state_dict"].items()
-                    if name.startswith(self.prefix)
-                }
-            )
+            if "current_model_state" in checkpoint:  # then Lightning's averaging put the average under "state_dict"
+                self._write(checkpoint["current_model_state"], RAW)
+            self._write(checkpoint["state_dict"], "")
         except OSError:
             self.lost_epochs.append(int(self.metrics.rows[-1]["epoch"]))
             raise
 
-    def _write(self, state: dict[str, Tensor]) -> None:
-        row = self.metrics.rows[-1]
+    def _write(self, whole: Mapping[str, Tensor], suffix: str) -> None:
+        row, monitor = self.metrics.rows[-1], self.monitor + suffix
+        state = {name.removeprefix(self.prefix): value for name, value in whole.items() if name.startswith(self.prefix)}
         metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
-        validated = [r for r in self.metrics.rows if self.monitor in r and r["epoch"] not in self.lost_epochs]
-        ranked = sorted(validated, key=lambda row: (-row[self.monitor], row["epoch"]))
-        save_weights(self.folder / "last.safetensors", state, metadata)
+        validated = [r for r in self.metrics.rows if monitor in r and r["epoch"] not in self.lost_epochs]
+        ranked = sorted(validated, key=lambda row: (-row[monitor], row["epoch"]))
+        save_weights(self.folder / f"last{suffix}.safetensors", state, metadata)
         if ranked and ranked[0] is row:
-            save_weights(self.folder / "best.safetensors", state, metadata)
+            save_weights(self.folder / f"best{suffix}.safetensors", state, metadata)
         best = ranked[: self.keep_best] if self.keep_best > 1 else []
-        kept = [f"best_epoch_{int(r['epoch']):05d}.safetensors" for r in best]
+        kept = [f"best{suffix}_epoch_{int(r['epoch']):05d}.safetensors" for r in best]
         if row in best:
             save_weights(self.folder / kept[best.index(row)], state, metadata)
-        for path in self.folder.glob("best_epoch_*.safetensors"):
+        for path in self.folder.glob(f"best{suffix}_epoch_*.safetensors"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
@@ -185,14 +185,15 @@ class SaveState(Checkpoint):
 
 
 def _refuse_unsound(trainer: Trainer) -> None:
-    """UserError if a weight or a moment of the optimizer is not finite: such a state must not replace a good one."""
-    tensors = dict(trainer.lightning_module.named_parameters())
+    """UserError if a weight, a statistic or a moment of the optimizer is not finite: it must not replace a good one."""
+    tensors = dict(trainer.lightning_module.state_dict())
     for optimizer in trainer.optimizers:
         for number, moments in enumerate(optimizer.state.values()):
             tensors |= {f"the optimizer's {name} of tensor {number}": value for name, value in moments.items()}
-    for name, value in tensors.items():
-        if isinstance(value, Tensor) and not torch.isfinite(value.detach()).all():
-            raise UserError(
-                f"{name} is not finite after step {trainer.global_step}; nothing was saved since; lower "
-                "the learning rate or set optimization.max_grad_norm in a new run.folder"
-            )
+    try:
+        require_finite({name: value for name, value in tensors.items() if isinstance(value, Tensor)}, "the run")
+    except UserError as error:
+        raise UserError(
+            f"{error} after step {trainer.global_step}; nothing was saved since; lower the learning rate or set "
+            "optimization.max_grad_norm in a new run.folder"
+        ) from error

@@ -1,18 +1,21 @@
-"""Asked to stop: the first Ctrl-C or SIGTERM lets the step finish and the state be saved; a second acts at once."""
+"""Asked to stop: the first Ctrl-C, SIGTERM or SIGHUP lets the step finish and be saved; a second acts at once."""
 
 import signal
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StoppedError(Exception):
-    """Training was asked to stop and has saved its state. `signal_number` says by what."""
+class StoppedError(BaseException):
+    """Training was asked to stop. `signal_number` says by what, `at_once` that the state was not saved before.
 
-    def __init__(self, signal_number: int, message: str) -> None:
+    It is no Exception, as KeyboardInterrupt is none: what catches errors must not catch it.
+    """
+
+    def __init__(self, signal_number: int, message: str, at_once: bool = False) -> None:
         super().__init__(message)
-        self.signal_number = signal_number
+        self.signal_number, self.at_once = signal_number, at_once
 
 
 def leave_to_parent(worker: int = 0) -> None:
@@ -38,11 +41,14 @@ class StopSignals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals (again: Lightning takes SIGTERM for itself when it starts)."""
+        """Take the signals (again: Lightning takes SIGTERM for itself when it starts), but not what nohup ignores."""
         for number in _SIGNALS:
-            signal.signal(number, self._receive)
+            if self._before.get(number) is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.received and number == signal.SIGINT:
+            message = "interrupted at once: the same command goes on from the last saved state"
+            raise StoppedError(number, message, at_once=True)
+        self.received = self.received or number
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
