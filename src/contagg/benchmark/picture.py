@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from contagg.figures import BLUE, VERMILION, new_figure, plain_axes
@@ -12,8 +13,8 @@ from contagg.figures import BLUE, VERMILION, new_figure, plain_axes
 OURS, OTHERS = VERMILION, BLUE
 _MARK = 7
 """Points across a mark."""
-_SIDES = {"right": (1, 0), "above": (0, 1), "below": (0, -1), "left": (-1, 0)}
-"""Where a name may stand beside its mark, in the order in which they are tried."""
+_SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0))
+"""Where a name may stand at its mark: right, above, below, left; of equally good ones the first."""
 
 
 def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> Figure:
@@ -41,38 +42,45 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         axes, "images/s (hollow: as it is, filled: its fastest variant)", "ImageNet top-1 as reported, %", device
     )
     axes.margins(x=0.12, y=0.12)
-    _name(axes, names, taken)
+    _name(figure, axes, names, taken)
     return figure
 
 
 def _name(
-    axes: Axes, names: Sequence[tuple[str, float, float, str]], taken: Sequence[tuple[float, float, float]]
+    figure: Figure,
+    axes: Axes,
+    names: Sequence[tuple[str, float, float, str]],
+    taken: Sequence[tuple[float, float, float]],
 ) -> None:
     """Write each name at its mark (x, y), on the side where it hides least of lines (x, x, y) and of other names."""
-    axes.figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
-    half = _MARK / 2 * axes.figure.dpi / 72
+    figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
+    half = _MARK / 2 * figure.dpi / 72
     ends = [axes.transData.transform([(slow, y), (fast, y)]) for slow, fast, y in taken]
     boxes = [Bbox([left - half, right + half]) for left, right in ends]
+    frame = axes.get_window_extent()
     for name, x, y, colour in names:
-        tries = {}
-        for side, (right, up) in _SIDES.items():
-            text = axes.annotate(
-                name,
-                (x, y),
-                xytext=(right * _MARK, up * _MARK),
-                textcoords="offset points",
-                ha={1: "left", 0: "center", -1: "right"}[right],
-                va={1: "bottom", 0: "center", -1: "top"}[up],
-                fontsize=8,
-                color=colour,
-            )
-            tries[side] = (text, text.get_window_extent())
-        frame = axes.get_window_extent()
-        best = min(tries, key=lambda side: _hidden(tries[side][1], boxes) + _outside(tries[side][1], frame))
-        boxes.append(tries[best][1])
-        for side, (text, _) in tries.items():
-            if side != best:
+        tries = [_at(axes, name, (x, y), side, colour) for side in _SIDES]
+        extents = [text.get_window_extent() for text in tries]
+        hidden = [_hidden(box, boxes) + _outside(box, frame) for box in extents]
+        best = hidden.index(min(hidden))
+        boxes.append(extents[best])
+        for number, text in enumerate(tries):
+            if number != best:
                 text.remove()
+
+
+def _at(axes: Axes, name: str, mark: tuple[float, float], side: tuple[int, int], colour: str) -> Annotation:
+    right, up = side
+    return axes.annotate(
+        name,
+        mark,
+        xytext=(right * _MARK, up * _MARK),
+        textcoords="offset points",
+        ha={1: "left", 0: "center", -1: "right"}[right],
+        va={1: "bottom", 0: "center", -1: "top"}[up],
+        fontsize=8,
+        color=colour,
+    )
 
 
 def _hidden(box: Bbox, others: Sequence[Bbox]) -> float:

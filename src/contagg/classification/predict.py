@@ -18,6 +18,7 @@ from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.device import choose_device, require_finite
 from contagg.errors import UserError, printable
+from contagg.figures import percent
 from contagg.training.building import Preprocessing, Transform
 from contagg.training.run_folder import weights_in
 
@@ -90,7 +91,7 @@ def _readable(samples: list[tuple[int, torch.Tensor | None]]) -> tuple[list[int]
 def _print_table(found: dict[str, list[Guess]]) -> None:
     width = max(map(len, found))
     for path, row in found.items():
-        print(f"{path:{width}}  " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in row))
+        print(f"{path:{width}}  " + "  ".join(f"{name} {percent(value)}" for name, value in row))
 
 
 def _print_csv(found: dict[str, list[Guess]]) -> None:

@@ -103,8 +103,8 @@ def colour_bar(axes: Axes, mappable: ScalarMappable) -> None:
     bar = axes.figure.colorbar(mappable, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
     low, high = mappable.get_clim()
     ticks = [low, -1.0, 1.0, high] if low < 0 else [0.0, 1.0, high]
-    bar.set_ticks(ticks if low < 0 or high < _CROWDED else ticks[1:])
-    bar.set_ticks(bar.get_ticks(), labels=[f"{tick:.3g}" for tick in bar.get_ticks()])
+    ticks = ticks if low < 0 or high < _CROWDED else ticks[1:]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.ax.tick_params(labelsize=7, length=2, pad=2)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
