@@ -1,10 +1,12 @@
 """A detector from recipe to pictures, as a person would use it, and what is told when that cannot be."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch
 import yaml
 from fit_processes import Runs, differences
 from PIL import Image
+from pycocotools import mask
+from pycocotools.coco import COCO
 from test_resume import die_after_epoch, die_after_step
 
 from contagg import create
@@ -77,6 +81,11 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(masks) == len(boxes) and {"image_id", "category_id", "score", "segmentation"} == set(masks[0])
     width, height = Image.open(image).size
     assert masks[0]["segmentation"]["size"] == [height, width]
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = COCO(composed / "annotations/instances_val2017.json")
+        known = [entry | {"image_id": int(image.stem)} for entry in masks]
+        areas = [entry["area"] for entry in found.loadRes(known).dataset["annotations"]]
+    assert areas == [int(mask.area(entry["segmentation"])) for entry in masks]  # not that of the boxes
     listed = json.loads((tmp_path / "found/images.json").read_text())
     assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
     assert len(list((tmp_path / "found").glob("*.png"))) == 1
@@ -90,6 +99,35 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     main(["predict", *words, "--score", "0.999", "--folder", str(tmp_path / "none")])
     assert re.search(r"jpg: nothing at 0.999 or more; the best is \d+ \d+ %", capsys.readouterr().out)
     assert "none of the 1 images can be read" in refused(["predict", str(run), str(broken)], capsys)
+
+
+def test_an_image_that_cannot_be_read_ends_no_run(
+    composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It is left out of training and scores; and validation may be rarer than epochs."""
+    data = tmp_path / "data"
+    shutil.copytree(composed, data)
+    for split in ("train2017", "val2017"):
+        first = sorted((data / split).iterdir())[0]
+        first.write_bytes(first.read_bytes()[:100])
+    content = recipe(data, tmp_path / "run", "retinanet") | {"validate_every": 2}
+    content["data"]["max_corrupt_fraction"] = 0.1
+    content["optimization"]["epochs"] = 2
+    main(["fit", "-c", written(content, tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert [bool(row["box_ap"]) for row in rows] == [False, True]
+    scores = json.loads((tmp_path / "run/figures/scores.json").read_text())
+    assert float(rows[1]["box_ap50"]) == pytest.approx(scores["box_ap50"])
+    capsys.readouterr()
+    main(["validate", str(tmp_path / "run"), "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert (
+        "on 10 images" in said and "1 more could not be read" in said and re.search(r"^ap/3 +box", said, re.MULTILINE)
+    )
+    words = ["--data.max_corrupt_fraction", "0.01", "--run.folder", str(tmp_path / "strict")]
+    assert "images cannot be read, more than data.max_corrupt_fraction 0.01" in refused(
+        ["fit", "-c", written(content, tmp_path), *words], capsys
+    )
 
 
 def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(composed: Path, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ _RAND = re.compile(rf"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|{_NOISE}|mmax\d+|inc[0
 _POLICY = re.compile(rf"(v0|v0r|original|originalr|3a)(-{_NOISE})?")
 
 
+MaxPixels = Annotated[int, Range(1, 178_956_970)]  # beyond twice its own limit Pillow refuses
+BitDepth = Annotated[int, Range(9, 16)]
+
+
 @section("data.")
 class DataConfig:
     """Which images to learn from.
@@ -65,8 +69,8 @@ class DataConfig:
     label_key: str | None = None
     classes: Annotated[int, Range(2)] | None = None
     download: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
-    max_pixels: Annotated[int, Range(1, 178_956_970)] = 2**26  # beyond twice its own limit Pillow refuses
-    bit_depth: Annotated[int, Range(9, 16)] | None = None
+    max_pixels: MaxPixels = 2**26
+    bit_depth: BitDepth | None = None
     fraction: Fraction = 1.0
     max_corrupt_fraction: Annotated[float, Range(0, 0.5)] = field(default=0.001, metadata=MUTABLE_ON_RESUME)
 

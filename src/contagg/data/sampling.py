@@ -164,7 +164,7 @@ class KeyedDataset(Dataset[tuple[Any, int]]):
         max_unreadable_fraction: What `check` allows.
     """
 
-    def __init__(self, dataset: Any, transform: Callable[[Any], Any], max_unreadable_fraction: float = 0.0) -> None:
+    def __init__(self, dataset: Any, transform: Callable[..., Any], max_unreadable_fraction: float = 0.0) -> None:
         self.dataset, self.transform = dataset, transform
         self.max_unreadable_fraction = max_unreadable_fraction
         self._whole_batches = hasattr(dataset, "gather") and hasattr(transform, "batch")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from contagg.detection.padding import Edges
+from contagg.detection.padding import PaddingMask
 from contagg.errors import UserError
 from contagg.models import create
 from contagg.nn.network import Container
@@ -153,7 +153,7 @@ class PyramidBackbone(nn.Module):
     Attributes:
         out_channels: Of each level.
         strides: Of each level, the extra ones included.
-        edges: Guards the heads that work on the levels.
+        padding_mask: For the heads that work on the levels.
     """
 
     def __init__(self, features: Features, channels: int, extra: ExtraFPNBlock) -> None:
@@ -163,13 +163,13 @@ class PyramidBackbone(nn.Module):
         self.out_channels = channels
         levels = len(features.strides) + (2 if isinstance(extra, P6P7) else 1)
         self.strides = tuple(features.strides[0] * 2**level for level in range(levels))
-        self.edges = Edges()
-        self.edges.guard(self.pyramid)
+        self.padding_mask = PaddingMask()
+        self.padding_mask.zero_padding(self.pyramid)
 
     def forward(self, batch: Tensor) -> "OrderedDict[str, Tensor]":
         """(B, 3 or 4, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)) by level, "0" first."""
         maps = self.features(batch)
-        self.edges.mask = split_mask(batch)[1]
+        self.padding_mask.mask = split_mask(batch)[1]
         levels = self.pyramid({str(number): level for number, level in enumerate(maps)})
         for stride, level in zip(self.strides, levels.values(), strict=True):
             assert level.shape[2:] == tuple(math.ceil(length / stride) for length in batch.shape[2:])

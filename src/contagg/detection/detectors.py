@@ -123,8 +123,8 @@ def _retinanet(config: DetectorConfig, classes: int) -> Detector:
     network.transform = Batching(MEAN, STD, first_label=0)
     if config.pyramid_channels < PAPER_CHANNELS:
         start_narrow_head(network.head)
-    backbone.edges.guard(network.head)
-    backbone.edges.silence(network.head.classification_head.cls_logits)
+    backbone.padding_mask.zero_padding(network.head)
+    backbone.padding_mask.mask_logits(network.head.classification_head.cls_logits)
     return Detector(network, classes, masks=False)
 
 
@@ -164,8 +164,8 @@ def _mask_rcnn(config: DetectorConfig, classes: int) -> Detector:
         mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
     )
     network.transform = Batching(MEAN, STD, first_label=1)
-    backbone.edges.guard(network.rpn.head)
-    backbone.edges.silence(network.rpn.head.cls_logits)
+    backbone.padding_mask.zero_padding(network.rpn.head)
+    backbone.padding_mask.mask_logits(network.rpn.head.cls_logits)
     return Detector(network, classes, masks=True)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contagg.data.coco.annotations import CocoAnnotations, differing, read_annotations
+from contagg.data.coco.annotations import CocoAnnotations, differing
 from contagg.data.coco.config import CocoDataConfig
-from contagg.data.coco.dataset import CocoImages, evaluation_transform, training_transform
+from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_split, training_transform
 from contagg.data.coco.loaders import evaluation_loader, train_loader
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.fingerprint import Fingerprint
+from contagg.detection.batching import Detections
 from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
@@ -45,62 +46,59 @@ def fit(recipe: DetectionRecipe) -> None:
         report(folder, validation, recipe)
 
 
-def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """Training and validation annotations; says so where images are in both.
+def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoImages, CocoImages]:
+    """Training and validation images; says so where images are in both.
 
     Raises:
         UserError: their categories differ, there is nothing to find, or boxes are fractions of their images.
     """
-    root = Path(data.root)
-    training = read_annotations(root / data.train_annotations, root / data.train_images, masks, data.clip_boxes)
-    validation = read_annotations(
-        root / data.validation_annotations, root / data.validation_images, masks, data.clip_boxes
-    )
+    splits = open_split(data, "train", masks), open_split(data, "validation", masks)
+    training, validation = (split.annotations for split in splits)
     if found := differing(training.categories, ("training", "validation"), validation.categories):
         raise UserError(f"the categories of {training.path} and {validation.path} differ: {found}")
-    for split in (training, validation):
-        split.require_objects()
+    for annotations in (training, validation):
+        annotations.require_objects()
     learnt = training.files()
     shared = sum(file in learnt for file in validation.files())
     if shared and is_first_process():
         count = len(validation.images)
         print(f"warning: {shared} of {count} validation images are training images: scores say less of new ones")
-    return training, validation
+    return splits
 
 
-def make_job(recipe: DetectionRecipe, training: CocoAnnotations, validation: CocoAnnotations) -> Job:
+def make_job(recipe: DetectionRecipe, training: CocoImages, validation: CocoImages) -> Job:
     """What the engine trains. UserError for a backbone or weights that do not fit."""
     optimization, run = recipe.optimization, recipe.run
-    model = build_detector(recipe.model, len(training.categories))
+    model = build_detector(recipe.model, len(training.annotations.categories))
     if recipe.model.init_weights:
         message = init_detector(
             model,
             features_of(model),
             recipe.model.init_weights,
             ema=recipe.model.init_ema,
-            class_names=[category.name for category in training.categories],
+            class_names=[category.name for category in training.annotations.categories],
         )
         if is_first_process():
             print(message, flush=True)
     if recipe.model.detector in SET_DETECTORS:
-        check_objects(training, recipe.model.sets.queries)
+        check_objects(training.annotations, recipe.model.sets.queries)
     kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
     size, workers, corrupt = optimization.batch_size, run.workers, recipe.data.max_corrupt_fraction
     return Job(
-        task=Detection(model, optimization, validation, kinds),
+        task=Detection(model, optimization, validation.annotations, kinds),
         networks=[features_of(model)],
         train_batches=lambda rank, world_size: train_loader(
-            CocoImages(training, model.masks), varied, size, workers, run.seed, rank, world_size, corrupt
+            training, varied, size, workers, run.seed, rank, world_size, corrupt
         ),
         validation_batches=lambda rank, world_size: evaluation_loader(
-            CocoImages(validation, masks=False), plain, size, workers, rank, world_size, corrupt
+            validation, plain, size, workers, rank, world_size, corrupt
         ),
         optimization=optimization,
         validate_every=recipe.validate_every,
         monitor="box_ap",
-        metadata=describe(recipe.model, training.categories, recipe.augmentation),
-        fingerprint=fingerprint(training, validation),
+        metadata=describe(recipe.model, training.annotations.categories, recipe.augmentation),
+        fingerprint=fingerprint(training.annotations, validation.annotations),
     )
 
 
@@ -121,7 +119,7 @@ def check_objects(training: CocoAnnotations, queries: int) -> None:
             )
 
 
-def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionRecipe) -> None:
+def report(folder: RunFolder, validation: CocoImages, recipe: DetectionRecipe) -> None:
     """Draw the figures of a finished run, score its best weights as read back, and say where everything is."""
     best = folder.checkpoints / "best.safetensors"
     columns = read_metrics(folder.folder)
@@ -131,7 +129,7 @@ def report(folder: RunFolder, validation: CocoAnnotations, recipe: DetectionReci
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.accelerator != "cpu" else "cpu")
     batch = (recipe.optimization.batch_size, recipe.run.workers, device)
     collected = collect(saved, validation, *batch, max_corrupt_fraction=recipe.data.max_corrupt_fraction)
-    scores = score(validation, collected, kinds_of(saved))
+    scores = score(validation.annotations, collected, kinds_of(saved))
     write_output(folder.figures / "scores.json", json.dumps(scores, indent=2).encode())
     picture = folder.figures / "predictions.png"
     show(saved, validation, picture, device)
@@ -153,16 +151,17 @@ next           contagg predict {best} IMAGE_OR_FOLDER
 
 
 @torch.inference_mode()
-def show(saved: Saved, validation: CocoAnnotations, path: Path, device: torch.device, count: int = 8) -> None:
+def show(saved: Saved, validation: CocoImages, path: Path, device: torch.device, count: int = 8) -> None:
     """Draw what is found in the first images of the validation set."""
     plain = evaluation_transform(saved.resizing)
-    images, found = [], []
+    images: list[np.ndarray] = []
+    found: list[Detections] = []
     model = saved.model.to(device)
-    for place in range(len(validation.images)):
+    for place in range(len(validation)):
         if len(images) == count:
             break
         with contextlib.suppress(UnreadableSampleError):
-            image, target = CocoImages(validation, masks=False)[place]
+            image, target = validation[place]
             prepared, _ = plain(image, target)
             detections = model([prepared.to(device)])[0]
             images.append(np.asarray(image.permute(1, 2, 0)))

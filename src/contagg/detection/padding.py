@@ -16,7 +16,7 @@ NOTHING = -100.0
 """The logit of no score; `sigmoid` makes 4e-44 of it."""
 
 
-class Edges:
+class PaddingMask:
     """Makes convolutions find zeros in the padding of the batch under way. One object is shared by a detector's parts.
 
     Attributes:
@@ -26,7 +26,7 @@ class Edges:
     def __init__(self) -> None:
         self.mask: Tensor | None = None
 
-    def guard(self, *parts: nn.Module) -> None:
+    def zero_padding(self, *parts: nn.Module) -> None:
         """Clear the padding before each convolution of `parts` that looks at neighbours."""
         for part in parts:
             for module in part.modules():
@@ -39,11 +39,11 @@ class Edges:
         (level,) = inputs
         return (level.masked_fill(~on_level(self.mask, level)[:, None], 0),)
 
-    def silence(self, logits: nn.Module) -> None:
+    def mask_logits(self, logits: nn.Module) -> None:
         """Let the convolution that gives scores find nothing in the padding, but for training."""
-        logits.register_forward_hook(self._silence)
+        logits.register_forward_hook(self._mask_logits)
 
-    def _silence(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _mask_logits(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         if self.mask is None or module.training:
             return output
         return output.masked_fill(~on_level(self.mask, output)[:, None], NOTHING)

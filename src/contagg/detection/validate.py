@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from contagg.data.coco.annotations import CocoAnnotations, read_annotations
 from contagg.data.coco.config import CocoDataConfig
-from contagg.data.coco.dataset import CocoImages, evaluation_transform
+from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_split
 from contagg.data.coco.loaders import evaluation_loader
 from contagg.detection.evaluation import NAMES, Collected, Kind, add_batch, category_names, score
 from contagg.detection.saved import Saved, check_categories, load_detector
@@ -23,18 +22,16 @@ from contagg.yaml_file import read_section
 @torch.inference_mode()
 def collect(
     saved: Saved,
-    annotations: CocoAnnotations,
+    images: CocoImages,
     batch_size: int,
     workers: int,
     device: torch.device,
     max_corrupt_fraction: float = 0.001,
 ) -> Collected:
-    """What a detector finds in the images of `annotations`."""
+    """What a detector finds in images."""
     model = saved.model.to(device)
-    images = CocoImages(annotations, masks=False)
-    loader = evaluation_loader(
-        images, evaluation_transform(saved.resizing), batch_size, workers, max_corrupt_fraction=max_corrupt_fraction
-    )
+    plain = evaluation_transform(saved.resizing)
+    loader = evaluation_loader(images, plain, batch_size, workers, max_corrupt_fraction=max_corrupt_fraction)
     collected = Collected()
     ids = [category.id for category in saved.categories]
     batch: Any
@@ -57,14 +54,12 @@ def validate(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     saved = load_detector(path)
     data = _data(path, options)
-    root = Path(data.root)
-    annotations = read_annotations(
-        root / data.validation_annotations, root / data.validation_images, saved.model.masks, data.clip_boxes
-    )
+    images = open_split(data, "validation", saved.model.masks)
+    annotations = images.annotations
     check_categories(saved.categories, annotations.categories, path)
     annotations.require_objects()
     batch = (options.batch_size, options.workers, device)
-    collected = collect(saved, annotations, *batch, max_corrupt_fraction=data.max_corrupt_fraction)
+    collected = collect(saved, images, *batch, max_corrupt_fraction=data.max_corrupt_fraction)
     scores, kinds = score(annotations, collected, kinds_of(saved)), kinds_of(saved)
     skipped = f"; {len(collected.unreadable)} more could not be read" if collected.unreadable else ""
     print(f"{path} on {len(annotations.images) - len(collected.unreadable)} images of {annotations.path}{skipped}")

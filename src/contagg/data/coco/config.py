@@ -15,6 +15,7 @@ from contagg.config import (
     require_path,
     section,
 )
+from contagg.data.config import BitDepth, MaxPixels
 
 
 @section("data.")
@@ -26,7 +27,9 @@ class CocoDataConfig:
         train_images, validation_images: Folders of images.
         train_annotations, validation_annotations: JSON files.
         clip_boxes: Pixels that a box may reach beyond its image. Training clips it, evaluation takes it as it is.
-        max_corrupt_fraction: Largest part of the images that may be unreadable before the run stops.
+        max_corrupt_fraction: Part of the images that may be unreadable. Each is named; in training another takes its
+            place, in evaluation it counts nowhere. Beyond this training stops.
+        max_pixels, bit_depth: As of the images that classification reads.
     """
 
     root: str = field(metadata=MUTABLE_ON_RESUME)
@@ -36,6 +39,8 @@ class CocoDataConfig:
     validation_annotations: str = "annotations/instances_val2017.json"
     clip_boxes: NonNegative = 1.0
     max_corrupt_fraction: Annotated[float, Range(0, 0.5)] = field(default=0.001, metadata=MUTABLE_ON_RESUME)
+    max_pixels: MaxPixels = 2**26
+    bit_depth: BitDepth | None = None
 
     def check_references(self) -> None:
         """UserError for a folder or a file that is not there."""

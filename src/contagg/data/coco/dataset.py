@@ -12,7 +12,8 @@ A target is a dict; N objects, coordinates in pixels of the image beside it:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from contagg.data.coco.annotations import CocoAnnotations
-from contagg.data.coco.config import ResizingConfig
+from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.data.coco.masks import Segmentation, decoded, to_mask
 from contagg.data.decode import read_image
 from contagg.data.sampling import KeyedDataset, KeyedIndex, seed_sample
@@ -45,8 +46,10 @@ class CocoImages(Dataset[tuple[tv_tensors.Image, Target]]):
     Raises UnreadableSampleError for an image that cannot be read, UserError for one of another size than the JSON says.
     """
 
-    def __init__(self, annotations: CocoAnnotations, masks: bool) -> None:
-        self.annotations, self.masks = annotations, masks
+    def __init__(
+        self, annotations: CocoAnnotations, masks: bool, read: Callable[[Path, str], Image.Image] = read_image
+    ) -> None:
+        self.annotations, self.masks, self.read = annotations, masks, read
 
     def __len__(self) -> int:
         return len(self.annotations.images)
@@ -58,7 +61,7 @@ class CocoImages(Dataset[tuple[tv_tensors.Image, Target]]):
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
         entry = self.annotations.images[index]
         size = (entry.height, entry.width)
-        image = as_tensor(read_image(self.annotations.folder / entry.file_name, self.name(index)))
+        image = as_tensor(self.read(Path(self.name(index)), self.name(index)))
         _check_size(self.name(index), (image.shape[1], image.shape[2]), size)
         objects = [found for found in self.annotations.objects(index) if not found["iscrowd"]]
         boxes = torch.tensor([found["bbox"] for found in objects], dtype=torch.float32).reshape(-1, 4)
@@ -80,6 +83,13 @@ class CocoImages(Dataset[tuple[tv_tensors.Image, Target]]):
     def aspects(self) -> np.ndarray:
         """Width by height of each image."""
         return np.array([image.width / image.height for image in self.annotations.images])
+
+
+def open_split(data: CocoDataConfig, split: Literal["train", "validation"], masks: bool) -> CocoImages:
+    """A recipe's images; `masks` says whether objects need them. Only those of training are laid out."""
+    json, folder = (Path(data.root, getattr(data, f"{split}_{part}")) for part in ("annotations", "images"))
+    read = partial(read_image, max_pixels=data.max_pixels, bit_depth=data.bit_depth)
+    return CocoImages(read_annotations(json, folder, masks, data.clip_boxes), masks and split == "train", read)
 
 
 def _check_size(name: str, found: Size, expected: Size) -> None:
@@ -107,7 +117,7 @@ class TransformedImages(KeyedDataset):
         if key is not None:
             seed_sample(key)
         try:
-            return self.transform(image, target)  # type: ignore[call-arg]
+            return self.transform(image, target)
         except UserError as error:
             raise UserError(f"image {target['image_id']}: {error}") from error
 

@@ -41,6 +41,7 @@ class DeformableCore(nn.Module):
             for linear in (layer.mlp.fc1, layer.mlp.fc2):
                 linear.reset_parameters()  # for the bias
                 nn.init.xavier_uniform_(linear.weight)
+        attention: Any
         for attention in (layer.self_attn for layer in self.model.decoder.layers):
             for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
                 nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)  # as one matrix of three times the rows
