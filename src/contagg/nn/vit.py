@@ -75,6 +75,7 @@ class PositionAwareTransformer(VisionTransformer):
     Raises:
         UserError: one of them has another.
 
+    >>> import torch
     >>> PositionAwareTransformer(3, img_size=64, embed_dim=96, depth=2)(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 1000])
     """
@@ -116,7 +117,7 @@ def deit_small_pam(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DeiT-S with PAM: timm's `deit_small_patch16_224` is the same without.
 
     >>> sum(parameter.numel() for parameter in deit_small_pam().parameters())
-    24845416
+    24844912
     """
     check_names("deit_small_pam", kwargs, VisionTransformer)
     arguments = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6} | kwargs
