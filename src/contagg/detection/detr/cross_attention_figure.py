@@ -106,4 +106,5 @@ def looking_figure(
 def _box(axes: Axes, box: Tensor, size: tuple[int, int]) -> None:
     x, y, width, height = (box * box.new_tensor([size[1], size[0]]).repeat(2)).tolist()
     corner = (x - width / 2, y - height / 2)
-    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=MARKER, linewidth=1.4))
+    for colour, line in (("white", 3.0), (MARKER, 1.6)):  # to be seen on any image
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
