@@ -46,6 +46,13 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     return _without_middle(text, longest)
 
 
+def class_name(name: object) -> str:
+    """A class's name as it is compared and shown, whatever a file gives. UserError for what is no text."""
+    if not isinstance(name, str):
+        raise UserError(f"the name of a class must be a text, not {name!r}")
+    return shortened(printable(name), 200)
+
+
 def _without_middle(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text

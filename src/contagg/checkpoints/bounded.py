@@ -15,6 +15,9 @@ from contagg.errors import UserError
 SPARE = 2**26
 """Elements that a network may hold beyond four times its file's: masks and tables of positions are not saved."""
 
+SPARE_STEPS = 300_000
+"""Operations, beyond a thousand for each tensor of the file's, that making a network may take."""
+
 _FACTORIES = {
     getattr(torch.ops.aten, name)
     for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "new_empty", "new_zeros")
@@ -29,7 +32,7 @@ def described_by(source: str, state: dict[str, Tensor]) -> Iterator[None]:
         UserError: what is made is far larger than the weights `state` beside the description, or anything else fails.
     """
     try:
-        with _Bounded(source, 4 * sum(tensor.numel() for tensor in state.values()) + SPARE):
+        with _Bounded(source, 4 * sum(map(torch.numel, state.values())) + SPARE, 1000 * len(state) + SPARE_STEPS):
             yield
     except UserError as error:
         raise error if source in str(error) else UserError(f"{source}: {error}") from error
@@ -39,16 +42,17 @@ def described_by(source: str, state: dict[str, Tensor]) -> Iterator[None]:
 
 
 class _Bounded(TorchDispatchMode):
-    """Counts the elements of new tensors, and ends with UserError before those of too many are taken."""
+    """Counts operations and the elements of new tensors, and ends with UserError before there are too many."""
 
-    def __init__(self, source: str, most: int) -> None:
+    def __init__(self, source: str, elements: int, steps: int) -> None:
         super().__init__()
-        self.source, self.left = source, most
+        self.source, self.elements, self.steps = source, elements, steps
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _FACTORIES:
             size = next((arg for arg in args if isinstance(arg, list | tuple)), ())
-            self.left -= math.prod(size)
-            if self.left < 0:
-                raise UserError(f"{self.source} describes a network far larger than the weights in it")
+            self.elements -= math.prod(size)
+        self.steps -= 1
+        if self.elements < 0 or self.steps < 0:
+            raise UserError(f"{self.source} describes a network far larger than the weights in it")
         return func(*args, **(kwargs or {}))

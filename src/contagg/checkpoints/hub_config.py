@@ -1,6 +1,7 @@
 """How timm and the hub say in a config.json what weights are of, in our words and back. Needs no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from contagg.checkpoints.locate import HEADER_LIMIT
 from contagg.errors import UserError
 
 _MOST_CLASSES = 10**5
+
+LARGEST_SIDE = 4096
+"""Pixels that a file may have images resized to."""
 
 
 def data_config(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +43,25 @@ def preprocessing_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "crop_fraction": config.get("crop_pct", 0.875),
         "interpolation": interpolation if interpolation in ("nearest", "bilinear") else "bicubic",
     }
+
+
+def check_preprocessing(said: Any) -> None:
+    """UserError for what is no description of how images are prepared, or of images larger than `LARGEST_SIDE`."""
+    try:
+        channels, *sides = said["input_size"]
+        possible = [
+            type(channels) is int and 1 <= channels <= 1000,
+            len(sides) == 2 and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides),
+            *(len(said[key]) in (1, 3, channels) and all(map(math.isfinite, said[key])) for key in ("mean", "std")),
+            min(said["std"]) > 0,
+            said["crop"] in ("resized", "padded"),
+            0 < said["crop_fraction"] <= 1,
+            said["interpolation"] in ("nearest", "bilinear", "bicubic"),
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"preprocessing {said!r} does not say how images are prepared") from error
+    if not all(possible):
+        raise UserError(f"preprocessing {said!r} does not say how images up to {LARGEST_SIDE} pixels are prepared")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:

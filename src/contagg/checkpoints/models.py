@@ -3,13 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from contagg.checkpoints.locate import weights_file
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights
 from contagg.errors import UserError
 from contagg.models import create
+
+
+def run_model(model: nn.Module, images: Tensor) -> Tensor:
+    """A network's answer to (B, C, H, W). UserError where it takes no such images, as a file may say that it does."""
+    try:
+        return model(images)
+    except UserError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{type(model).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}") from error
 
 
 def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mapping[str, Any]]:

@@ -130,7 +130,7 @@ def _read_pickled(path: Path) -> Any:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error))
+        asked = re.search(r"GLOBAL ([\w.]+\w)", str(error))
         raise UserError(
             f"{str(path)!r} is no plain file of weights{f', it asks for {asked[1]}' if asked else ''}, and code in it "
             "was not run; ask for safetensors, or for the state_dict alone"

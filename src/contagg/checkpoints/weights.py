@@ -11,9 +11,10 @@ from torch import nn
 from contagg.checkpoints.bounded import described_by
 from contagg.checkpoints.fitting import fit_state as fit_state
 from contagg.checkpoints.fitting import load_into as load_into
+from contagg.checkpoints.hub_config import check_preprocessing
 from contagg.checkpoints.options import check_model
 from contagg.checkpoints.reading import read_checkpoint
-from contagg.errors import UserError
+from contagg.errors import UserError, class_name
 from contagg.files import write_atomically
 from contagg.models import create
 from contagg.nn.released import StateDict
@@ -62,6 +63,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         name, options = check_model(metadata["model"]["name"], metadata["model"]["options"], source)
         model = create(name, **options)
         _check_classes(model, metadata)
+        if "preprocessing" in metadata:
+            check_preprocessing(metadata["preprocessing"])
     load_into(model, fit_state(model, state, source)[0], source)
     return model.eval(), metadata
 
@@ -70,7 +73,8 @@ def _check_classes(model: nn.Module, metadata: dict[str, Any]) -> None:
     names = metadata.get("class_names")
     if names is None:
         return
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list):
         raise UserError(f"class_names must be a list of words, not {names!r}")
+    metadata["class_names"] = [class_name(name) for name in names]
     if getattr(model, "num_classes", 0) not in (0, len(names)):
         raise UserError(f"it names {len(names)} classes, and its network tells {model.num_classes} apart")

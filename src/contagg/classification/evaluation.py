@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contagg.checkpoints.models import run_model
 from contagg.checkpoints.weights import load_model
 from contagg.classification.confusion import write_confusion
 from contagg.classification.task import accuracies
@@ -61,7 +62,7 @@ def evaluate(
         counted = targets != IGNORE_INDEX
         if not counted.any():
             continue
-        logits = model(images[counted].to(device)).float()
+        logits = run_model(model, images[counted].to(device)).float()
         require_finite({"what the network answers": logits}, "no score")
         targets = targets[counted]
         for metric in metrics.values():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from contagg.checkpoints.models import run_model
 from contagg.checkpoints.weights import load_model
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
@@ -53,7 +54,7 @@ def guesses(
     for numbers, images in batches:
         if not numbers:
             continue
-        logits = model(images).float()
+        logits = run_model(model, images).float()
         require_finite({"what the network answers": logits}, "no prediction")
         probabilities = logits.softmax(1)
         values, indices = probabilities.topk(min(top, len(classes)), dim=1)
@@ -66,6 +67,9 @@ def predict(options: argparse.Namespace) -> None:
     paths = find_images(options.images)
     device = choose_device(options.device)
     model, metadata = load_model(weights_in(options.checkpoint))
+    if not model.num_classes:
+        raise UserError(f"{options.checkpoint} holds a network without a classifier: it tells no classes apart")
+    classes = metadata.get("class_names") or [str(number) for number in range(model.num_classes)]
     transform = Preprocessing.read(metadata, options.checkpoint).evaluation()
     loader = DataLoader(
         ImageFiles(paths, transform),
@@ -76,7 +80,7 @@ def predict(options: argparse.Namespace) -> None:
     on_device = ((numbers, images.to(device)) for numbers, images in loader)
     found = {
         printable(str(paths[number])): row
-        for number, row in guesses(model.to(device), on_device, metadata["class_names"], options.top_k)
+        for number, row in guesses(model.to(device), on_device, classes, options.top_k)
     }
     if not found:
         raise UserError(f"none of the {len(paths)} images can be read")

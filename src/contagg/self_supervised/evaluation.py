@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from contagg.checkpoints.models import run_model
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
 from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
@@ -112,7 +113,7 @@ def features(network: nn.Module, batches: ImageLoader, cache: Path | None, devic
         return found
     network = network.to(device).eval()
     for images, labels in batches:
-        answers = network(images.to(device))
+        answers = run_model(network, images.to(device))
         require_finite({"what the network answers": answers}, "no neighbours")
         found.add(answers, labels)
     if cache:

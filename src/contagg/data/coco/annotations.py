@@ -19,7 +19,7 @@ import numpy as np
 
 from contagg.data.coco.masks import LARGEST, area, check, nothing
 from contagg.data.fingerprint import Listing
-from contagg.errors import UserError
+from contagg.errors import UserError, class_name
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ class Category:
 
     id: int
     name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", class_name(self.name))
 
 
 @dataclass(frozen=True)
