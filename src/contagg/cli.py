@@ -16,7 +16,7 @@ from contagg.training.output import lossy_output
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
 
-PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.training")
+PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.training", "contagg.data")
 """Packages whose COMMANDS serve whatever the task."""
 
 RENAMED = {

@@ -15,9 +15,9 @@ from photographs import piece
 from PIL import Image
 
 from contagg.data.config import DataConfig
-from contagg.data.datasets import balanced_part
+from contagg.data.datasets import MemoryImages, balanced_part, match_classes
 from contagg.data.decode import UnreadableSampleError
-from contagg.data.sources import open_data
+from contagg.data.sources import open_data, open_unlabelled, open_validation
 from contagg.data.streams import ImageStream
 from contagg.errors import UserError
 
@@ -250,3 +250,47 @@ def test_web_dataset_with_labels_beyond_the_classes(tmp_path: Path) -> None:
     data = open_data(web_dataset(tmp_path, [0, 1, 3]))
     with pytest.raises(UserError, match="data: the stream has the label 3, but with 3 classes labels are 0 to 2"):
         list(data.validation)
+
+
+def test_learning_without_labels_takes_all_training_images(image_folder: MakeFolder, tmp_path: Path) -> None:
+    root = image_folder(train=3, val=2)
+    flat = open_unlabelled(DataConfig(name="folder", root=str(root / "train" / "china")))
+    assert len(flat.train) == 3 and len(flat.validation) == 0 and flat.class_names == ("images",)
+    below_train = open_unlabelled(DataConfig(name="folder", root=str(root)))
+    assert len(below_train.train) == 6 and set(below_train.train.labels) == {0}
+    assert below_train.fingerprint().difference(below_train.fingerprint().state_dict()) == ""
+    half = open_unlabelled(DataConfig(name="folder", root=str(root), fraction=0.5))
+    assert len(half.train) == 3
+    digits = open_unlabelled(DataConfig(name="digits"))
+    assert len(digits.train) == 1438 and len(digits.validation) == 0
+    with pytest.raises(UserError, match="has no images"):
+        (tmp_path / "empty").mkdir()
+        open_unlabelled(DataConfig(name="folder", root=str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize("split", ["val", "test", "validation"])
+def test_what_judges_needs_no_training_images(split: str, image_folder: MakeFolder) -> None:
+    root = image_folder(train=1, val=2)
+    shutil.rmtree(root / "train")
+    (root / "val").rename(root / split)
+    images, class_names = open_validation(DataConfig(name="folder", root=str(root)))
+    assert len(images) == 4 and class_names == ("china", "flower")
+
+
+def test_a_folder_without_splits_is_judged_by_its_held_out_part_or_whole(image_folder: MakeFolder) -> None:
+    config = DataConfig(name="folder", root=str(image_folder(train=10, val=0) / "train"))
+    held_out, _ = open_validation(config)
+    assert held_out.identity == open_data(config).validation.identity and len(held_out) == 4
+    assert len(open_validation(config, alone=True)[0]) == 20
+
+
+def test_classes_are_matched_by_name() -> None:
+    images = MemoryImages(np.zeros((5, 2, 2), np.uint8), np.array([0, 1, 2, 1, 0]))
+    matched, line = match_classes(images, ("bird", "dog", "ant"), ("ant", "cat", "dog"), "the data")
+    assert matched.labels.tolist() == [2, 0, 2]
+    assert [matched.name(number) for number in range(3)] == ["image 1", "image 2", "image 3"]
+    assert line.startswith("1 of its 3 classes have no images in the data: cat; ")
+    assert line.endswith("2 images of classes that it does not know are left out: bird")
+    assert match_classes(images, ("a", "b", "c"), ("a", "b", "c"), "x") == (images, "")
+    with pytest.raises(UserError, match=r"tells 2 classes apart \(d, e\), x have 3 \(a, b, c\): none is among them"):
+        match_classes(images, ("a", "b", "c"), ("d", "e"), "x")

@@ -1,0 +1,29 @@
+"""Images and their labels, wherever they lie, and the command that looks at them. Needs no torch."""
+
+import argparse
+from pathlib import Path
+
+from contagg.arguments import Command, whole_above_zero
+
+
+def check(parser: argparse.ArgumentParser) -> None:
+    """For `contagg data check`."""
+    parser.add_argument("data", help="a folder, or digits, fashion-mnist, cifar10")
+    parser.add_argument(
+        "--name",
+        choices=("folder", "tar", "parquet", "coco"),
+        help="how they lie (default: by what is there)",
+    )
+    parser.add_argument("--annotations", help="for coco: one JSON below the folder (default: those in annotations/)")
+    parser.add_argument("--images", default=".", help="for coco, with --annotations: the images' folder below it")
+    parser.add_argument("--workers", type=whole_above_zero, default=4, help="images read at once (default 4)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="all that was found, as .json")
+
+
+COMMANDS = {
+    "data check": Command(
+        help="what there is: images of each class, their sizes, unreadable ones, duplicates",
+        run="contagg.data.check:check",
+        arguments=check,
+    ),
+}

@@ -66,10 +66,11 @@ def open_unlabelled(config: DataConfig) -> ImageData:
     Raises:
         UserError: there are none, or data.root is missing.
     """
+    class_names: tuple[str, ...] = ("images",)
     if config.name == "folder":
         root = config.folder()
         places = next((found for name in SPLIT_NAMES["training"] if (found := _folders_called(root, name))), [root])
-        train, class_names = read_flat(places[0], decoder(config)), ("images",)
+        train = read_flat(places[0], decoder(config))
     elif config.name in ("tar", "parquet"):
         root = config.folder()
         find = {"tar": _tars_called, "parquet": _parquet_called}[config.name]
@@ -84,6 +85,30 @@ def open_unlabelled(config: DataConfig) -> ImageData:
         train = train.subset(balanced_part(train, config.fraction))
     none = train.subset(np.array([], dtype=np.int64))
     return ImageData(train=train, validation=none, class_names=class_names)
+
+
+def open_splits(config: DataConfig) -> dict[str, Split]:
+    """Each split that is there, by the name of its folder, without comparing them; `images` where there are none.
+
+    Raises:
+        UserError: nothing is there, or images come in a stream.
+    """
+    if config.is_stream:
+        raise UserError(f"{config.name!r} is a stream: its images cannot be asked for by number")
+    if config.name not in ("folder", "tar", "parquet"):
+        data = open_data(config)
+        return {split: (images, data.class_names) for split, images in vars(data).items() if split != "class_names"}
+    root = config.folder()
+    find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
+    found = {name: places for names in SPLIT_NAMES.values() for name in names if (places := find(root, name))}
+    if found:
+        return {name: _read(config, places) for name, places in found.items()}
+    places = find(root, None)
+    if not places:
+        raise UserError(f"data: there is no *.{config.name} in {root}")
+    if config.name == "folder" and not any(entry.is_dir() and not is_hidden(entry.name) for entry in root.iterdir()):
+        return {"images": (read_flat(root, decoder(config)), ("images",))}
+    return {"images": _read(config, places)}
 
 
 def open_validation(config: DataConfig, alone: bool = False) -> Split:

@@ -1,0 +1,127 @@
+"""`contagg data check` finds what is wrong with a person's images before hours are spent."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from photographs import piece
+from PIL import Image
+
+from contagg.cli import main
+from contagg.data.check import guessed
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    main(["data", "check", *map(str, words)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_folder(image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_folder(train=4, val=2)
+    (root / "train" / "tower").mkdir()
+    for number in range(4):
+        Image.new("RGB", (50, 40), (number, 0, 0)).save(root / "train" / "tower" / f"{number}.png")
+    shutil.copy(root / "train/china/china 0.png", root / "train/flower/copy.png")
+    shutil.copy(root / "train/china/china 2.JPEG", root / "val/china/leak.JPEG")
+    (root / "train/tower/cut.png").write_bytes((root / "train/china/china 0.png").read_bytes()[:60])
+    Image.new("L", (7, 500)).save(root / "train/china/tall.png")
+    lines = run(capsys, root, "--output", tmp_path / "found.json")
+    assert lines[0] == "train: 15 images, 3 classes"
+    assert [line.split() for line in lines[1:4]] == [["china", "5"], ["flower", "5"], ["tower", "5"]]
+    assert lines[4].endswith("(width x height); 1 L, 13 RGB") and "largest" in lines[4]
+    assert lines[5].startswith("  unreadable: 1: tower/cut.png: ")
+    assert lines[6] == "  duplicates: 1: flower/copy.png = china/china 0.png"
+    assert "val: 5 images, 2 classes" in lines
+    assert "in both train and val: 1 images: china/china 2.JPEG = china/leak.JPEG" in lines
+    assert lines[-1] == "classes that val lacks: tower"
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["splits"]["train"]["duplicates"] == [["flower/copy.png", "china/china 0.png"]]
+    assert found["shared"] == {"train and val": [["china/china 2.JPEG", "china/leak.JPEG"]]}
+
+
+def test_a_flat_folder_and_a_named_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        piece(number).resize((11 + number, 13)).save(tmp_path / f"{number}.png")
+    lines = run(capsys, tmp_path)
+    assert lines[0] == "images: 3 images, 1 classes"
+    assert "smallest 11 x 13, median 12 x 13, largest 13 x 13" in lines[2]
+    lines = run(capsys, "digits")
+    assert "train: 1438 images, 10 classes" in lines and "validation: 359 images, 10 classes" in lines
+    assert lines.count("  duplicates: 0") == 2
+
+
+def test_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = []
+    for value in (10, 10, 200):
+        file = io.BytesIO()
+        Image.fromarray(np.full((5, 4), value, np.uint8)).save(file, "PNG")
+        content.append(file.getvalue())
+    table = pa.table({"image": [*content, b"no image"], "label": [0, 1, 1, 0]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    lines = run(capsys, tmp_path)
+    assert lines[0] == "train: 4 images, 2 classes" and lines[1].split() == ["cat", "2"]
+    assert [line.split(":")[1].strip() for line in lines[-2:]] == ["1", "1"]
+
+
+def coco(folder: Path) -> dict[str, Any]:
+    (folder / "train").mkdir()
+    for name, size in (("a.png", (30, 20)), ("b.png", (30, 20)), ("c.png", (31, 20))):
+        Image.new("RGB", size, "red" if name == "a.png" else "blue").save(folder / "train" / name)
+    images = [{"id": n, "file_name": f"{name}.png", "height": 20, "width": 30} for n, name in enumerate("abc")]
+    box = {"image_id": 0, "category_id": 3, "bbox": [1, 1, 8, 8], "area": 64}
+    crowd = {"size": [20, 30], "counts": [600]}
+    return {
+        "images": images,
+        "annotations": [
+            box | {"id": 1},
+            box | {"id": 2, "iscrowd": 1, "segmentation": crowd},
+        ],
+        "categories": [{"id": 3, "name": "cell"}, {"id": 4, "name": "other"}],
+    }
+
+
+@pytest.mark.parametrize("name", ["train.json", "instances_train.json"])
+def test_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / name).write_text(json.dumps(content))
+    lines = run(capsys, tmp_path)
+    assert lines[0] == "train: 3 images, 2 classes"
+    assert [line.split() for line in lines[1:3]] == [["cell", "2"], ["other", "0"]]
+    assert "  unreadable: 1: c.png: the JSON says 30 x 20 pixels, upright it has 31 x 20" in lines
+    assert lines[-1] == "  counted are 2 objects, 1 of them crowds; 2 images have none"
+    words = ("--annotations", f"annotations/{name}", "--images", "train")
+    assert run(capsys, tmp_path, *words)[1:] == lines[1:]
+
+
+def test_how_data_lie_is_seen(tmp_path: Path) -> None:
+    for name, kind in (("a/train.parquet", "parquet"), ("b/train.tar", "tar"), ("c/annotations/x.json", "coco")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert guessed(tmp_path / name[0]) == kind
+    assert guessed(tmp_path / "b" / "none") == "folder"
+
+
+BAD = [
+    (["nowhere"], "there is no folder nowhere, and it is none of digits"),
+    (["{empty}"], "no images"),
+    (["{empty}", "--name", "coco"], "has no annotations/*.json: give --annotations FILE"),
+    (["{empty}", "--name", "tar"], "there is no *.tar in"),
+    (["digits", "--output", "x.csv"], "--output x.csv must end in .json"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["data", "check", *(word.format(empty=tmp_path) for word in words)])
+    assert leave.value.code == 2 and message in capsys.readouterr().err
