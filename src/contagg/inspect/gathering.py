@@ -77,25 +77,28 @@ def gather(
             _check_head(layer, head)
     with record(model, lambda layer: layer in chosen) as entries:
         shown(model, view)
-    gatherings = []
-    for entry in entries:
-        stride = stride_of(model, entry.name, view.size, entry.grid)
-        token = [min(int(place / stride), count - 1) for place, count in zip((row, column), entry.grid, strict=True)]
-        parts = entry.parts([entry.token(*token)])
-        count = heads_of(entry)
-        for head in heads:
-            gatherings.append(
-                Gathering(
-                    layer=entry,
-                    head=head,
-                    heads=count,
-                    row=token[0],
-                    column=token[1],
-                    stride=stride,
-                    maps={name: _map(part, head, count, entry) for name, part in parts.items()},
-                )
-            )
-    return gatherings
+    strides = [stride_of(model, entry.name, view.size, entry.grid) for entry in entries]
+    return [one for pair in zip(entries, strides, strict=True) for one in _of_layer(*pair, (row, column), heads)]
+
+
+def _of_layer(
+    layer: RecordedAggregation, stride: float, at: tuple[float, float], heads: Sequence[Head]
+) -> list[Gathering]:
+    """What chosen heads gather from at a place in pixels of the network's image."""
+    row, column = (min(int(place / stride), count - 1) for place, count in zip(at, layer.grid, strict=True))
+    parts, count = layer.parts([layer.token(row, column)]), heads_of(layer)
+    return [
+        Gathering(
+            layer=layer,
+            head=head,
+            heads=count,
+            row=row,
+            column=column,
+            stride=stride,
+            maps={name: _map(part, head, count, layer) for name, part in parts.items()},
+        )
+        for head in heads
+    ]
 
 
 def choose(found: list[Layer], stages: Sequence[int] | None, blocks: Sequence[int] | None) -> list[Layer]:
