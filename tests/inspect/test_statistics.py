@@ -114,3 +114,22 @@ def test_a_layer_s_terms_and_gates() -> None:
 def test_no_affinity_no_statistics() -> None:
     with pytest.raises(UserError, match="Linear has no affinity"):
         gates(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("word", ["attention", "dwconv3", "attention + dwconv5"])
+def test_of_a_padded_batch_they_are_those_of_its_images_alone(word: str) -> None:
+    torch.manual_seed(0)
+    network = contagg.create("container_light_tiny", affinity=word, num_classes=0).double().eval()
+    images, mask = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[0, :32, :48], mask[1] = True, True
+
+    def of(batch: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+        with torch.no_grad(), record(network, lambda layer: layer.stage == 2) as entries:
+            network.forward_intermediates(batch, mask=mask, intermediates_only=True)
+        assert (entries[0].mask is None) == (mask is None)
+        return [numbers.distance.sum() for numbers in statistics(entries[0]).values()]
+
+    together = of(images * mask[:, None], mask)
+    alone, whole = of(images[:1, :, :32, :48], None), of(images[1:], None)
+    for got, first, second in zip(together, alone, whole, strict=True):
+        torch.testing.assert_close(got, (4 * 6 * first + 8 * 8 * second) / (4 * 6 + 8 * 8))

@@ -71,22 +71,31 @@ def sample_positions(grid: Grid, count: int = 64) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def affinity_statistics(
-    affinity: Affinity, tokens: Tensor, grid: Grid, places: Sequence[tuple[int, int]] | None = None
+    affinity: Affinity,
+    tokens: Tensor,
+    grid: Grid,
+    places: Sequence[tuple[int, int]] | None = None,
+    mask: Tensor | None = None,
 ) -> Statistics:
     """Statistics of an affinity's A at some places (row, column) of the grid; None looks at all of them.
 
-    Rows are formed a few at a time, so that memory does not grow with N x N.
+    Rows are formed a few at a time, so that memory does not grow with N x N. With a mask (B, H, W) the places of each
+    image count that lie in it.
     """
     places = sample_positions(grid, grid[0] * grid[1]) if places is None else places
     prefix = tokens.shape[1] - grid[0] * grid[1]
-    images = len(tokens) if affinity.dynamic else 1
+    images = len(tokens) if affinity.dynamic or mask is not None else 1
     at_once = max(1, _ELEMENTS // (images * affinity.heads * tokens.shape[1]))
     chunks = []
     for start in range(0, len(places), at_once):
         sources = torch.tensor(places[start : start + at_once], device=tokens.device)
-        rows = affinity.rows(tokens, grid, prefix + sources[:, 0] * grid[1] + sources[:, 1])
+        rows = affinity.rows(tokens, grid, prefix + sources[:, 0] * grid[1] + sources[:, 1], mask)
         chunks.append(_measures(rows[..., prefix:], sources, grid))
-    distance, entropy, within3, within5 = torch.cat(chunks, 2).mean((1, 2))
+    measures = torch.cat(chunks, 2)  # (4, B, R, M)
+    if mask is not None:
+        rows, columns = torch.tensor(places, device=mask.device).T
+        measures = measures[:, mask[:, rows, columns]][:, None]
+    distance, entropy, within3, within5 = measures.mean((1, 2))
     return Statistics(distance, entropy, within3, within5)
 
 
@@ -94,7 +103,7 @@ def statistics(recorded: RecordedAggregation, places: Sequence[tuple[int, int]] 
     """Statistics of each term of a layer, over the term's own heads, and of their sum under "mixed"."""
     affinities = {term.name: term.affinity for term in recorded.terms()} | {"mixed": recorded.affinity}
     return {
-        name: affinity_statistics(affinity, recorded.tokens, recorded.grid, places)
+        name: affinity_statistics(affinity, recorded.tokens, recorded.grid, places, recorded.mask)
         for name, affinity in affinities.items()
     }
 

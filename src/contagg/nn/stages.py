@@ -92,7 +92,7 @@ class NetworkConfig:
 
 def _a_block_each(stage: int, given: Word | Sequence[Word], depth: int) -> tuple[Word, ...]:
     """A word or a factory for each block of a stage. UserError for anything else."""
-    words = tuple(given) if isinstance(given, list | tuple) else (given,) * depth
+    words: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given,) * depth
     if len(words) != depth:
         raise UserError(f"affinity: stage {stage} has {depth} blocks and {len(words)} words, {words!r}")
     for word in words:

@@ -73,11 +73,11 @@ def fuse(case: Case) -> None:
         if serves_any_size(model):
             mask = torch.zeros(2, *SIZE, dtype=torch.bool)
             mask[0, :50, :71] = mask[1, :64, :33] = True
-            answers = [
+            got, expected = (
                 form.forward_intermediates(images * mask[:, None], mask=mask, intermediates_only=True)[-1]  # type: ignore[operator]
                 for form in (fused_form(model), model)
-            ]
-            same(*answers, f"{what} of a padded batch, fused")
+            )
+            same(got, expected, f"{what} of a padded batch, fused")
 
 
 def statistics(case: Case) -> None:

@@ -45,12 +45,12 @@ def values(case: Case) -> None:
 def gradients(case: Case) -> None:
     """The gradients of `forward` are those of A V + bias: for values, tokens and every parameter."""
     affinity = case.drawn()
-    inputs = [tensor.requires_grad_() for tensor in case.inputs()]
-    weight = torch.randn_like(inputs[0])
-    learnt = [*inputs, *affinity.parameters()]
+    values, tokens = (tensor.requires_grad_() for tensor in case.inputs())
+    weight = torch.randn_like(values)
+    learnt = [values, tokens, *affinity.parameters()]
     names = ["values", "tokens", *(name for name, _ in affinity.named_parameters())]
     found = []
-    for answer in (affinity(*inputs, GRID), by_matrix(affinity, *inputs, GRID)):
+    for answer in (affinity(values, tokens, GRID), by_matrix(affinity, values, tokens, GRID)):
         found.append(torch.autograd.grad((answer * weight).sum(), learnt, allow_unused=True))
     for name, got, expected in zip(names, *found, strict=True):
         if got is not None or expected is not None:
