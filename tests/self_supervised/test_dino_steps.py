@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from contagg.data.fingerprint import Fingerprint
-from contagg.self_supervised.head import DinoHead
 from contagg.self_supervised.loss import DinoLoss
-from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.networks import DinoHead, MultiCrop
 from contagg.self_supervised.recipe import DINO_DEFAULTS, DinoConfig, KnnConfig
-from contagg.self_supervised.task import Dino
-from contagg.self_supervised.updates import drop_gradients, follow, teacher_temperature
+from contagg.self_supervised.task import Dino, drop_gradients, follow, teacher_temperature
 from contagg.training.config import RunConfig
 from contagg.training.engine import Job, train
 from contagg.training.optimizer import build_optimizer, clip_each

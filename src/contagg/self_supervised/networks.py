@@ -1,20 +1,91 @@
-"""Student and teacher of a recipe, and the weights they may begin from."""
+"""DINO's networks: a backbone with a projection head over crops of several sizes, twice, and what they begin from.
 
+Parameters are named as the original's, `backbone.*` and `head.*`, so that its checkpoints load.
+Shapes: B samples, D features of the backbone, H hidden, P bottleneck, K outputs.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
 
 from contagg.checkpoints.fitting import init_weights, load_into
 from contagg.checkpoints.reading import read_checkpoint
 from contagg.data.config import CropsConfig
 from contagg.errors import UserError
-from contagg.self_supervised.head import DinoHead
-from contagg.self_supervised.multi_crop import MultiCrop
 from contagg.self_supervised.recipe import DinoConfig
 from contagg.training.building import build_model
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import is_first_process
+
+
+class NormalizedLinear(nn.Module):
+    """A linear layer without bias whose K rows have unit length times a gain: (B, P) -> (B, K).
+
+    The gain `weight_g` stays at 1 unless `learn_gain`; DINO's teacher and, by default, its student never learn it.
+    """
+
+    def __init__(self, in_features: int, out_features: int, learn_gain: bool = False) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=learn_gain)
+        self.weight_v = nn.Parameter(nn.Linear(in_features, out_features, bias=False).weight.detach())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+
+class DinoHead(nn.Module):
+    """Three linear layers with GELU, L2 normalization, and a layer of prototypes: (B, D) -> (B, K).
+
+    Args:
+        in_features: D.
+        outputs: K.
+        hidden: H.
+        bottleneck: P.
+    """
+
+    def __init__(self, in_features: int, outputs: int = 65536, hidden: int = 2048, bottleneck: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = NormalizedLinear(bottleneck, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last_layer(F.normalize(self.mlp(features), dim=-1))
+
+
+class MultiCrop(nn.Module):
+    """Runs the backbone once for each run of crops of one size, and the head once over all.
+
+    BatchNorm therefore sees one batch a size: two a step for a student of global and local crops.
+
+    Args:
+        backbone: (B, C, H, W) -> (B, D), for every size of crop.
+        head: (B, D) -> (B, K).
+    """
+
+    def __init__(self, backbone: nn.Module, head: DinoHead) -> None:
+        super().__init__()
+        self.backbone: nn.Module = backbone
+        self.head: DinoHead = head
+
+    def forward(self, crops: Sequence[Tensor]) -> Tensor:
+        """n crops, each of the same B images, (B, C, H, W) -> (n * B, K), crop after crop."""
+        same_size = [list(group) for _, group in groupby(crops, key=lambda crop: crop.shape[-2:])]
+        return self.head(torch.cat([self.backbone(torch.cat(group)) for group in same_size]))
 
 
 def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tuple[MultiCrop, MultiCrop, dict[str, Any]]:

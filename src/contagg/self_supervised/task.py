@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from contagg.data.crops import GLOBAL_CROPS
 from contagg.self_supervised.collapse import collapse
 from contagg.self_supervised.knn import Features, accuracies
 from contagg.self_supervised.loss import DinoLoss, entropy
-from contagg.self_supervised.multi_crop import MultiCrop
+from contagg.self_supervised.networks import MultiCrop
 from contagg.self_supervised.recipe import DinoConfig, KnnConfig
-from contagg.self_supervised.updates import drop_gradients, follow, teacher_temperature
 from contagg.training.config import OptimizationConfig
 from contagg.training.metrics import EpochMetrics
 from contagg.training.optimizer import build_optimizer
@@ -116,3 +115,26 @@ class Dino(LightningModule):
 def _at_least_float32(outputs: Tensor) -> Tensor:
     """Under mixed precision the loss is reckoned in float32; what is more precise stays so."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def teacher_temperature(dino: DinoConfig, epoch: int) -> float:
+    """In an epoch, 0 first: linear over teacher_warmup_epochs, an equal step an epoch, then teacher_temperature."""
+    start, end, warmup = dino.teacher_warmup_temperature, dino.teacher_temperature, dino.teacher_warmup_epochs
+    return end if epoch >= warmup else start + (end - start) * epoch / max(warmup - 1, 1)
+
+
+def drop_gradients(module: nn.Module) -> None:
+    """Let the step pass by this module: without a gradient AdamW neither moves nor decays a tensor."""
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for parameters alone.
+
+    BatchNorm's statistics are buffers: the teacher gathers its own.
+    """
+    mine: list[Tensor] = list(teacher.parameters())
+    torch._foreach_mul_(mine, momentum)
+    torch._foreach_add_(mine, [parameter.detach() for parameter in student.parameters()], alpha=1 - momentum)
