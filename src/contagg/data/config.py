@@ -30,7 +30,9 @@ _RAND = re.compile(rf"rand(-(m\d+|n[1-9]\d*|p[01](\.\d+)?|{_NOISE}|mmax\d+|inc[0
 _POLICY = re.compile(rf"(v0|v0r|original|originalr|3a)(-{_NOISE})?")
 
 
-MaxPixels = Annotated[int, Range(1, 178_956_970)]  # beyond twice its own limit Pillow refuses
+LARGEST_MAX_PIXELS = 178_956_970
+"""Twice Pillow's own limit, beyond which it refuses."""
+MaxPixels = Annotated[int, Range(1, LARGEST_MAX_PIXELS)]
 BitDepth = Annotated[int, Range(9, 16)]
 
 

@@ -78,6 +78,10 @@ BAD: dict[str, Change] = {
     "image 7: its id is given twice": lambda content: content["images"][0].update(id=7),
     "annotation 3: its id is given twice": lambda content: content["annotations"][1].update(id=3),
     "image 70: it has no 'file_name'": lambda content: content["images"][0].pop("file_name"),
+    "image 70 is 20 x 1000000000 pixels: from 1 to": lambda content: content["images"][0].update(width=10**9),
+    "image b.jpg: the RLE is broken: its text has the letter": annotation(
+        "segmentation", {"size": [20, 30], "counts": "\ud800"}
+    ),
     "image 70 is 0 x 30 pixels": lambda content: content["images"][0].update(height=0),
     "image 70 is missing: no .*gone.jpg": lambda content: content["images"][0].update(file_name="gone.jpg"),
     "there is no image 8": annotation("image_id", 8),
@@ -153,6 +157,15 @@ def test_a_missing_area_is_that_of_the_mask(content: dict[str, Any], tmp_path: P
         assert read(content, tmp_path, masks).objects(1)[0]["area"] == expected
     content["annotations"][0]["segmentation"] = []
     assert read(content, tmp_path, masks=False).objects(1)[0]["area"] == 400
+
+
+def test_segmentations_that_are_not_needed_are_not_looked_at(content: dict[str, Any], tmp_path: Path) -> None:
+    for broken in ([[]], True, {"counts": [1]}, [[1, 2, 3, 4, 5, 6, 7]]):
+        content["annotations"][0]["segmentation"] = broken
+        assert read(content, tmp_path, masks=False).objects(1)[0]["area"] == 32
+    content["annotations"][0].pop("area")
+    with pytest.raises(UserError, match=r"annotation 3, image b.jpg: a polygon must be"):
+        read(content, tmp_path, masks=False)
 
 
 def test_boxes_may_leave_the_image_by_as_much_as_is_said(content: dict[str, Any], tmp_path: Path) -> None:

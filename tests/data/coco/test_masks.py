@@ -68,7 +68,7 @@ GOOD = to_rle(blob(1))
         ([[40, 1, 50, 1, 50, 9]], "a polygon's x from 40 to 50 does not fit the image's 0 to 37 pixels"),
         ([[1, 1, 5, 1, 9, 1e9]], "a polygon's y from 1 to 1000000000.0 does not fit the image's 0 to 23 pixels"),
         ({"size": [23, 37], "counts": [851]}, "the RLE has no pixel of the object"),
-        ([[0, 0, 37, 23, 0, 1, 37, 22] * 150], "outlines are 35,400 pixels long, no object's in 37 x 23"),
+        ([[0, 0, 37, 23, 0, 1, 37, 22] * 150], "the polygons are 35,400 pixels long, no object's outline in 37 x 23"),
         ({"size": 851, "counts": [851]}, r"the mask is 851 high and wide, its image \[23, 37\]"),
     ],
 )

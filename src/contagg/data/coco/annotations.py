@@ -18,6 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from contagg.data.coco.masks import LARGEST, area, check, nothing
+from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.data.fingerprint import Listing
 from contagg.errors import UserError, class_name
 
@@ -269,8 +270,8 @@ def _images(entries: list[Any], folder: Path, faults: _Faults) -> tuple[dict[int
                 raise UserError(": its id is given twice")
             found[number] = None
             name, height, width = _text(entry, "file_name"), *(_whole(_given(entry, k), k) for k in ("height", "width"))
-            if min(height, width) < 1:
-                raise UserError(f" is {height} x {width} pixels")
+            if min(height, width) < 1 or height * width > LARGEST_MAX_PIXELS:
+                raise UserError(f" is {height} x {width} pixels: from 1 to {LARGEST_MAX_PIXELS:,} in all can be read")
             file = folder / name
             if file.parent not in present:  # one listing a folder: asking for each file takes long on shared disks
                 present[file.parent] = _listing(file.parent)
@@ -341,7 +342,10 @@ def _annotation(
             raise UserError(": it has no segmentation, which Mask R-CNN learns from")
         if segmentation and (needs_masks or "area" not in entry):
             segmentation = _checked(segmentation, size, thin)
-        found["area"] = _area(entry.get("area", area(segmentation, size) if segmentation else width * height))
+        if "area" in entry:
+            found["area"] = _area(entry["area"])
+        else:
+            found["area"] = area(segmentation, size) if segmentation else width * height
         if needs_masks:
             found["segmentation"] = segmentation or nothing(size)
     except UserError as error:

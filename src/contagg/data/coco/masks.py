@@ -99,7 +99,6 @@ def check(segmentation: Segmentation, size: tuple[int, int]) -> None:
 def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     if not polygons:
         raise UserError("the segmentation has no polygon")
-    outline = 0.0
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(
             isinstance(value, int | float) and -LARGEST < value < LARGEST for value in polygon
@@ -114,9 +113,17 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
                 raise UserError(
                     f"a polygon's {axis} from {low} to {high} does not fit the image's 0 to {length} pixels"
                 )
-            outline += sum(abs(one - other) for one, other in pairwise([*values, values[0]]))
-    if outline > _WINDINGS * sum(size):  # drawing takes memory by the length: a small file could ask for all there is
-        raise UserError(f"the polygons' outlines are {outline:,.0f} pixels long, no object's in {size[1]} x {size[0]}")
+    # Drawing takes memory by the length: a small file could ask for all there is. No line is longer than 3 x (W + H).
+    if 3 * sum(map(len, polygons)) / 2 > _WINDINGS:
+        outline = sum(_length(polygon[axis::2]) for polygon in polygons for axis in (0, 1))
+        if outline > _WINDINGS * sum(size):
+            raise UserError(
+                f"the polygons are {outline:,.0f} pixels long, no object's outline in {size[1]} x {size[0]}"
+            )
+
+
+def _length(values: list[float]) -> float:
+    return sum(abs(one - other) for one, other in pairwise([*values, values[0]]))
 
 
 def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
@@ -137,7 +144,7 @@ def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
 
 def _run_lengths(text: str | bytes) -> list[int]:
     """Decompress COCO's text: 5 bits a letter, low bits first, and from the third on differences to two before."""
-    letters = text.encode() if isinstance(text, str) else text
+    letters = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
     counts: list[int] = []
     value = shift = 0
     for letter in letters:
