@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from photographs import piece
 from PIL import Image
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -110,6 +111,20 @@ def test_a_crop_is_a_window_of_the_asked_area() -> None:
     assert not torch.allclose(across, down)
 
 
+def test_the_shape_of_a_photograph_s_crop_is_drawn_too() -> None:
+    """Of two ramps a crop says how wide and how high it was, as above."""
+    rows, columns = np.mgrid[0:200, 0:200]
+    image = Image.fromarray(np.stack([columns, rows, rows * 0], axis=2).astype(np.uint8))
+    config = replace(PLAIN, global_scale=(0.2, 0.3), local_scale=(0.2, 0.3))
+    torch.manual_seed(0)
+    crops = [crop for _ in range(60) for crop in crops_of(config, image)[2:]]
+    across = torch.stack([crop[0, 8, 12] - crop[0, 8, 4] for crop in crops])
+    down = torch.stack([crop[1, 12, 8] - crop[1, 4, 8] for crop in crops])
+    ratio = across / down
+    assert 0.72 < ratio.min() < 0.78 and 1.28 < ratio.max() < 1.38
+    assert ratio.log().mean().abs() < 0.04
+
+
 def test_batched_blur_is_torchvisions() -> None:
     images = torch.rand(3, 1, 17, 17)
     sigma = torch.tensor([0.4, 1.1, 2.0])
@@ -117,10 +132,33 @@ def test_batched_blur_is_torchvisions() -> None:
         torch.testing.assert_close(blurred, gaussian_blur(image, [13, 13], [float(width)] * 2))
 
 
-def test_grey_crops_of_the_whole_are_a_bilinear_resize() -> None:
+def test_grey_crops_of_the_whole_are_a_bicubic_resize() -> None:
     images = torch.randint(0, 256, (5, 11, 11), dtype=torch.uint8)
-    expected = F.interpolate(images[:, None] / 255, 32, mode="bilinear", align_corners=False)
+    expected = F.interpolate(images[:, None] / 255, 32, mode="bicubic", align_corners=False).clamp(0, 1)
     torch.testing.assert_close(grey(PLAIN, images)[0], expected)
+
+
+def test_photo_crops_of_the_whole_are_pillow_s_bicubic_resize() -> None:
+    image = photo(97, 97)
+    for crop, size in zip(crops_of(PLAIN, image), (32, 32, 16, 16, 16), strict=True):
+        expected = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        assert np.array_equal(np.round(crop.numpy() * 255), expected)
+
+
+def test_the_two_kinds_of_crops_are_alike() -> None:
+    """The same views of the same images: as bright, and with gradients of like energy, in each crop."""
+    config = replace(PLAIN, local_count=1, global_scale=(0.4, 1), local_scale=(0.1, 0.4), horizontal_flip=0.5)
+    images = [piece(number, size=(29, 29)).convert("L") for number in range(300)]
+    fast = grey(config, torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+    torch.manual_seed(0)
+    slow = [torch.stack(crops) for crops in zip(*map(PhotoCrops(config, (1, 32, 32), (0,), (1,)), images), strict=True)]
+
+    def energy(crops: torch.Tensor) -> torch.Tensor:
+        return crops.diff(dim=-1).square().mean() + crops.diff(dim=-2).square().mean()
+
+    for ours, theirs in zip(fast, slow, strict=True):
+        assert float(ours.mean()) == pytest.approx(float(theirs.mean()), rel=0.03)
+        assert 0.95 < energy(ours) / energy(theirs) < 1.25
 
 
 def test_a_key_decides_all_crops_in_a_batch_or_alone() -> None:

@@ -41,6 +41,21 @@ def test_training_is_deits_transform() -> None:
         assert results[0].shape == SIZE and torch.equal(*results)
 
 
+@pytest.mark.parametrize("values", [{"ratio": (1.9, 2.1)}, {"scale": (0.1, 0.2)}, {"interpolation": "bilinear"}])
+def test_the_crop_is_as_the_recipe_says(values: dict) -> None:
+    plain = {"horizontal_flip": 0, "auto_augment": None, "color_jitter": 0, "erasing": 0}
+    ours = transforms.train_transform(AugmentationConfig(**plain, **values), SIZE, MEAN, STD)
+    timms = {"interpolation": "bicubic", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)} | values
+    theirs = create_transform(SIZE, is_training=True, hflip=0, color_jitter=None, auto_augment=None, **timms)
+    usual = transforms.train_transform(AugmentationConfig(**plain), SIZE, MEAN, STD)
+    for key in range(5):
+        results = []
+        for transform in (ours, theirs, usual):
+            seed_sample(key)
+            results.append(transform(piece(key, size=(120, 90))))
+        assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
 def test_colour_jitter_is_used_without_auto_augment() -> None:
     def result(color_jitter: float) -> torch.Tensor:
         config = AugmentationConfig(auto_augment=None, color_jitter=color_jitter, erasing=0)

@@ -82,9 +82,10 @@ class Blur(torch.nn.Module):
 
 
 class GreyCrops:
-    """Grey images in memory -> crops, a batch at a time; the same views as PhotoCrops but for bilinear resizing.
+    """Grey images in memory -> crops, a batch at a time; PhotoCrops' views, as a run on a CPU can afford them.
 
-    Colours need no saturation, hue or grey. Everything about a crop is drawn from its image's key.
+    Colours need no saturation, hue or grey. Everything about a crop is drawn from its image's key. Resizing is bicubic,
+    by torch's kernel (a = -0.75) and not Pillow's (-0.5): crops have 4 to 8 % more gradient energy, see docs/speed.md.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ def cut(pixels: Tensor, size: int, scale: tuple[float, float], flip: float, draw
     zero = torch.zeros_like(across)
     corners = torch.stack([mirrored, zero, right, zero, down, below], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(corners, [len(pixels), 1, size, size], align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
 
 
 def _fitting(sides: Sequence[int], scale: tuple[float, float], draws: _Draws) -> tuple[Tensor, Tensor]:
