@@ -1,8 +1,10 @@
 """timm's conventions, over every registered network; the large ones at small image sizes."""
 
 import copy
+import doctest
 import io
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import timm
@@ -12,6 +14,9 @@ from timm.models import model_parameters
 from torch import nn
 
 import contagg
+import contagg.models
+import contagg.nn.network
+import contagg.nn.vit
 from contagg.errors import UserError
 from contagg.models import CONFIGS
 
@@ -209,8 +214,35 @@ def test_hub_folder_is_pushed_and_pulled(tmp_path) -> None:
         ({"name": "container", "widths": (8, 8, 8, 8)}, "'widths' is called 'embed_dims'"),
         ({"name": "container", "patches": (4, 2, 2, 2)}, "'patches' is called 'patch_sizes'"),
         ({"name": "container", "position": "convolution"}, "'convolution' is called 'cpe'"),
+        ({"name": "container_tiny", "img_size": "big"}, "img_size 'big' must be a whole number of pixels, or"),
+        ({"name": "container_tiny", "img_size": (32, 0)}, r"img_size \(32, 0\) must be"),
+        ({"name": "container_tiny", "num_classes": -1}, "num_classes -1 must be a whole number, 0 for no classifier"),
+        ({"name": "container_tiny", "num_classes": True}, "num_classes True must be"),
+        ({"name": "container_tiny", "in_chans": "rgb"}, "in_chans 'rgb' must be a whole number from 1 on"),
+        ({"name": "container_tiny", "drop_rate": 1}, "drop_rate 1 must be a number from 0 up to, but not, 1"),
+        ({"name": "container_tiny", "drop_path_rate": "0.1"}, "drop_path_rate '0.1' must be a number"),
+        ({"name": "container_tiny", "global_pool": "mean"}, "Invalid pool type: mean"),
+        ({"name": "container_tiny", "global_pool": 3}, "global_pool 3 must be a word"),
+        ({"name": "container_tiny", "features_only": True, "out_indices": (0, 7)}, "index 7 is out of range"),
+        ({"name": "container_tiny", "output_stride": 16}, r"no argument 'output_stride'; patch_sizes=\(4, 2, 2, 1\)"),
+        ({"name": "container_tiny", "pretrained": True}, "No pretrained weights exist for container_tiny"),
+        (
+            {"name": "container_tiny", "checkpoint_path": "none.pth"},
+            "checkpoint_path 'none.pth': there is no such file",
+        ),
+        ({"name": "deit_small_pam", "num_head": 3}, "no argument 'num_head'. Did you mean 'num_heads'"),
+        ({"name": "deit_small_pam", "depth": 0}, "depth 0 must be a whole number from 1 on"),
+        ({"name": "deit_small_pam", "num_heads": 5}, "dim should be divisible by num_heads"),
+        ({"name": "deit_small_pam", "class_token": False}, "Token pooling needs the class token"),
+        ({"name": 5}, "model 5 must be a name"),
     ],
 )
 def test_wrong_requests_are_answered(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         contagg.create(**arguments)
+
+
+@pytest.mark.parametrize("module", [contagg.models, contagg.nn.vit, contagg.nn.network])
+def test_examples_run(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed

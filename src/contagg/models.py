@@ -1,4 +1,20 @@
-"""The named networks, registered with timm. Table 2 is a table of words here."""
+"""The named networks, registered with timm. Table 2 is a table of words here.
+
+Paper: "Container: Context Aggregation Network", Gao, Lu, Li, Mottaghi, Kembhavi, 2021, https://arxiv.org/abs/2106.01401
+Their code: https://github.com/allenai/container, whose checkpoint loads into `container_v1_light` under its own names.
+
+What was changed: any image size is served (the release has 224 pixels), images off the stride are filled with zeros,
+positions and static N x N are resized with the network. docs/which-container.md tells the paper's three forms apart.
+
+Another network is one entry of `CONFIGS`: timm, the command line, recipes and tests find it there.
+
+>>> import torch
+>>> model = timm.create_model("container_light_tiny", num_classes=10)
+>>> model(torch.zeros(2, 3, 64, 96)).shape
+torch.Size([2, 10])
+>>> [tuple(found.shape) for found in create("container_light_tiny", features_only=True)(torch.zeros(1, 3, 64, 96))]
+[(1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 192, 2, 3)]
+"""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -70,7 +86,10 @@ def create(name: str, **arguments: Any) -> nn.Module:
         arguments: those of timm's `create_model`, and for ours any field of `NetworkConfig`.
 
     Raises:
-        UserError: the name is unknown (with the nearest match), or an argument is.
+        UserError: the name or an argument is unknown (with the nearest match), or a value is one that cannot be.
+
+    >>> create("container_light_tiny", affinity="dwconv3", embed_dims=(8, 8, 16, 16), num_classes=0).num_features
+    16
     """
     if not isinstance(name, str):
         raise UserError(f"model {name!r} must be a name. See `timm.list_models()`.")

@@ -34,6 +34,8 @@ def _convolved(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 
 class _Depthwise(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _convolved(feature_map, weight, bias)
@@ -57,11 +59,12 @@ def kernel_gradient(feature_map: Tensor, gradient: Tensor, size: int) -> Tensor:
     """Of kernels (C, 1, size, size), given that of the output (B, C, H, W): window by window of 3 x 3."""
     channels, (height, width) = gradient.shape[1], gradient.shape[2:]
     padded = F.pad(feature_map, [size // 2] * 4)
-    answer = gradient.new_empty(channels, 1, size, size)
+    rows = []
     for top in range(0, size - 2, 2):
+        windows = []
         for left in range(0, size - 2, 2):
             seen = padded[:, :, top : top + height + 2, left : left + width + 2]
-            answer[:, :, top : top + 3, left : left + 3] = conv2d_weight(
-                seen, (channels, 1, 3, 3), gradient, groups=channels
-            )
-    return answer
+            window = conv2d_weight(seen, (channels, 1, 3, 3), gradient, groups=channels)
+            windows.append(window[..., min(left, 1) :])  # without the column that the window before has
+        rows.append(torch.cat(windows, 3)[:, :, min(top, 1) :])
+    return torch.cat(rows, 2)

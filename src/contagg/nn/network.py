@@ -57,10 +57,21 @@ class Container(nn.Module):
 
     Args:
         cfg: what it is made of.
-        img_size: the image that learnt positions and static N x N affinities are made for; others serve any size.
+        num_classes: 0 for pooled features instead of logits.
+        img_size: (height, width), or one number for both, of the images that learnt positions and static N x N
+            affinities are made for; others serve any size.
+        global_pool: timm's word; "" for the map (B, C, H / 32, W / 32).
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+        proj_drop_rate: dropout after the projections of aggregation and MLP.
+        attn_drop_rate: dropout of the entries of attention.
 
     Raises:
         UserError: an image with other than `in_chans` channels, or a grid that a static affinity cannot serve.
+
+    >>> config = NetworkConfig(embed_dims=(8, 8, 16, 32), depths=(1, 1, 1, 1), affinity="dwconv3")
+    >>> Container(config, num_classes=5)(torch.zeros(2, 3, 40, 56)).shape
+    torch.Size([2, 5])
     """
 
     checkpoint_filter_fn = staticmethod(checkpoint_filter_fn)
@@ -183,7 +194,8 @@ class Container(nn.Module):
             check_images(x, self.in_chans, self._least_size())
         for stage in self.stages:
             x = stage(x)
-        return self.norm(x)
+        # Under torch.func.vmap the gradient of a norm before pooling is wrong for a channels_last map; its copy is small.
+        return self.norm(x.contiguous())
 
     def _least_size(self) -> int:
         """Pixels that one side of a single image must exceed, so that BatchNorm has what to take statistics of."""

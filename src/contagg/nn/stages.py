@@ -136,7 +136,8 @@ class PatchEmbedding(nn.Module):
         # A graph for any size must not depend on whether this one needs padding.
         if for_any_size() or below > 0 or beside > 0:
             feature_map = F.pad(feature_map, (0, beside, 0, below))
-        feature_map = self.projection(feature_map.contiguous(memory_format=torch.channels_last))
+        # channels_last, in words that torch.func.vmap knows
+        feature_map = self.projection(feature_map.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
         return self.norm(as_tokens(feature_map)), grid
 
     def mask(self, mask: Tensor) -> Tensor:
