@@ -167,7 +167,7 @@ class Container(nn.Module):
             x = stage(x, mask)
             mask = mask if mask is None else stage.embedding.mask(mask)  # type: ignore[union-attr, operator]
             maps.append(x)
-        final = self.norm(x) if len(maps) == STAGES else x
+        final = self._normalized(x) if len(maps) == STAGES else x
         if norm:
             maps[-1] = final
         intermediates = [maps[index].permute(0, 2, 3, 1) if output_fmt == "NHWC" else maps[index] for index in take]
@@ -194,7 +194,10 @@ class Container(nn.Module):
             check_images(x, self.in_chans, self._least_size())
         for stage in self.stages:
             x = stage(x)
-        # Under torch.func.vmap the gradient of a norm before pooling is wrong for a channels_last map; its copy is small.
+        return self._normalized(x)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        # torch.func.vmap has wrong gradients of a norm of channels_last maps before pooling; the copy is small.
         return self.norm(x.contiguous())
 
     def _least_size(self) -> int:
