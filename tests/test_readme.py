@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from contagg.cli import commands
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_block_runs() -> None:
@@ -18,3 +21,20 @@ def test_the_python_block_runs() -> None:
 def test_every_command_is_shown() -> None:
     shown = re.findall(r"^contagg ([a-z][\w-]*(?: [a-z][\w-]*)?)", README, re.MULTILINE)
     assert set(shown) == {"fit", *commands()}
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.yaml"), ROOT / "Makefile"]
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+CALL = re.compile(r"(?:^|`|bin/|; |  )contagg ([a-z][\w-]*)(?: ([\w-]+))?", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_pages_are_commands(page: Path) -> None:
+    """Where code says `contagg` and a word, the word, or it and the next, name a command."""
+    text = page.read_text()
+    code = "\n".join(CODE.findall(text)) if page.suffix == ".md" else text
+    known = {"fit", *commands()}
+    below = {name.split()[0] for name in known if " " in name}
+    for first, second in CALL.findall(code):
+        wanted = f"{first} {second}" if first in below and second else first
+        assert wanted in known | below | {"COMMAND"}, f"{page.name}: contagg {first} {second}"
