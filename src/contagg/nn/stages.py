@@ -229,7 +229,7 @@ class DropRates:
 
 def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop: DropRates) -> list[Stage]:
     """The stages of a network, with stochastic depth growing linearly over all blocks to its rate."""
-    rates = iter(calculate_drop_path_rates(drop.path, sum(config.depths)))
+    rates: Iterator[Any] = iter(calculate_drop_path_rates(drop.path, sum(config.depths)))
     stages = []
     for index, grid in enumerate(config.grids(image_size)):
         width = config.embed_dims[index]
