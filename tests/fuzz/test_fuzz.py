@@ -70,7 +70,7 @@ def use(path: Path) -> None:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_descriptions_in_weights_files(here: Path, count: int) -> None:
-    model = contagg.create("container_light_tiny", **SMALL)
+    model, fresh = (contagg.create("container_light_tiny", **SMALL) for _ in range(2))
     description = {
         "task": "classification",
         "model": {"name": "container_light_tiny", "options": SMALL},
@@ -86,6 +86,7 @@ def test_descriptions_in_weights_files(here: Path, count: int) -> None:
     for case, source in each(count, "description"):
         save_weights(path, state, mutated(copy.deepcopy(description), source))
         refused.append(answer(case, here, lambda: use(path)))
+        answer(case, here, lambda: init_weights(fresh, str(path), class_names=["a", "b", "c"]))
         there = {entry.name for entry in here.parent.rglob("*")}
         assert there == {"given", "stranger.png", "stranger.safetensors"}, case
     check(refused, count)
@@ -105,6 +106,7 @@ def test_descriptions_of_detectors(here: Path, count: int) -> None:
     for case, source in each(count // 4, "detector"):
         save_weights(path, state, mutated(copy.deepcopy(description), source))
         refused.append(answer(case, here, lambda: load_detector(path)))
+        answer(case, here, lambda: init_detector(detector, features_of(detector), str(path), class_names=["a", "b"]))
     check(refused, count // 4)
 
 

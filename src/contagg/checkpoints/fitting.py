@@ -40,13 +40,15 @@ def init_weights(
     checkpoint = read_checkpoint(path)
     state, which = checkpoint.network(ema)
     source = f"model.init_weights {str(checkpoint.path)!r}"
-    there = checkpoint.metadata.get("class_names")
-    others = class_names is not None and there is not None and list(there) != list(class_names)
     lines = [f"{which} is taken"] if which else []
     state, changes = fit_state(model, state, source, image_size_of(checkpoint.metadata), fresh_classifier=True)
-    if others and (dropped := classifier_names(model, state)):
+    if (
+        class_names
+        and (others := checkpoint.other_classes(class_names))
+        and (dropped := classifier_names(model, state))
+    ):
         state = {name: model.state_dict()[name] if name in dropped else tensor for name, tensor in state.items()}
-        changes.append(f"the classifier starts anew: the file's classes are {_few(there)}, here {_few(class_names)}")
+        changes.append(f"the classifier starts anew: the file's classes are {_few(others)}, here {_few(class_names)}")
     load_into(model, state, source)
     return [f"{source}: {line}" for line in lines + changes]
 

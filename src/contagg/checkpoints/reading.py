@@ -6,6 +6,7 @@ import pickle
 import re
 import types
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from contagg.checkpoints.hub_config import read_folder
 from contagg.checkpoints.locate import HUB_FILES, read_description, weights_in
-from contagg.errors import UserError
+from contagg.errors import UserError, class_name
 from contagg.nn.released import StateDict
 
 _NUMBER: Any = np.float64(0).__reduce__()[0]
@@ -76,6 +77,16 @@ class Checkpoint:
             raise UserError(f"{str(self.path)!r} holds {what} is among its keys {', '.join(self.parts)}")
         both = f"{found[0]!r}, not {(networks if ema else averages)[0]!r}" if averages and networks else ""
         return self.parts[found[0]], both
+
+    def other_classes(self, class_names: Sequence[str] | None) -> list[str]:
+        """The classes that the file names, where both are known and they are not `class_names`; otherwise none."""
+        there = self.metadata.get("class_names")
+        if class_names is None or there is None:
+            return []
+        if not isinstance(there, list):
+            raise UserError(f"{str(self.path)!r}: class_names must be a list of words, not {there!r}")
+        names = [class_name(name) for name in there]
+        return names if names != list(class_names) else []
 
     def dino(self) -> dict[str, StateDict] | None:
         """`student` and `teacher` of a checkpoint of the original DINO, or of a training state of ours.

@@ -39,8 +39,7 @@ def init_detector(
     given, alone = renamed(state, wanted)[0], renamed(state, body.state_dict())[0]
     if len(given.keys() & wanted.keys()) <= len(alone.keys() & body.state_dict().keys()):
         return _load_backbone(body, checkpoint, state, which)
-    there = checkpoint.metadata.get("class_names")
-    others = class_names is not None and there is not None and list(there) != list(class_names)
+    others = checkpoint.other_classes(class_names)
     fresh = [name for name in wanted if name in given and others and _is_of_classes(name)]
     fresh += [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
     backbone = f"{next(name for name, part in model.named_modules() if part is body)}."
