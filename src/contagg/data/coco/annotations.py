@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -17,36 +17,24 @@ from zlib import crc32
 
 import numpy as np
 
-from contagg.data.coco.masks import LARGEST, area, check, nothing
+from contagg.data.coco.entries import (
+    Category,
+    ImageEntry,
+    annotation_of,
+    given,
+    number_or_text,
+    references,
+    text,
+    whole,
+)
 from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.data.fingerprint import Listing
-from contagg.errors import UserError, class_name
+from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
 _LONGEST = 115  # of one fault among several, so that all that are shown fit into one line
-
-
-@dataclass(frozen=True)
-class Category:
-    """A class: its id in the JSON, and its name."""
-
-    id: int
-    name: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", class_name(self.name))
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """An image of the JSON; sizes in pixels. COCO's ids are whole numbers, other tools write texts."""
-
-    id: int | str
-    file_name: str
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -204,12 +192,12 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
     thin = 0
     for entry in content["annotations"]:
         with faults.of(f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"):
-            number, image, category = _references(entry, places, known)
+            number, image, category = references(entry, places, known)
             if number in seen:
                 raise UserError(": its id is given twice")
             seen.add(number)
             if image is not None:  # else what is wrong with it is said
-                found, is_thin = _annotation(entry, image, needs_masks, clip_boxes)
+                found, is_thin = annotation_of(entry, image, needs_masks, clip_boxes)
                 objects[image.id].append({"id": number, "category_id": category, **found})
                 thin += is_thin
     faults.settle()
@@ -251,7 +239,7 @@ def _categories(entries: list[Any], faults: _Faults) -> tuple[Category, ...]:
     found: dict[int, Category] = {}
     for entry in entries:
         with faults.of(f"category {entry!r:.80}"):
-            number, name = _whole(_given(entry, "id"), "id"), _text(entry, "name")
+            number, name = whole(given(entry, "id"), "id"), text(entry, "name")
             if number in found:
                 raise UserError(": its id is given twice")
             found[number] = Category(number, name)
@@ -265,11 +253,11 @@ def _images(entries: list[Any], folder: Path, faults: _Faults) -> tuple[dict[int
     present: dict[Path, dict[str, int]] = {}
     for entry in entries:
         with faults.of(f"image {entry.get('id') if isinstance(entry, dict) else entry!r:.80}"):
-            number = _number_or_text(entry, "id")
+            number = number_or_text(entry, "id")
             if number in found:
                 raise UserError(": its id is given twice")
             found[number] = None
-            name, height, width = _text(entry, "file_name"), *(_whole(_given(entry, k), k) for k in ("height", "width"))
+            name, height, width = text(entry, "file_name"), *(whole(given(entry, k), k) for k in ("height", "width"))
             if min(height, width) < 1 or height * width > LARGEST_MAX_PIXELS:
                 raise UserError(f" is {height} x {width} pixels: from 1 to {LARGEST_MAX_PIXELS:,} in all can be read")
             file = folder / name
@@ -288,108 +276,3 @@ def _listing(folder: Path) -> dict[str, int]:
         return {}
     with os.scandir(folder) as entries:
         return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-
-
-def _given(entry: Any, key: str) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise UserError(f": it has no {key!r}")
-    return entry[key]
-
-
-def _text(entry: Any, key: str) -> str:
-    text = _given(entry, key)
-    if not isinstance(text, str) or not text:
-        raise UserError(f": its {key!r} must be a text, not {text!r:.40}")
-    return text
-
-
-def _whole(value: Any, key: str) -> int:
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return int(value)
-    raise UserError(f": its {key!r} must be a whole number, not {value!r:.40}")
-
-
-def _number_or_text(entry: Any, key: str) -> int | str:
-    value = _given(entry, key)
-    return value if isinstance(value, str) else _whole(value, key)
-
-
-def _references(
-    entry: Any, places: Mapping[int | str, ImageEntry | None], categories: set[int]
-) -> tuple[int | str, ImageEntry | None, int]:
-    """An annotation's id, image and category."""
-    number, image = _number_or_text(entry, "id"), _number_or_text(entry, "image_id")
-    category = _whole(_given(entry, "category_id"), "category_id")
-    if image not in places:
-        raise UserError(f": there is no image {image!r}")
-    if category not in categories:
-        raise UserError(f": category {category} is not declared")
-    return number, places[image], category
-
-
-def _annotation(
-    entry: dict[str, Any], image: ImageEntry, needs_masks: bool, clip_boxes: float
-) -> tuple[dict[str, Any], bool]:
-    """A checked annotation but for its ids, and whether its box covers nothing of its image."""
-    size = (image.height, image.width)
-    try:
-        box = _box(_given(entry, "bbox"), image, clip_boxes)
-        x, y, width, height = box
-        thin = min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)
-        found: dict[str, Any] = {"bbox": box, "iscrowd": _is_crowd(entry.get("iscrowd", 0))}
-        segmentation = entry.get("segmentation") or None
-        if needs_masks and not segmentation and not thin:
-            raise UserError(": it has no segmentation, which Mask R-CNN learns from")
-        if segmentation and (needs_masks or "area" not in entry):
-            segmentation = _checked(segmentation, size, thin)
-        if "area" in entry:
-            found["area"] = _area(entry["area"])
-        else:
-            found["area"] = area(segmentation, size) if segmentation else width * height
-        if needs_masks:
-            found["segmentation"] = segmentation or nothing(size)
-    except UserError as error:
-        raise UserError(f", image {image.file_name}{error}") from error
-    return found, thin
-
-
-def _checked(segmentation: Any, size: tuple[int, int], thin: bool) -> Any:
-    """None for what is no mask of an object without an extent."""
-    try:
-        check(segmentation, size)
-    except UserError as error:
-        if thin:
-            return None
-        raise UserError(f": {error}") from error
-    return segmentation
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and -LARGEST < value < LARGEST  # false for NaN too
-
-
-def _area(value: Any) -> float:
-    if not _is_number(value) or value < 0:
-        raise UserError(f": its area must be a finite number of pixels, not {value!r:.40}")
-    return float(value)
-
-
-def _is_crowd(mark: Any) -> int:
-    if not _is_number(mark) or mark not in (0, 1):
-        raise UserError(f": its iscrowd must be 0 or 1, not {mark!r:.40}")
-    return int(mark)
-
-
-def _box(box: Any, image: ImageEntry, clip_boxes: float) -> list[float]:
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-        raise UserError(f": its box must be four finite numbers x, y, width, height, not {box!r:.100}")
-    x, y, width, height = map(float, box)
-    if width < 0 or height < 0:
-        raise UserError(f": its box {box} has a negative width or height")
-    beyond = max(-x, -y, x + width - image.width, y + height - image.height)
-    if beyond > clip_boxes:
-        raise UserError(
-            f": its box {box} lies outside the {image.width} x {image.height} pixels by {beyond:.4g}; "
-            "data.clip_boxes allows some"
-        )
-    return [x, y, width, height]
