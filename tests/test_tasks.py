@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from contagg.arguments import load
 from contagg.cli import main
 from contagg.errors import UserError
-from contagg.tasks import BUILT_IN, tasks
+from contagg.tasks import BUILT_IN, describe_keys, tasks
 
 
 def install(folder: Path, entry: str) -> None:
@@ -82,3 +83,13 @@ def test_broken_entries(entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=BROKEN[entry]):
         tasks()
+
+
+def test_help_shows_the_defaults_of_the_task() -> None:
+    """A task sets its own for a whole section of its recipe."""
+    shown = {
+        name: {key: default for key, default, _ in describe_keys(load(task.recipe))} for name, task in tasks().items()
+    }
+    epochs = {name: keys["optimization.epochs"] for name, keys in shown.items()}
+    assert epochs == {"classification": "300", "detection": "12", "dino": "100"}
+    assert shown["detection"]["optimization.milestones"] == "[8, 11]" and shown["dino"]["model.name"] == "required"

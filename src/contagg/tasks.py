@@ -12,7 +12,8 @@ regression = "regression:TASK"
 import importlib.metadata
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any
 
 import docstring_parser
 
@@ -75,7 +76,7 @@ def task_named(name: str) -> Task:
     return known[name]
 
 
-def describe_keys(recipe: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def describe_keys(recipe: type, prefix: str = "", given: object = None) -> Iterator[tuple[str, str, str]]:
     """(dotted key, its default or `required`, what it is) of each value in a recipe, from its classes' docstrings."""
     told = {
         name.strip(): " ".join((part.description or "").split())
@@ -86,10 +87,17 @@ def describe_keys(recipe: type, prefix: str = "") -> Iterator[tuple[str, str, st
     for entry in fields(recipe):
         key, kind = prefix + entry.name, hints[entry.name]
         if is_dataclass(kind):
-            yield from describe_keys(typing.cast(type, kind), f"{key}.")
+            yield from describe_keys(typing.cast(type, kind), f"{key}.", _default(entry, given))
         else:
-            default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+            default = _default(entry, given)
             yield key, "required" if default is MISSING else _as_written(default), told.get(entry.name, "")
+
+
+def _default(entry: Field, given: object) -> Any:
+    """A field's default: that of `given`, which a task may have set for a whole section, or its own."""
+    if given is not None and given is not MISSING:
+        return getattr(given, entry.name)
+    return entry.default_factory() if entry.default_factory is not MISSING else entry.default
 
 
 def _as_written(value: object) -> str:

@@ -14,17 +14,22 @@ from contagg.data.sources import DataConfig
 
 
 def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
-    assert runs.fit("run", "--optimization.ema_decay", "0.5", "--run.log_every", "2") == 0, runs.output
+    assert (
+        runs.fit("run", "--optimization.ema_decay", "0.5", "--run.log_every", "2", "--run.loggers", "[tensorboard,csv]")
+        == 0
+    ), runs.output
     folder = runs.folder / "run"
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["epoch", "step", "learning_rate", "train_loss", "validation_loss", "accuracy"]
+    validated = ["validation_loss_raw", "accuracy_raw", "validation_loss", "accuracy"]
+    assert list(rows[0]) == ["epoch", "step", "learning_rate", "train_loss", *validated]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "7"), ("2", "14"), ("3", "21")]
     rates = [1e-5 + 0.5 * (0.003 - 1e-5) * (1 + math.cos(math.pi * step / 21)) for step in (13, 20)]
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-6 + (0.003 - 1e-6) * 6 / 7, *rates])
     for picture in ("curves.png", "confusion.png", "predictions.png", "affinity.png"):
         assert min(Image.open(folder / "figures" / picture).size) > 300
     assert sum(path.stat().st_size for path in (folder / "tensorboard").iterdir()) > 500
+    assert (folder / "csv" / "metrics.csv").read_text().count("\n") > 3
     for line in (
         "3 epochs of 7 batches; AdamW: ",
         "epoch 3/3  learning_rate 2.67",
@@ -49,7 +54,13 @@ def test_weights_are_what_was_validated(runs: Runs) -> None:
         assert metadata["class_names"] == [str(digit) for digit in range(10)]
         assert (metadata["epoch"], metadata["metrics"]) == (row["epoch"], row)
         found = evaluate_file(
-            folder / f"{name}.safetensors", data, config, batch_size=7, workers=0, device=torch.device("cpu")
+            folder / f"{name}.safetensors",
+            data.validation,
+            data.class_names,
+            config.max_corrupt_fraction,
+            batch_size=7,
+            workers=0,
+            device=torch.device("cpu"),
         )
         assert found.scores["accuracy"] == row["accuracy"]
         assert found.images == 23

@@ -22,6 +22,11 @@ def checkpoint_name(epoch: int, step: int) -> str:
     return f"epoch_{epoch:05d}_step_{step:09d}.ckpt"
 
 
+def step_of(path: Path) -> int:
+    """The optimizer steps taken, from a training state's name."""
+    return int(path.stem.rpartition("_")[2])
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The training states in `folder`, oldest first."""
     return sorted(path for path in folder.glob("*.ckpt") if _NAME.fullmatch(path.name))

@@ -174,7 +174,8 @@ class RunConfig:
         checkpoint_minutes: Longest time without a checkpoint; one is also saved after each epoch.
         keep_last: Newest training states kept; two or more leave one to fall back on.
         keep_best: Best weights kept.
-        log_every: Steps between entries in TensorBoard.
+        log_every: Steps between the loggers' entries.
+        loggers: Lightning's that are told the numbers, beside metrics.csv: csv, tensorboard, wandb, mlflow.
     """
 
     folder: Annotated[str, NotEmpty()]
@@ -193,6 +194,9 @@ class RunConfig:
     keep_last: Count = field(default=2, metadata=MUTABLE_ON_RESUME)
     keep_best: Count = field(default=1, metadata=MUTABLE_ON_RESUME)
     log_every: Count = field(default=50, metadata=MUTABLE_ON_RESUME)
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = field(
+        default=("tensorboard",), metadata=MUTABLE_ON_RESUME
+    )
 
     def __post_init__(self) -> None:
         if self.accelerator == "cpu":

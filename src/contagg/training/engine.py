@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 from contagg.training.averaging import MovingAverage
-from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint
+from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint, step_of
 from contagg.training.config import OptimizationConfig, RunConfig
 from contagg.training.guards import SeedSteps, StepGuard
-from contagg.training.metrics import EpochMetrics, Row
+from contagg.training.metrics import EpochMetrics, Row, make_loggers
 from contagg.training.optimizer import PrepareGradients
 from contagg.training.progress import Progress
 from contagg.training.restarts import join_attempt
@@ -148,10 +148,12 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
     if run.compile:
         for network in job.networks:
             network.compile()
+    step = step_of(start) if start else 0
+    loggers = make_loggers(run.loggers, folder.folder, step) if is_first_process() else []
     with StopSignals() as signals:
         writer = AtomicCheckpointIO()
         guard = StepGuard(signals, run.checkpoint_minutes * 60)
-        metrics = EpochMetrics(folder.folder, guard, run.log_every)
+        metrics = EpochMetrics(folder.folder, guard, run.log_every, loggers)
         saving = SaveState(
             folder.checkpoints,
             writer,

@@ -1,14 +1,16 @@
-"""The numbers of a run, one row an epoch: in `metrics.csv` and for TensorBoard."""
+"""The numbers of a run, one row an epoch: in `metrics.csv` and for Lightning's loggers."""
 
 import contextlib
 import csv
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch.utils.tensorboard import SummaryWriter
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.guards import StepGuard, at_step_end
 
@@ -24,18 +26,18 @@ class EpochMetrics(Callback):
     Args:
         folder: The run folder.
         guard: Where the losses of a batch come from; must precede this in the list of callbacks.
-        log_every: Steps between TensorBoard entries.
+        log_every: Steps between entries of the loggers.
+        loggers: Lightning's, which are told each epoch's row and, now and then, a step's losses.
     """
 
-    def __init__(self, folder: Path, guard: StepGuard, log_every: int) -> None:
-        self.folder, self.guard, self.log_every = folder, guard, log_every
+    def __init__(self, folder: Path, guard: StepGuard, log_every: int, loggers: Sequence[Logger] = ()) -> None:
+        self.folder, self.guard, self.log_every, self.loggers = folder, guard, log_every, list(loggers)
         self.rows: list[Row] = []
         self._sums: dict[str, float] = {}
         self._batches = 0
         self.suffix = ""
         """Of the names of what validation logs now."""
         self._validation: dict[str, float] = {}
-        self._writer: SummaryWriter | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and sums."""
@@ -45,11 +47,6 @@ class EpochMetrics(Callback):
         """Take rows and sums back."""
         self.rows = [dict(row) for row in state_dict["rows"]]
         self._sums, self._batches = dict(state_dict["sums"]), state_dict["batches"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open TensorBoard's file; entries past the step that training goes on from are void."""
-        if trainer.is_global_zero:
-            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,20 +85,44 @@ class EpochMetrics(Callback):
         write_rows(self.folder / "metrics.csv", self.rows)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close TensorBoard's file."""
-        if self._writer is not None:
+        """Close the loggers."""
+        for logger in self.loggers:
             with contextlib.suppress(OSError):  # a full disk
-                self._writer.close()
+                logger.finalize("success")
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        if self._writer is None:
-            return
+        for logger in list(self.loggers):
+            try:
+                logger.log_metrics(values, step)
+            except OSError as error:
+                name = type(logger).__name__
+                print(f"warning: {name} takes no more entries: {error.strerror or error}", flush=True)
+                self.loggers.remove(logger)
+
+
+def make_loggers(names: Sequence[str], folder: Path, step: int) -> list[Logger]:
+    """Lightning's loggers by their names in a recipe, writing below the run folder.
+
+    Args:
+        step: The step that training goes on from; TensorBoard's entries beyond it are void.
+
+    Raises:
+        UserError: one needs a package that is not installed.
+    """
+    run = folder.resolve().name
+    known: dict[str, Callable[[], Logger]] = {
+        "csv": lambda: CSVLogger(folder, name="csv", version=""),
+        "tensorboard": lambda: TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step + 1),
+        "wandb": lambda: WandbLogger(project="contagg", name=run, save_dir=folder, id=run, resume="allow"),
+        "mlflow": lambda: MLFlowLogger("contagg", run_name=run, tracking_uri=f"file:{(folder / 'mlruns').resolve()}"),
+    }
+    loggers = []
+    for name in names:
         try:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-        except OSError as error:
-            print(f"warning: TensorBoard's file takes no more entries: {error.strerror or error}", flush=True)
-            self._writer = None
+            loggers.append(known[name]())
+        except ImportError as error:
+            raise UserError(f"run.loggers: {name} needs a package that is not installed: pip install {name}") from error
+    return loggers
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
