@@ -36,3 +36,20 @@ def test_aggregation_moves_information_across_positions_only_within_a_head(word:
     if word != "token mlp":  # one head over all channels still maps each channel on its own
         assert not gradient[..., 32:].any()
     assert gradient[..., :32].any()
+
+
+def test_an_affinity_finds_zeros_in_values_and_tokens_where_a_mask_holds_no_image() -> None:
+    """Kinds that read neighbours rely on it, of the values or, where they are dynamic, of the tokens."""
+    torch.manual_seed(0)
+    aggregation = build_aggregation("attention", Site(channels=32, grid=(3, 5)))
+    mask = torch.zeros(2, 3, 5, dtype=torch.bool)
+    mask[0, :2, :3] = mask[1] = True
+    given = []
+    aggregation.affinity.register_forward_pre_hook(lambda module, inputs: given.extend(inputs))
+    tokens = torch.randn(2, 15, 32)
+    aggregation(tokens, (3, 5), mask)
+    values, seen, grid, same_mask = given
+    held = mask.flatten(1)
+    assert torch.equal(seen[held], tokens[held]) and torch.equal(values[held], aggregation.value(tokens)[held])
+    assert not seen[~held].any() and not values[~held].any()
+    assert grid == (3, 5) and same_mask is mask
