@@ -99,3 +99,9 @@ def test_showing_leaves_mode_and_statistics_as_they_were() -> None:
     shown(model, look(model, Image.effect_noise((32, 32), 90), {}, size=32))
     assert model.training and model.get_submodule("norm").training
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_a_transformer_of_any_size_is_given_whole_patches_of_a_long_image() -> None:
+    model = contagg.create("vit_tiny_patch16_224", dynamic_img_size=True, depth=1, num_classes=2).eval()
+    view = look(model, Image.new("RGB", (151, 100)), {}, 64)
+    assert view.tensor.shape == (1, 3, 64, 96) and model(view.tensor).shape == (1, 2)

@@ -60,7 +60,7 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     channels, *own = config["input_size"]
     width, height = image.size
     scale = (size or min(own)) / min(width, height)
-    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
+    shape = whole_patches(model, (max(1, round(height * scale)), max(1, round(width * scale))))
     if not serves_any_size(model):
         if size is None:
             shape = tuple(own)
@@ -68,7 +68,6 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
             name = type(model).__name__
             raise UserError(f"size {size}: {name} serves images of {own[0]} x {own[1]} pixels only; leave it out")
         else:
-            shape = whole_patches(model, shape)
             model.set_input_size(shape)  # type: ignore[operator]
     pixels = pil_to_tensor(image.convert(_mode(channels)))[None]
     pixels = resize(pixels, list(shape), InterpolationMode(config["interpolation"]))
