@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -18,12 +18,11 @@ MOST_VALUES = 20_000
 class PlainLoader(yaml.SafeLoader):
     """YAML 1.1 takes 1e-3 for text and 2026-01-31 for a date; a recipe means a number and text."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
 )
@@ -72,9 +71,9 @@ def _check(text: str, path: Path) -> None:
     opened: list[tuple[str | None, int]] = []
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{path}, line {event.start_mark.line + 1}"
-        if getattr(event, "tag", None):
-            raise UserError(f"{where}: the tag {event.tag} is not for recipes: write the plain value")
+        where = f"{path}, line {event.start_mark.line + 1}" if event.start_mark else str(path)
+        if tag := getattr(event, "tag", None):
+            raise UserError(f"{where}: the tag {tag} is not for recipes: write the plain value")
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             sizes[anchor] = count - before

@@ -38,7 +38,7 @@ def lossy_output() -> Iterator[None]:
     """While entered, standard output and error lose what they cannot write, whoever prints."""
     before = sys.stdout, sys.stderr
     _open_what_is_closed()
-    sys.stdout, sys.stderr = (LossyStream(stream) for stream in (sys.stdout, sys.stderr))  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (LossyStream(stream) for stream in (sys.stdout, sys.stderr))
     try:
         yield
     finally:
