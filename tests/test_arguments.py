@@ -58,6 +58,14 @@ def test_model_names_without_importing_timm() -> None:
     assert set(timm.list_models()) <= registered, "near names are found among all that are registered"
 
 
+def test_without_timms_source_no_name_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments.importlib.util, "find_spec", lambda name: None)
+    arguments._model_names.cache_clear()
+    assert arguments.unknown_model("xyz") is None
+    monkeypatch.undo()
+    arguments._model_names.cache_clear()
+
+
 def test_models_and_files(tmp_path: Path) -> None:
     assert arguments.model(str(tmp_path)) == str(tmp_path) and arguments.model("container") == "container"
     for wrong in ("run/none", "best.safetensors", "google/vit", "containre"):

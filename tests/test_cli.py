@@ -81,6 +81,16 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"contagg {importlib.metadata.version('contagg')}\n"
 
 
+def test_a_checkout_that_is_not_installed_has_no_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "it has no version" in fail(capsys, "--version")
+
+
 BAD = [
     (["predcit"], "unknown command 'predcit'. Did you mean 'predict'?"),
     (["predict", "{here}", "{here}", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contagg.arguments import load
+from contagg.arguments import load, unknown_model
 from contagg.cli import main
 from contagg.errors import UserError
 from contagg.tasks import BUILT_IN, describe_keys, tasks
@@ -44,6 +44,11 @@ def test_fit_validate_predict(toy: None, tmp_path: Path, capsys: pytest.CaptureF
     assert "unknown option --model.number. Did you mean 'model.numbers'?" in fail(
         capsys, "fit", "-c", str(recipe), "--model.number", "3"
     )
+
+
+def test_networks_that_its_package_registers_are_not_refused_early(toy: None) -> None:
+    assert unknown_model("its_own_network") is None
+    assert unknown_model("hf-hub:its/own") is not None
 
 
 def test_help_knows_it(toy: None, capsys: pytest.CaptureFixture[str]) -> None:

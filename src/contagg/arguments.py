@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any
 from contagg.checkpoints.locate import find_weights, is_name
 from contagg.errors import UserError, nearest
 from contagg.files import FIGURE_ENDINGS
+
+PLUGINS = ("contagg.tasks", "contagg.affinities")
+"""Groups of entry points by which other distributions add to this one."""
 
 Position = tuple[int | float, int | float]
 
@@ -164,8 +168,9 @@ def unknown_model(name: str) -> str | None:
     """
     registered, mentioned = _model_names()
     architecture = name.split(".")[0]
-    if architecture in mentioned:
-        return None
+    others = [entry for group in PLUGINS for entry in importlib.metadata.entry_points(group=group)]
+    if architecture in mentioned or "resnet50" not in registered or (others and ":" not in name):
+        return None  # also where timm lies here without its source, or somebody's package may register networks
     return f"unknown model {name!r}.{nearest(architecture, registered)}"
 
 

@@ -61,7 +61,10 @@ def _dispatch(arguments: list[str]) -> None:
     if first in ("-h", "--help"):
         print(_help())
     elif first == "--version":
-        print(f"contagg {importlib.metadata.version('contagg')}")
+        try:
+            print(f"contagg {importlib.metadata.version('contagg')}")
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError("contagg runs from a checkout that was not installed: it has no version") from error
     elif first == "fit":
         _fit(arguments[1:])
     else:

@@ -69,7 +69,7 @@ def predict(options: argparse.Namespace) -> None:
     model, metadata = load_model(weights_in(options.checkpoint))
     if not model.num_classes:
         raise UserError(f"{options.checkpoint} holds a network without a classifier: it tells no classes apart")
-    classes = metadata.get("class_names") or [str(number) for number in range(model.num_classes)]
+    classes = metadata.get("class_names") or [str(number) for number in range(int(model.num_classes))]  # type: ignore[arg-type]
     transform = Preprocessing.read(metadata, options.checkpoint).evaluation()
     loader = DataLoader(
         ImageFiles(paths, transform),
