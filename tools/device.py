@@ -67,7 +67,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
-    parser.add_argument("--batch", type=whole_above_zero, default=8, help="images a batch for the speed (default 8)")
+    parser.add_argument("--batch", type=whole_above_zero, default=8, help="images per batch for the speed (default 8)")
     parser.add_argument("--size", type=whole_above_zero, default=224, help="pixels (default 224)")
     parser.add_argument("--largest", type=whole_above_zero, default=1333, help="longest side (default 1333)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of results (default: results)")

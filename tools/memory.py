@@ -113,7 +113,7 @@ def _available(device: torch.device) -> int:
 
 
 def memory_against_tokens(rows: Iterable[MemoryRow], title: str) -> Figure:
-    """Both axes logarithmic, a line a network and path; where a line ends, the next size did not fit."""
+    """Both axes logarithmic, one line per network and path; where a line ends, the next size did not fit."""
     rows = list(rows)
     figure = new_figure(6.4, 4.4)
     axes = figure.subplots()

@@ -55,7 +55,7 @@ class FixedGate(nn.Module):
 
 
 def build_gate(word: GateWord, heads: int) -> nn.Module:
-    """The gate of a word; `/head` gives one weight a head instead of one a layer."""
+    """The gate of a word; `/head` gives one weight per head instead of one a layer."""
     kinds = {"free": FreeGate, "sigmoid": SigmoidGate}
     if word == "sum":
         return FixedGate(None, None)

@@ -58,7 +58,7 @@ def _measured(parser: argparse.ArgumentParser) -> None:
         "--precisions", type=words(PRECISIONS), default=("fp32",), metavar="A,B", help="of fp32, bf16 (default fp32)"
     )
     parser.add_argument("--train", action="store_true", help="measure a training step as well, uncompiled")
-    parser.add_argument("--batch", type=number, default=8, metavar="N", help="images a batch (default 8)")
+    parser.add_argument("--batch", type=number, default=8, metavar="N", help="images per batch (default 8)")
     parser.add_argument("--size", type=number, default=224, metavar="PIXELS", help="height and width (default 224)")
     parser.add_argument("--rounds", type=number, default=7, metavar="N", help="each measures every variant (default 7)")
     parser.add_argument("--threads", type=number, metavar="N", help="processor threads (default: torch's)")

@@ -39,7 +39,7 @@ def counted(row: Row) -> tuple[float, float]:
 
 
 def table() -> str:
-    """Table 2 as text, a line a row."""
+    """Table 2 as text, one line per row."""
     lines = [
         f"{'Table 2':<16} {'model':<22} {'top-1, paper':>12} {'params M, paper':>16} {'counted':>8} {'off':>7}"
         f" {'GMACs, paper':>13} {'counted':>8} {'off':>7}"

@@ -107,7 +107,7 @@ def _short(name: str) -> str:
 
 
 def draw_gathering(path: Path, model: nn.Module, preprocessing: Mapping[str, Any], found: Sequence[Answer]) -> Path:
-    """Draw what the centre of a few images gathers from in the last layer that has an A, a row an image.
+    """Draw what the centre of a few images gathers from in the last layer that has an A, one row per image.
 
     Down a column the static part stays as it is while the dynamic one follows the image. Images are of different
     classes and taken for what they are, where there are such.

@@ -42,7 +42,7 @@ class DataConfig:
 
     Attributes:
         name: `digits` (scikit-learn's, 8x8 grey), `fashion-mnist`, `shifted-fashion-mnist` (each image moved by up to 6
-            pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/ with a folder a class), `tar` (the same,
+            pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/ with one folder per class), `tar` (the same,
             as train.tar and val.tar or folders of one tar a class), `parquet` (train*.parquet and val*.parquet with
             columns `image` and `label`), `hfds/NAME` (Hugging Face; a name on the hub or a folder), and as streams
             `wds/` (WebDataset) and, whose exact resume is not promised, `hfids/NAME` and `tfds/NAME`.
@@ -107,7 +107,7 @@ class DataConfig:
 
 @section("augmentation.")
 class AugmentationConfig:
-    """How training images are varied; the defaults are DeiT's, but for its three views an epoch (`repeats: 3`).
+    """How training images are varied; the defaults are DeiT's, but for its three views per epoch (`repeats: 3`).
 
     Attributes:
         crop: `resized` cuts a random part and resizes it; `padded`, for small images, resizes the whole image, pads it

@@ -51,7 +51,7 @@ class Fingerprint:
         self._states = {name: _state(listing, len(class_names)) for name, listing in splits.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values; 6 bytes an image."""
+        """Plain values; 6 bytes per image."""
         return {"class_names": self.class_names, "splits": self._states}
 
     def difference(self, before: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def detect(saved: Saved, path: Path, device: torch.device) -> tuple[np.ndarray, 
 def predict(options: argparse.Namespace) -> None:
     """Say what is found in each image, in the form that --output names; a broken image is named and left out.
 
-    As lines it also writes into --folder a picture an image, COCO's results of boxes and of masks each in a file, since
+    As lines it also writes into --folder one picture per image, COCO's results of boxes and of masks each in a file, since
     its tools take the sizes of both from the boxes where they stand together, and images.json, which numbers images.
 
     Raises:

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from contagg.errors import UserError
 
 METADATA_FILE = "contagg.json"
-"""The member of a .pt2 archive that holds the metadata; ONNX holds it under `metadata_props`, a value a key."""
+"""The member of a .pt2 archive that holds the metadata; ONNX holds it under `metadata_props`, one value per key."""
 
 AXES = ("batch", "channels", "height", "width")
 

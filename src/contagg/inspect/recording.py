@@ -25,7 +25,7 @@ class Term:
     """One affinity of a layer and its weight in A: alpha for a mixture's first, beta for its second, else 1.
 
     `name` is "dynamic" or "static"; where both affinities of a mixture are of one kind, the second's ends in " 2".
-    `weight` is (1,), or a weight a gate's head.
+    `weight` is (1,), or one weight per gate's head.
     """
 
     name: str

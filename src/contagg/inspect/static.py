@@ -61,7 +61,7 @@ def draw_static(
     chosen: Sequence[int] | None = None,
     untrained: bool = False,
 ) -> list[StaticRow]:
-    """Draw the static affinities: a row a layer; its mean over heads, then some heads. Returns the numbers.
+    """Draw the static affinities: one row per layer; its mean over heads, then some heads. Returns the numbers.
 
     Args:
         path: Of the figure; its ending says the format.

@@ -1,4 +1,4 @@
-"""What an affinity does, in numbers a head: how far it reaches, how spread it is, how local it is.
+"""What an affinity does, in numbers per head: how far it reaches, how spread it is, how local it is.
 
 Weights may be negative, so that all of these look at the share |A_ij| / sum_j |A_ij| of a row i. They look at rows and
 columns of the grid; class tokens are left out.

@@ -30,7 +30,7 @@ def affinity_table(gatherings: Sequence[Gathering]) -> str:
 
 
 def static_table(rows: Sequence[StaticRow]) -> str:
-    """Statistics of static affinities, a line a row of the figure."""
+    """Statistics of static affinities, one line per row of the figure."""
     return _table(
         _line(
             f"{row.number}: {row.layer.label}",
@@ -43,7 +43,7 @@ def static_table(rows: Sequence[StaticRow]) -> str:
 
 
 def save_rows(gatherings: Sequence[Gathering], path: str | Path) -> None:
-    """The numbers of a figure, as .csv (a line a token) or .npz (an array (H, W) a map).
+    """The numbers of a figure, as .csv (one line per token) or .npz (an array (H, W) a map).
 
     Maps are not yet weighted, and means over kernels of both signs are of |A|. Class tokens are in the CSV with row -1,
     and in the npz in arrays of their own.
@@ -88,7 +88,7 @@ def _head(head: Head) -> str:
 
 
 def _weights(terms: Sequence[Term]) -> Mapping[str, str]:
-    """A term's weight in words, by its name; a gate a head gives its range."""
+    """A term's weight in words, by its name; one gate per head gives its range."""
     names = ("alpha", "beta") if len(terms) == 2 else ("",)
     return {term.name: _weight(name, term.weight.tolist()) for name, term in zip(names, terms, strict=True)}
 

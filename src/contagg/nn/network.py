@@ -48,7 +48,7 @@ def check_images(images: Tensor, channels: int, least: int = 0) -> None:
     if least and not torch.compiler.is_exporting() and images.shape[0] == 1 and max(images.shape[2:]) <= least:
         raise UserError(
             f"one image of {images.shape[2]} x {images.shape[3]} is one position in the last stage, of which BatchNorm "
-            f"takes no statistics: train with several images a step, with more than {least} pixels, or in eval mode"
+            f"takes no statistics: train with several images per step, with more than {least} pixels, or in eval mode"
         )
 
 

@@ -28,7 +28,7 @@ Word = str | Factory
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What a network is made of; one entry a stage.
+    """What a network is made of; one entry per stage.
 
     `affinity` is a word, or a factory (`Site` -> `Affinity`), for all stages, or one for each of them, where a list
     holds one for each block of a stage: `("dwconv5", "dwconv5", ["dwconv5"] * 6 + ["attention + dwconv5"] * 2,

@@ -1,4 +1,4 @@
-"""The numbers of a run, one row an epoch: in `metrics.csv` and for Lightning's loggers."""
+"""The numbers of a run, one row per epoch: in `metrics.csv` and for Lightning's loggers."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""How far a run is: a bar with the time left on a terminal, and a line an epoch everywhere."""
+"""How far a run is: a bar with the time left on a terminal, and one line per epoch everywhere."""
 
 import sys
 import time

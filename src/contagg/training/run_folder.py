@@ -29,7 +29,7 @@ class RunFolder:
 
     ```
     recipe.yaml          the whole recipe, defaults included
-    metrics.csv          a row an epoch
+    metrics.csv          one row per epoch
     tensorboard/
     checkpoints/         epoch_*_step_*.ckpt to go on from, best.safetensors and last.safetensors to use; with
                          optimization.ema_decay these are the average, best_raw and last_raw what it is of

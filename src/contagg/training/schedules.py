@@ -34,7 +34,7 @@ def window(trainer: Trainer, batch_idx: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedules:
-    """The rates of a run of so many steps an epoch.
+    """The rates of a run of so many steps per epoch.
 
     Examples:
         >>> config = OptimizationConfig(epochs=4, lr=0.1, lr_batch_size=None, warmup_epochs=1, warmup_lr=0.0)
