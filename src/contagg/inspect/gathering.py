@@ -129,7 +129,7 @@ def choose(found: list[Layer], stages: Sequence[int] | None, blocks: Sequence[in
 def heads_of(layer: Layer) -> int:
     """The heads that a person chooses from: those of the dynamic affinity, else of the first.
 
-    The other affinity of a mixture may have more, such as one kernel per channel: a head then stands for all of its own.
+    The other affinity of a mixture may have more, such as one kernel per channel: a head stands for all of its own.
     """
     terms = layer.terms()
     return next((term for term in terms if term.affinity.dynamic), terms[0]).affinity.heads

@@ -25,7 +25,7 @@ def fuse(model: nn.Module) -> nn.Module:
       tokens by projections alone; the first of the MLP);
     - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
     - an affinity becomes its own inference form (`Affinity.fold`): a mixture's gates go into static kernels, two
-      kernels become one, one kernel per head one kernel per channel; a dynamic affinity's gate rides on the sum (Eq. 7);
+      kernels become one, a kernel per head becomes one per channel; a dynamic gate rides on the sum (Eq. 7);
     - stochastic depth goes;
     - on a CPU the MLP runs some tokens at a time, and projections that are compiled as 1 x 1 convolutions.
 
