@@ -42,7 +42,7 @@ class DataConfig:
 
     Attributes:
         name: `digits` (scikit-learn's, 8x8 grey), `fashion-mnist`, `shifted-fashion-mnist` (each image moved by up to 6
-            pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/, one folder per class), `tar` (the same, as
+            pixels and perhaps mirrored), `cifar10`, `folder` (train/ and val/, one folder per class), `tar` (as
             train.tar and val.tar or folders of one tar per class), `parquet` (train*.parquet and val*.parquet with
             columns `image` and `label`), `hfds/NAME` (Hugging Face; a name on the hub or a folder), and as streams
             `wds/` (WebDataset) and, whose exact resume is not promised, `hfids/NAME` and `tfds/NAME`.
