@@ -47,7 +47,7 @@ def predict(options: argparse.Namespace) -> None:
     """Say what is found in each image, in the form that --output names; a broken image is named and left out.
 
     As lines it also writes into --folder one picture per image, COCO's results of boxes and of masks each in a file,
-    since its tools take the sizes of both from the boxes where they stand together, and images.json, which numbers them.
+    since its tools take the sizes of both from the boxes where they stand together; and images.json, the numbers.
 
     Raises:
         UserError: none of the images can be read.
