@@ -15,10 +15,11 @@ _WORTHWHILE = 2**16
 """Numbers in a feature map from which several fast kernels take less time than one slow one."""
 
 
-def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, C, H, W) with kernels (C, 1, k, k), k odd, and zeros around it: (B, C, H, W), as `F.conv2d` has it."""
-    if torch.jit.is_scripting() or torch.compiler.is_compiling():
-        return _convolved(feature_map, weight, bias)
+def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+    """(B, C, H, W) with kernels (C, 1, k, k'), odd, and zeros around it: (B, C, H, W), as `F.conv2d` has it."""
+    square = weight.shape[2] == weight.shape[3] and dilation == 1
+    if torch.jit.is_scripting() or torch.compiler.is_compiling() or not square:
+        return _convolved(feature_map, weight, bias, dilation)
     learnt = torch.is_grad_enabled() and weight.requires_grad
     if learnt and weight.shape[-1] > 3 and feature_map.is_cpu and feature_map.numel() >= _WORTHWHILE:
         if torch.is_autocast_enabled("cpu"):
@@ -29,8 +30,9 @@ def depthwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return _convolved(feature_map, weight, bias)
 
 
-def _convolved(feature_map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv2d(feature_map, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+def _convolved(feature_map: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+    padding = [dilation * (weight.shape[2] // 2), dilation * (weight.shape[3] // 2)]
+    return F.conv2d(feature_map, weight, bias, padding=padding, dilation=dilation, groups=len(weight))
 
 
 class _Depthwise(torch.autograd.Function):

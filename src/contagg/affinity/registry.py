@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity, Grid
 from contagg.affinity.depthwise_conv import DepthwiseConv
+from contagg.affinity.fixed import Identity, Pooling, RandomMixing, Strips
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.errors import UserError, nearest
@@ -163,8 +164,8 @@ def _attention(site: Site, head_width: int = 32) -> Affinity:
     return SelfAttention(site.channels, head_width, site.prefix, site.attn_drop)
 
 
-def _depthwise(site: Site, kernel_size: int, head_width: int = 1) -> Affinity:
-    return DepthwiseConv(site.channels, kernel_size, head_width)
+def _depthwise(site: Site, kernel_size: int, head_width: int = 1, dilation: int = 1) -> Affinity:
+    return DepthwiseConv(site.channels, kernel_size, head_width, dilation=dilation)
 
 
 def _token_mlp(site: Site, head_width: int | None = None, rank: int | None = None) -> Affinity:
@@ -172,7 +173,17 @@ def _token_mlp(site: Site, head_width: int | None = None, rank: int | None = Non
 
 
 register_affinity("attention[/{head_width}]", _attention, ["attention", "attention/64"])
-register_affinity("dwconv{kernel_size}[/{head_width}]", _depthwise, ["dwconv3", "dwconv5", "dwconv5/32"])
+register_affinity(
+    "dwconv{kernel_size}[/{head_width}][ dilated {dilation}]",
+    _depthwise,
+    ["dwconv3", "dwconv5", "dwconv5/32", "dwconv3 dilated 2"],
+)
 register_affinity(
     "token mlp[/{head_width}][ rank {rank}]", _token_mlp, ["token mlp", "token mlp/32", "token mlp/32 rank 49"]
 )
+
+# Static ones without a learnt A, or with bands of one.
+register_affinity("strips{size}", lambda site, size: Strips(site.channels, size), ["strips11"])
+register_affinity("pool{size}", lambda site, size: Pooling(size), ["pool3"])
+register_affinity("identity", lambda site: Identity(site.prefix))
+register_affinity("random", lambda site: RandomMixing(site.channels, site.grid, site.prefix))

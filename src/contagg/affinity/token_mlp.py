@@ -21,6 +21,7 @@ class TokenMLP(Affinity):
 
     dynamic = False
     grid: Grid
+    word = "token mlp"
 
     def __init__(
         self, channels: int, grid: Grid, head_width: int | None = None, rank: int | None = None, prefix: int = 0
@@ -95,7 +96,7 @@ class TokenMLP(Affinity):
     def _check(self, tokens: Tensor, grid: Grid) -> None:
         if not self.serves(grid) or tokens.shape[1] != tokens_on(grid, self.prefix):
             raise UserError(
-                f"token mlp: this static affinity was learnt on a grid of {self.grid[0]} x {self.grid[1]} and "
+                f"{self.word}: this static affinity was learnt on a grid of {self.grid[0]} x {self.grid[1]} and "
                 f"{self.prefix} prefix tokens; it cannot serve {grid[0]} x {grid[1]} with {tokens.shape[1]} tokens; "
                 "resize it first (`model.set_input_size(...)`) or create the model with that `img_size`"
             )

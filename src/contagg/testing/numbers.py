@@ -43,12 +43,12 @@ def values(case: Case) -> None:
 
 
 def gradients(case: Case) -> None:
-    """The gradients of `forward` are those of A V + bias: for values, tokens and every parameter."""
+    """The gradients of `forward` are those of A V + bias: for values, tokens and every parameter that is learnt."""
     affinity = case.drawn()
     values, tokens = (tensor.requires_grad_() for tensor in case.inputs())
     weight = torch.randn_like(values)
-    learnt = [values, tokens, *affinity.parameters()]
-    names = ["values", "tokens", *(name for name, _ in affinity.named_parameters())]
+    named = {name: parameter for name, parameter in affinity.named_parameters() if parameter.requires_grad}
+    learnt, names = [values, tokens, *named.values()], ["values", "tokens", *named]
     found = []
     for answer in (affinity(values, tokens, GRID), by_matrix(affinity, values, tokens, GRID)):
         found.append(torch.autograd.grad((answer * weight).sum(), learnt, allow_unused=True))
