@@ -27,20 +27,22 @@ class SelfAttention(Affinity):
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
 
+    def queries_keys(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """(B, M, N, C/M) each; what a kind knows of positions goes into them."""
+        return split_heads(self.query(tokens), self.heads), split_heads(self.key(tokens), self.heads)
+
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        query, key = split_heads(self.query(tokens), self.heads), split_heads(self.key(tokens), self.heads)
-        keys = None if mask is None else mask.flatten(1)[:, None, None]
-        value = split_heads(values, self.heads)
+        query, key = self.queries_keys(tokens, grid)
+        return join_heads(self.attend(query, key, split_heads(values, self.heads), key_mask(mask)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, added: Tensor | None = None) -> Tensor:
+        """softmax(Q K^T * scale + added) V by torch's fused kernels; `added` may be bool, true where a key counts."""
         drop = self.attn_drop if self.training else 0.0
-        return join_heads(F.scaled_dot_product_attention(query, key, value, keys, drop, scale=self.scale))
+        return F.scaled_dot_product_attention(query, key, value, added, drop, scale=self.scale)
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        query = split_heads(self.query(tokens[:, positions]), self.heads)
-        key = split_heads(self.key(tokens), self.heads)
-        logits = self.scale * query @ key.transpose(2, 3)
-        if mask is not None:
-            logits = logits.masked_fill(~mask.flatten(1)[:, None, None], -torch.inf)
-        return logits.softmax(-1)
+        query, key = self.queries_keys(tokens, grid)
+        return masked_softmax(self.scale * query[:, :, positions] @ key.transpose(2, 3), key_mask(mask))
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid, self.prefix), self.query.in_features
@@ -48,3 +50,15 @@ class SelfAttention(Affinity):
 
     def projections(self) -> list[nn.Linear]:
         return [self.query, self.key]
+
+
+def key_mask(mask: Tensor | None) -> Tensor | None:
+    """A mask (B, H, W) over keys, (B, 1, 1, H*W)."""
+    return None if mask is None else mask.flatten(1)[:, None, None]
+
+
+def masked_softmax(logits: Tensor, counts: Tensor | None) -> Tensor:
+    """Softmax over the last dimension where `counts` is true, 0 elsewhere and where nothing counts."""
+    if counts is None:
+        return logits.softmax(-1)
+    return logits.masked_fill(~counts, torch.finfo(logits.dtype).min).softmax(-1).masked_fill(~counts, 0)

@@ -9,6 +9,7 @@ so that a kind which reads neighbours finds beyond an image what it finds beyond
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,19 @@ Grid = tuple[int, int]
 
 AT_ONCE = 256
 """Rows of A that are formed together where only some of their columns are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where an affinity works: channels, the grid it is made for, and the tokens before the grid.
+
+    `attn_drop` is the dropout rate of an affinity that depends on the tokens.
+    """
+
+    channels: int
+    grid: Grid
+    prefix: int = 0
+    attn_drop: float = 0.0
 
 
 class Affinity(nn.Module, ABC):
@@ -36,6 +50,7 @@ class Affinity(nn.Module, ABC):
         local: The farthest that a position gathers from, in rows or columns of the grid; None where nothing bounds it.
         grid: The one grid that it was learnt for; None where it serves any.
         prefix: Tokens before the grid that it was made for.
+        forms_matrix: Whether `forward` holds N x N numbers at once after all.
         bias: (C,), what `forward` adds to A V, or None: a parameter, or a property.
     """
 
@@ -44,6 +59,7 @@ class Affinity(nn.Module, ABC):
     local: int | None = None
     grid: Grid | None = None
     prefix: int = 0
+    forms_matrix: bool = False
 
     def __init__(self) -> None:
         super().__init__()

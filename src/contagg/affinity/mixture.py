@@ -82,6 +82,7 @@ class Mixture(Affinity):
         weights = [len(weight) for weight in self.gate() if weight is not None]
         self.heads = math.lcm(first.heads, second.heads, *weights)
         self.dynamic = first.dynamic or second.dynamic
+        self.forms_matrix = first.forms_matrix or second.forms_matrix
         self.prefix = max(first.prefix, second.prefix)
         self.grid = first.grid or second.grid
         self.local = None if first.local is None or second.local is None else max(first.local, second.local)

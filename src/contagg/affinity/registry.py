@@ -8,26 +8,13 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from contagg.affinity.attention import SelfAttention
-from contagg.affinity.base import Affinity, Grid
+from contagg.affinity.attention_positions import DecayingAttention, RelativeAttention, RotaryAttention
+from contagg.affinity.base import Affinity, Site
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.fixed import Identity, Pooling, RandomMixing, Strips
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.errors import UserError, nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where an affinity works: channels, the grid it is made for, and the tokens before the grid.
-
-    `attn_drop` is the dropout rate of an affinity that depends on the tokens.
-    """
-
-    channels: int
-    grid: Grid
-    prefix: int = 0
-    attn_drop: float = 0.0
-
 
 Factory = Callable[[Site], Affinity]
 """Makes an affinity for a site. In the place of a word it stands for itself; registered, it has words."""
@@ -173,6 +160,10 @@ def _token_mlp(site: Site, head_width: int | None = None, rank: int | None = Non
 
 
 register_affinity("attention[/{head_width}]", _attention, ["attention", "attention/64"])
+register_affinity("attention[/{head_width}] relative", RelativeAttention, ["attention relative"])
+register_affinity("attention[/{head_width}] rope", RotaryAttention, ["attention rope"])
+register_affinity("decay[/{head_width}]", DecayingAttention, ["decay"])
+# Dynamic ones end here.
 register_affinity(
     "dwconv{kernel_size}[/{head_width}][ dilated {dilation}]",
     _depthwise,
