@@ -10,7 +10,7 @@ import contagg
 ROOT = Path(contagg.__file__).parent
 ORDER = (
     ("errors",),
-    ("files", "yaml_file", "config", "device"),
+    ("files", "output", "yaml_file", "config", "device"),
     ("figures",),
     ("affinity",),
     ("nn",),

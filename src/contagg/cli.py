@@ -11,8 +11,8 @@ from contagg.arguments import Command, load
 from contagg.checkpoints.locate import task_of
 from contagg.config import check_references
 from contagg.errors import UserError, nearest
+from contagg.output import lossy_output, required_output
 from contagg.tasks import describe_keys, recipes, task_named, tasks
-from contagg.training.output import lossy_output
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
 
@@ -33,15 +33,20 @@ FIT = "train what a recipe describes: contagg fit -c FILE|NAME [--key value]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Leaves with 2 and one line for a bad input, 128 + the signal's number when stopped."""
-    try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        _leave(2, f"error: {error}")
-    except StoppedError as stop:
-        _leave(128 + stop.signal_number if _rank() == "0" else 0, str(stop))
-    except KeyboardInterrupt:
-        _leave(130, "interrupted")
+    """Run the command line.
+
+    Leaves with 2 and one line for a bad input, 128 + the signal's number when stopped, and as `required_output` says
+    where what it prints is lost.
+    """
+    with required_output():
+        try:
+            _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        except UserError as error:
+            _leave(2, f"error: {error}")
+        except StoppedError as stop:
+            _leave(128 + stop.signal_number if _rank() == "0" else 0, str(stop))
+        except KeyboardInterrupt:
+            _leave(130, "interrupted")
 
 
 def commands() -> dict[str, dict[str | None, Command]]:
