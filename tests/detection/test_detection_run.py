@@ -7,17 +7,14 @@ import io
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from fit_processes import Runs, differences
 from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
-from test_resume import die_after_epoch, die_after_step
 
 from contagg import create
 from contagg.checkpoints.weights import read_weights, save_weights
@@ -128,21 +125,6 @@ def test_an_image_that_cannot_be_read_ends_no_run(
     assert "images cannot be read, more than data.max_corrupt_fraction 0.01" in refused(
         ["fit", "-c", written(content, tmp_path), *words], capsys
     )
-
-
-def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(composed: Path, tmp_path: Path) -> None:
-    content = recipe(composed, tmp_path)
-    content["model"]["drop_path"] = 0.3
-    content["optimization"]["epochs"] = 2
-    content["run"]["checkpoint_minutes"] = 0
-    runs = Runs(tmp_path, content)
-    assert runs.fit("whole") == 0, runs.output
-    for meddle in (die_after_step(4), die_after_epoch):
-        assert runs.fit("cut", meddle=meddle) == -signal.SIGKILL, runs.output
-    assert runs.fit("cut") == 0 and "going on from" in runs.output, runs.output
-    assert differences(runs.state("whole"), runs.state("cut")) == []
-    for name in ("metrics.csv", "checkpoints/best.safetensors", "figures/scores.json"):
-        assert (runs.folder / "whole" / name).read_bytes() == (runs.folder / "cut" / name).read_bytes(), name
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:

@@ -1,9 +1,6 @@
-"""Whole runs of DINO on the shared engine: what they leave, what they keep, and that a killed one goes on exactly."""
+"""Whole runs of DINO on the shared engine: what they leave, and what they keep."""
 
 import csv
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,41 +116,6 @@ def test_the_prototypes_are_held_in_the_first_epoch_and_the_order_is_step_then_t
         patch.setattr(SaveState, "on_train_batch_end", watched)
         main(["fit", "-c", str(path), "--run.seed", "0"])
     assert held == [True] * 7 + [False] * 7
-
-
-def killed_after(step: int, arguments: list[str]) -> int:
-    """Run the command in a process that kills itself once the state after that step is saved."""
-
-    def child() -> None:
-        whole = SaveState.on_train_batch_end
-
-        def cut(self: SaveState, trainer: Any, *rest: Any) -> None:
-            whole(self, trainer, *rest)
-            if trainer.global_step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        SaveState.on_train_batch_end = cut
-        torch.set_num_threads(1)
-        main(arguments)
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(recipe_file: WriteRecipe, tmp_path: Path) -> None:
-    arguments = ["fit", "-c", str(recipe_file()), "--run.folder"]
-    main([*arguments, str(tmp_path / "whole")])
-    assert killed_after(10, [*arguments, str(tmp_path / "cut")]) == -signal.SIGKILL
-    assert state(tmp_path / "cut")["global_step"] == 10
-    main([*arguments, str(tmp_path / "cut")])
-    whole, cut = state(tmp_path / "whole"), state(tmp_path / "cut")
-    assert whole["state_dict"].keys() == cut["state_dict"].keys()
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, cut["state_dict"][name]), name
-    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
 
 
 def test_a_run_that_collapses_says_so(recipe_file: WriteRecipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def never() -> bool:
 
 
 class Runs:
-    """Calls `contagg fit` in a forked process; `meddle` runs in it first."""
+    """Calls `contagg fit` in forked processes; `meddle` runs in one of them first."""
 
     def __init__(self, folder: Path, recipe: dict = TINY) -> None:
         self.folder = folder
@@ -53,22 +54,41 @@ class Runs:
         self.output = ""
 
     def fit(
-        self, name: str, *options: str, meddle: Callable[[], None] = lambda: None, kill_when: Callable[[], bool] = never
+        self,
+        name: str,
+        *options: str,
+        meddle: Callable[[], None] = lambda: None,
+        kill_when: Callable[[], bool] = never,
+        ranks: int = 1,
+        victim: int = 0,
     ) -> int:
-        """The exit code; negative is the signal that killed it. What it printed is in `output`."""
+        """The exit code of rank `victim`, the one that is meddled with and killed; negative is a signal.
+
+        The other ranks are then asked to stop and after a while killed, as torchrun does. What all printed is in
+        `output`.
+        """
         arguments = ["fit", "-c", str(self.recipe), "--run.folder", str(self.folder / name), *options]
-        printed = self.folder / "printed.txt"
-        process = multiprocessing.get_context("fork").Process(target=_child, args=(arguments, printed, meddle))
-        process.start()
-        began, late = time.monotonic(), False
+        printed = [self.folder / f"printed_{rank}.txt" for rank in range(ranks)]
+        arguments += ["--run.devices", str(ranks)] if ranks > 1 else []
+        environments: list[dict[str, str]] = [{}] if ranks == 1 else _environments(ranks)
+        processes = []
+        for rank, environment in enumerate(environments):
+            own = meddle if rank == victim else lambda: None
+            words = (arguments, printed[rank], own, environment)
+            processes.append(multiprocessing.get_context("fork").Process(target=_child, args=words))
+        for process in processes:
+            process.start()
+        began, late, process = time.monotonic(), False, processes[victim]
         while process.is_alive() and not (late := time.monotonic() - began > PATIENCE) and not kill_when():
             process.join(0.01)
         if process.is_alive():
             process.kill()
             process.join()
-            if late:
-                pytest.fail(f"no end after {PATIENCE} s: {printed.read_text()}")
-        self.output = printed.read_text()
+        for other in processes:
+            _end(other, ask=process.exitcode != 0)
+        self.output = "".join(path.read_text() for path in printed if path.exists())
+        if late:
+            pytest.fail(f"no end after {PATIENCE} s: {self.output}")
         assert process.exitcode is not None
         return process.exitcode
 
@@ -77,7 +97,28 @@ class Runs:
         return torch.load(max((self.folder / name / "checkpoints").glob("*.ckpt")), weights_only=True)
 
 
-def _child(arguments: list[str], printed: Path, meddle: Callable[[], None]) -> None:
+def _environments(ranks: int) -> list[dict[str, str]]:
+    """What torchrun would tell each rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def _end(process: multiprocessing.process.BaseProcess, ask: bool) -> None:
+    if ask and process.is_alive():
+        os.kill(process.pid or 0, signal.SIGTERM)
+        process.join(5)
+    else:
+        process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _child(arguments: list[str], printed: Path, meddle: Callable[[], None], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     with printed.open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

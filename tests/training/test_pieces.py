@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fit_processes import Runs, differences
-from test_resume import ALL, die_after_step
+from kills import ALL, die_after_step
 
 from contagg.data import sampling
 from contagg.data.sampling import KeyedSampler

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from fit_processes import Runs, differences
+from kills import ALL, under_torchrun
 from safetensors.torch import load_file
-from test_resume import ALL
 
 pytestmark = pytest.mark.slow
 
@@ -75,33 +75,10 @@ def test_two_ranks_equal_one_with_twice_the_batch(runs: Runs) -> None:
     assert_close(runs, "one", "two")
 
 
-def under_torchrun(runs: Runs, name: str, *options: str, meddle: str, launcher: tuple[str, ...] = ()) -> str:
-    """What two processes of torchrun printed; `meddle` is Python that each runs first."""
-    script = runs.folder / f"{name}.py"
-    arguments = ["contagg", "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name), *TWO, *options]
-    script.write_text(f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import contagg_cli
-{meddle}
-sys.argv = {arguments!r}
-contagg_cli.main()
-""")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *launcher]
-    process = subprocess.Popen([*command, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        printed, _ = process.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # it takes its processes along, which are sessions of their own
-        printed, _ = process.communicate(timeout=60)
-        pytest.fail(f"no end after 200 s: {printed}")
-    return f"exit code {process.returncode}\n{printed}"
-
-
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_torchrun_starts_a_job_again_whose_process_was_killed(runs: Runs, rank: str) -> None:
     meddle = f"""
-from test_resume import die_after_step
+from kills import die_after_step
 if os.environ["LOCAL_RANK"] == {rank!r} and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     die_after_step(5)()
 """

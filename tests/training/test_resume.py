@@ -1,82 +1,22 @@
 """A run that was killed ends bit for bit as one that was not: weights, optimizer, average, metrics."""
 
-import os
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from fit_processes import Runs, differences
-
-from contagg.training import checkpoint
-from contagg.training.saving import KeptWeights, SaveState
-
-ALL = ("--optimization.ema_decay", "0.9", "--optimization.accumulate", "2", "--run.precision", "bf16")
-WRITTEN = ("metrics.csv", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_after_step(step: int) -> Callable[[], None]:
-    def meddle() -> None:
-        whole = SaveState.on_train_batch_end
-
-        def cut(self: SaveState, trainer: object, *rest: object) -> None:
-            whole(self, trainer, *rest)
-            if trainer.global_step == step:
-                die()
-
-        SaveState.on_train_batch_end = cut
-
-    return meddle
-
-
-def die_writing_state(number: int) -> Callable[[], None]:
-    """Die with half of the number-th training state on the disk."""
-
-    def meddle() -> None:
-        whole, calls = checkpoint.write_atomically, iter(range(1, 1000))
-
-        def cut(path: Path, content: bytes) -> None:
-            if next(calls) == number:
-                path.with_name(f".{path.name}.{os.getpid()}.tmp").write_bytes(content[: len(content) // 2])
-                die()
-            whole(path, content)
-
-        checkpoint.write_atomically = cut
-
-    return meddle
-
-
-def die_between_weights_and_state() -> None:
-    whole = KeptWeights.write
-
-    def cut(self: KeptWeights, state: dict) -> None:
-        whole(self, state)
-        die()
-
-    KeptWeights.write = cut
-
-
-def die_after_epoch() -> None:
-    whole = SaveState.on_train_epoch_end
-
-    def cut(self: SaveState, *rest: object) -> None:
-        whole(self, *rest)
-        die()
-
-    SaveState.on_train_epoch_end = cut
-
-
-def assert_equal(runs: Runs, one: str, other: str) -> None:
-    assert differences(runs.state(one), runs.state(other)) == []
-    for name in WRITTEN:
-        assert (runs.folder / one / name).read_bytes() == (runs.folder / other / name).read_bytes(), name
+from fit_processes import Runs
+from kills import (
+    ALL,
+    WRITTEN,
+    after,
+    assert_equal,
+    die_after_epoch,
+    die_after_step,
+    die_between_weights_and_state,
+    die_writing_state,
+)
 
 
 def test_killed_again_and_again(runs: Runs) -> None:
@@ -101,22 +41,6 @@ def test_same_command_after_the_end_changes_nothing(runs: Runs) -> None:
     before = {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
     assert runs.fit("whole", *short) == 0, runs.output
     assert before == {name: (runs.folder / "whole" / name).read_bytes() for name in WRITTEN}
-
-
-def after(folder: Path, steps: int, seconds: float) -> Callable[[], bool]:
-    """Whether so many more steps are saved, and then so much time is gone: how busy the machine is does not matter."""
-
-    def saved() -> int:
-        return max((int(path.stem.split("_")[-1]) for path in checkpoint.checkpoints(folder)), default=0)
-
-    begin, reached = saved(), [float("inf")]
-
-    def due() -> bool:
-        if saved() >= begin + steps:
-            reached[0] = min(reached[0], time.monotonic())
-        return time.monotonic() - reached[0] >= seconds
-
-    return due
 
 
 @pytest.mark.slow
