@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fit_processes import Runs
+import torch
+from fit_processes import Runs, differences
 from kills import (
     Victim,
     after,
@@ -24,6 +25,8 @@ from kills import (
     under_torchrun,
     victim,
 )
+
+from contagg.training.saving import SaveState
 
 TASKS = ["classification", "detection", "dino"]
 KILLS = int(os.environ.get("KILLS", "204"))
@@ -51,6 +54,23 @@ POINTS: list[tuple[int, Callable[[], None]]] = [
     (0, die_in_validation),
 ]
 """Which of two ranks dies where; files are the first one's alone."""
+
+
+def test_all_ranks_validate_the_network_that_is_saved(tmp_path: Path) -> None:
+    """Also BatchNorm's statistics, of the weights under way and of their average, of which each rank has its own."""
+
+    def watch() -> None:
+        def look(self: SaveState, trainer: object, task: torch.nn.Module, *_: object) -> None:
+            torch.save(dict(task.state_dict()), tmp_path / f"seen_{len(list(tmp_path.glob('seen_*')))}")
+
+        SaveState.on_validation_batch_end = look
+
+    runs = Runs(tmp_path)
+    options = ("--optimization.ema_decay", "0.9", "--optimization.epochs", "1", "--optimization.warmup_epochs", "0")
+    assert runs.fit("run", *options, ranks=2, victim=1, meddle=watch) == 0, runs.output
+    saved = runs.state("run")
+    for number, name in enumerate(("current_model_state", "state_dict")):
+        assert not differences(torch.load(tmp_path / f"seen_{number}"), dict(saved[name]))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
+from timm.utils import distribute_bn
 from torch import Tensor
 
 from contagg.training.metrics import EpochMetrics
@@ -58,9 +59,16 @@ class MovingAverage(WeightAveraging):
         loop.run = both  # type: ignore[method-assign]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in the place of the weights, unless those are looked at."""
-        if not self.metrics.suffix:
-            super().on_validation_epoch_start(trainer, pl_module)
+        """Put the average in the place of the weights, unless those are looked at.
+
+        Its BatchNorm statistics are of what each process saw; all validate the first's, which are those saved.
+        DistributedDataParallel sees to that for the weights under way alone.
+        """
+        if self.metrics.suffix:
+            return
+        super().on_validation_epoch_start(trainer, pl_module)
+        if trainer.world_size > 1:
+            distribute_bn(pl_module, trainer.world_size, reduce=False)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """And back."""
