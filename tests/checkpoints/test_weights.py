@@ -108,3 +108,44 @@ def test_other_files_are_answered(tmp_path: Path) -> None:
     save_weights(tmp_path / "bare.safetensors", {"weight": torch.ones(2)}, {})
     with pytest.raises(UserError, match="does not say which model it is of"):
         load_model(tmp_path / "bare.safetensors")
+
+
+OLD = {
+    "widths": [8, 8, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "patches": [4, 2, 2, 1],
+    "position": "convolution",
+    "affinity": ["conv3", "conv5/8", "mlp rank 5", "attention + conv5"],
+}
+"""Options as version 0.1.0 wrote them."""
+NEW = {
+    "embed_dims": [8, 8, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "patch_sizes": [4, 2, 2, 1],
+    "position": "cpe",
+    "affinity": ["dwconv3", "dwconv5/8", "token mlp rank 5", "attention + dwconv5"],
+}
+
+
+def test_a_file_written_before_the_words_changed_is_the_network_it_was(tmp_path: Path) -> None:
+    shared = {"num_classes": 3, "in_chans": 1, "img_size": 64}
+    model = contagg.create("container_light", **NEW, **shared).eval()
+    said = {"task": "classification", "model": {"name": "container_light", "options": OLD | shared}}
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), said)
+    loaded, metadata = load_model(tmp_path / "best.safetensors")
+    images = torch.randn(2, 1, 64, 64)
+    assert torch.equal(loaded(images), model(images))
+    assert metadata["model"]["options"] == NEW | shared  # and so an export of it can be read by what comes after
+
+
+@pytest.mark.parametrize("option", OLD.keys() - {"depths"})
+def test_a_person_is_still_told_the_word_of_now(option: str) -> None:
+    with pytest.raises(UserError, match=r"is called '(embed_dims|patch_sizes|cpe|dwconv3)'"):
+        contagg.create("container_light", **{option: OLD[option]})
+
+
+def test_words_of_other_networks_are_theirs(tmp_path: Path) -> None:
+    said = {"model": {"name": "resnet18", "options": {"widths": 1, "position": "convolution", "affinity": "conv3"}}}
+    for odd in (said, {"model": ["conv3"]}, {"model": {"name": 3, "options": {"widths": 1}}}, {"detector": None}):
+        save_weights(tmp_path / "odd.safetensors", {"weight": torch.zeros(1)}, odd)
+        assert read_weights(tmp_path / "odd.safetensors")[1] == odd

@@ -264,3 +264,23 @@ def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
     save_weights(path, model.state_dict(), {"task": "classification"})
     with pytest.raises(UserError, match="is of the task 'classification', not of a detector"):
         load_detector(path)
+
+
+def test_a_detector_written_before_the_words_changed_comes_back(tmp_path: Path) -> None:
+    from contagg.data.coco.annotations import Category
+    from contagg.data.coco.config import ResizingConfig
+    from contagg.detection.detectors import build_detector
+    from contagg.detection.saved import describe, load_detector
+
+    options = {"embed_dims": (8, 8, 8, 32), "position": "cpe", "affinity": ["dwconv3"] * 3 + ["attention + dwconv3"]}
+    config = DetectorConfig(
+        detector="retinanet", backbone="container_tiny", norm="train", pyramid_channels=8, options=options
+    )
+    model = build_detector(config, 2)
+    said = describe(config, (Category(3, "a"), Category(8, "b")), ResizingConfig())
+    del said["detector"]["init_weights"], said["detector"]["init_ema"], said["detector"]["detections_per_image"]
+    was = {"widths": (8, 8, 8, 32), "position": "convolution", "affinity": ["conv3"] * 3 + ["attention + conv3"]}
+    said["detector"] |= {"init_from": None, "options": was}
+    save_weights(tmp_path / "model.safetensors", model.state_dict(), said)
+    saved = load_detector(tmp_path / "model.safetensors")
+    assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())

@@ -122,13 +122,27 @@ def _build_term(term: str, site: Site, word: str, also: Sequence[str]) -> Affini
         kind, sizes = _find(term, word) or (None, {})  # of a package that has just been loaded
     if kind is not None:
         return _checked(kind.factory(site, **sizes), kind.factory)
-    for old, new in _RENAMED:
-        if re.match(old, term):
-            raise UserError(f"affinity {word!r}: {term!r} is called {re.sub(old, new, term, count=1)!r} now")
+    if (current := current_word(term)) != term:
+        raise UserError(f"affinity {word!r}: {term!r} is called {current!r} now")
     raise UserError(
         f"affinity {word!r}: {term!r} is not a known affinity.{nearest(term, offered)} "
         f"Allowed: {', '.join(offered)}, and two with a + between (/n: head width; dwconv: any odd kernel size)"
     )
+
+
+def current_word(word: str) -> str:
+    """A word as it is called now: files keep what it was called when they were written.
+
+    >>> current_word("attention + conv5"), current_word("mlp/32 rank 49")
+    ('attention + dwconv5', 'token mlp/32 rank 49')
+    """
+    return " + ".join(_current_term(term.strip()) for term in word.split("+"))
+
+
+def _current_term(term: str) -> str:
+    if any(re.fullmatch(kind.pattern, term) for kind in _KINDS.values()):
+        return term
+    return next((re.sub(old, new, term, count=1) for old, new in _RENAMED if re.match(old, term)), term)
 
 
 def _find(term: str, word: str) -> tuple[Kind, dict[str, int]] | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from contagg.config import RENAMED_KEYS
 from contagg.errors import UserError, nearest
 
 COMMON = {"num_classes", "in_chans", "img_size", "global_pool"} | {
@@ -111,3 +112,45 @@ def documented(name: str) -> set[str]:
     if family.__name__ == "contagg.models":
         found |= {entry.name for entry in dataclasses.fields(NetworkConfig)} | RENAMED.keys()
     return {option for option in found if not _WITH_POWERS.match(option)}
+
+
+def in_current_words(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of itself, in the words of now: nobody can correct it where it was written before they were.
+
+    A recipe's or a person's old word stays an error that names the new one.
+    """
+    found = dict(metadata)
+    for part, name in (("model", "name"), ("detector", "backbone")):
+        described = found.get(part)
+        if not isinstance(described, dict):
+            continue
+        if part == "detector":
+            described = {
+                RENAMED_KEYS.get(f"model.{key}", key).removeprefix("model."): value for key, value in described.items()
+            }
+        if isinstance(described.get("options"), dict):
+            described = described | {"options": _current_options(described.get(name), described["options"])}
+        found[part] = described
+    return found
+
+
+def _current_options(name: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    from contagg.affinity.registry import current_word
+    from contagg.models import CONFIGS
+    from contagg.nn.build import RENAMED
+    from contagg.nn.stages import RENAMED_POSITIONS
+
+    if not isinstance(name, str) or name.split(".")[0] not in CONFIGS:
+        return dict(options)
+
+    def current(value: Any) -> Any:
+        if isinstance(value, list):
+            return [current(item) for item in value]
+        return current_word(value) if isinstance(value, str) else value
+
+    found = {RENAMED.get(option, option): value for option, value in options.items()}
+    if "affinity" in found:
+        found["affinity"] = current(found["affinity"])
+    if isinstance(found.get("position"), str):
+        found["position"] = RENAMED_POSITIONS.get(found["position"], found["position"])
+    return found

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from contagg.checkpoints.hub_config import read_folder
 from contagg.checkpoints.locate import HUB_FILES, read_description, weights_in
+from contagg.checkpoints.options import in_current_words
 from contagg.errors import UserError, class_name
 from contagg.nn.released import StateDict
 
@@ -117,7 +118,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         metadata = read_folder(path.parent)
     if not parts:
         raise UserError(f"{str(path)!r} holds no state dict: a mapping from names to tensors was expected")
-    return Checkpoint(path, {key: _plain(state, path) for key, state in parts.items()}, metadata)
+    parts = {key: _plain(state, path) for key, state in parts.items()}
+    return Checkpoint(path, parts, in_current_words(metadata))
 
 
 def _read_safetensors(path: Path) -> StateDict:

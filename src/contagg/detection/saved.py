@@ -48,7 +48,6 @@ def load_detector(path: Path) -> Saved:
     with described_by(repr(str(path)), state):
         # What a run began from is neither fetched nor read again, whatever the file says.
         described = {**metadata["detector"], "init_weights": None, "pretrained": False, "norm": "train"}
-        described.pop("init_from", None)  # the key's name before
         config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
         categories = tuple(Category(**category) for category in metadata["categories"])
         model = build_detector(config, len(categories))

@@ -22,6 +22,9 @@ from contagg.nn.block import Block
 
 STAGES = 4
 
+RENAMED_POSITIONS = {"convolution": "cpe"}
+"""What a position encoding was called once, and what it is called."""
+
 Word = str | Factory
 """Names an affinity, or makes it."""
 
@@ -52,8 +55,9 @@ class NetworkConfig:
         if isinstance(self.affinity, list | tuple) and len(self.affinity) != STAGES:
             raise UserError(f"affinity {self.affinity!r} must be one word, or {STAGES}, one a stage")
         assert self.blocks  # raises for words that do not fit
-        if self.position == "convolution":
-            raise UserError("position 'convolution' is called 'cpe' (conditional position encoding)")
+        if self.position in RENAMED_POSITIONS:
+            now = RENAMED_POSITIONS[self.position]
+            raise UserError(f"position {self.position!r} is called {now!r} (conditional position encoding)")
         if self.position not in ("absolute", "cpe"):
             raise UserError(f"position {self.position!r} must be 'absolute' or 'cpe'")
 
