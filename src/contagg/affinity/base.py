@@ -214,6 +214,11 @@ def spread(weight: Tensor, count: int) -> Tensor:
     return weight if len(weight) == 1 else weight.repeat_interleave(count // len(weight))
 
 
+def single(tensor: Tensor) -> Tensor:
+    """In fp32 at least, for what half precision cannot hold."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def frozen(tensor: Tensor) -> nn.Parameter:
     """A parameter that is not learnt."""
     return nn.Parameter(tensor.detach(), requires_grad=False)

@@ -13,6 +13,7 @@ from contagg.affinity.base import Affinity, Site
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.fixed import Identity, Pooling, RandomMixing, Strips
 from contagg.affinity.mixture import GateWord, Mixture
+from contagg.affinity.spectral import GlobalFilter, Heat, Toeplitz
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.errors import UserError, nearest
 
@@ -192,3 +193,12 @@ register_affinity("strips{size}", lambda site, size: Strips(site.channels, size)
 register_affinity("pool{size}", lambda site, size: Pooling(size), ["pool3"])
 register_affinity("identity", lambda site: Identity(site.prefix))
 register_affinity("random", lambda site: RandomMixing(site.channels, site.grid, site.prefix))
+
+# Static ones that are cheap in another basis.
+register_affinity("filter", lambda site: GlobalFilter(site.channels, site.grid))
+register_affinity("heat", lambda site: Heat(site.channels))
+register_affinity(
+    "toeplitz[/{head_width}]",
+    lambda site, head_width=1: Toeplitz(site.channels, site.grid, head_width),
+    ["toeplitz", "toeplitz/32"],
+)
