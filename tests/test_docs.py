@@ -29,3 +29,31 @@ def test_every_page_is_in_the_navigation_and_nothing_is_fetched() -> None:
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert pages == set(re.findall(r"[\w/-]+\.md", content.split("nav:")[1]))
     assert yaml.safe_load(content)["theme"]["font"] is False
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    """What a run or a person writes is not: those are named here."""
+    written = {"metrics.csv", "recipe.yaml", "config.json", "._x.png", "teacher.png", "last.safetensors", "NAME.py"}
+    below = ("", "src", "src/contagg", "docs", "tests")
+    files = {
+        path.name for folder in ("src", "tests", "docs", "tools", "recipes") for path in (ROOT / folder).rglob("*.*")
+    }
+    named = 0
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for word in re.findall(r"`([\w./-]+\.(?:py|md|yaml|yml|csv|json|png|toml))(?:::\w+)?`", page.read_text()):
+            named += 1
+            here = any((ROOT / folder / word).exists() for folder in below) if "/" in word else word in files
+            assert here or Path(word).name in written, f"{page.name} names {word}, which is not there"
+    assert named > 100
+
+
+def test_each_table_of_a_folder_names_its_files() -> None:
+    """A page's table "file in `FOLDER`" names what lies there, or a path from the package on."""
+    tables = 0
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for folder, rows in re.findall(r"\| file in `([\w/]+)` \|.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text()):
+            tables += 1
+            for word in re.findall(r"`([\w/]+\.py)`", "\n".join(row.split("|")[1] for row in rows.splitlines())):
+                place = ROOT / "src" / "contagg" if "/" in word else ROOT / folder
+                assert (place / word).is_file(), f"{page.name}: {word} does not lie in {folder}"
+    assert tables

@@ -183,3 +183,18 @@ def test_photos_come_in_batches_of_crops() -> None:
     assert torch.equal(crops[4][0], crops[4][2])
     assert not torch.equal(crops[4][0], crops[4][1])
     assert not torch.equal(crops[3], crops[4])
+
+
+def test_colour_images_are_grey_for_a_network_of_one_channel() -> None:
+    """timm's mean and deviation are of three channels whatever the network takes: a crop had three again by them."""
+    transform = make_crops(PLAIN, object(), (1, 32, 32), MEAN, STD)
+    crops = transform(photo())
+    assert [tuple(crop.shape) for crop in crops] == [(1, 32, 32)] * 2 + [(1, 16, 16)] * 3
+    expected = PhotoCrops(PLAIN, (1, 32, 32), (0.4,), (0.3,))(photo().convert("L"))
+    assert all(torch.equal(crop, other) for crop, other in zip(crops, expected, strict=True))
+
+
+def test_grey_images_are_normalized_as_they_are_evaluated() -> None:
+    data = MemoryImages(np.stack([np.array(photo().convert("L"))] * 2), np.arange(2))
+    transform = make_crops(PLAIN, data, (1, 32, 32), MEAN, STD)
+    assert isinstance(transform, GreyCrops) and (transform.mean, transform.std) == pytest.approx((0.4, 0.3))

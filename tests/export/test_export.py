@@ -141,3 +141,18 @@ def test_timm_networks_are_described_too() -> None:
     model, description = command.open_described("resnet18", None)
     assert isinstance(model, timm.models.ResNet)
     assert description["preprocessing"]["input_size"] == (3, 224, 224)
+
+
+def test_what_is_taken_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_weights(
+        tmp_path / "run" / "checkpoints" / "last.safetensors",
+        contagg.create("container_light_tiny", num_classes=2).state_dict(),
+        {"model": {"name": "container_light_tiny", "options": {"num_classes": 2}}, "class_names": ["a", "b"]},
+    )
+    _, description = command.open_described(str(tmp_path / "run"), None)
+    assert description["class_names"] == ["a", "b"]
+    assert [message for message in caplog.messages if message.endswith("last.safetensors is taken")] == caplog.messages[
+        :1
+    ]
+    with pytest.raises(UserError, match="has weights of its own"):
+        command.open_described(str(tmp_path / "run"), "other.pth")

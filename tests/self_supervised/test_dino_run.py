@@ -232,3 +232,12 @@ def test_neighbours_of_images_without_classes_say_what_to_set(
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(recipe_file(data__name="folder", data__root=str(root), data__fraction=1.0))])
     assert "only k nearest neighbours need classes: knn.every 0 trains without them" in capsys.readouterr().err
+
+
+def test_colour_images_and_one_channel(
+    recipe_file: WriteRecipe, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = {"data__name": "folder", "data__root": str(image_folder(train=8, val=0)), "data__fraction": 1.0}
+    path = recipe_file(**data, model__channels=1, knn__every=0, optimization__epochs=2, optimization__batch_size=7)
+    main(["fit", "-c", str(path)])
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()

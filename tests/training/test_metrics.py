@@ -54,7 +54,9 @@ def test_a_logger_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.M
         raise ModuleNotFoundError("no wandb")
 
     monkeypatch.setattr("contagg.training.metrics.WandbLogger", missing)
-    with pytest.raises(UserError, match=r"run\.loggers: wandb needs a package .* pip install wandb"):
+    with pytest.raises(
+        UserError, match=r"run\.loggers: wandb needs a package .* pip install 'contagg\[loggers\]', or wandb"
+    ):
         make_loggers(["csv", "wandb"], tmp_path, 0)
 
 

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from contagg.data.config import CropsConfig
 from contagg.data.sampling import uniform
+from contagg.data.transforms import per_channel
 
 GLOBAL_CROPS = 2
 _RATIO = (3 / 4, 4 / 3)
@@ -31,12 +32,13 @@ def make_crops(
     Args:
         data: The images: grey ones in memory are varied many at once.
         input_size: (C, S, S) of global crops.
-        mean, std: One a channel, of pixels in [0, 1].
+        mean, std: Of pixels in [0, 1], as `per_channel` takes them.
     """
     gather = getattr(data, "gather", None)
     grey = gather is not None and gather(np.array([0])).ndim == 3
     kind = GreyCrops if grey and input_size[0] == 1 else PhotoCrops
-    return kind(config, input_size, mean, std)
+    channels = input_size[0]
+    return kind(config, input_size, per_channel(mean, channels), per_channel(std, channels))
 
 
 class PhotoCrops:

@@ -42,7 +42,7 @@ def train_transform(
         mean, std: A channel's, of pixels in [0, 1]; three are averaged for C = 1.
     """
     channels = input_size[0]
-    mean, std = _per_channel(mean, channels), _per_channel(std, channels)
+    mean, std = per_channel(mean, channels), per_channel(std, channels)
     stages = create_transform(
         input_size,
         is_training=True,
@@ -85,7 +85,7 @@ def evaluation_transform(
     if interpolation:
         augmentation = replace(augmentation, interpolation=interpolation)
     channels = input_size[0]
-    mean, std = _per_channel(mean, channels), _per_channel(std, channels)
+    mean, std = per_channel(mean, channels), per_channel(std, channels)
     if augmentation.crop == "padded":
         return PaddedCrop(augmentation, input_size, mean, std, training=False)
     steps = create_transform(
@@ -193,7 +193,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Means or deviations for images of `channels`: one value serves all of them, and the average of several one."""
     if len(values) == channels:
         return tuple(values)
     if channels == 1:

@@ -8,9 +8,9 @@ import timm.data
 import torch
 from torch import nn
 
-from contagg.checkpoints.locate import weights_file
+from contagg.checkpoints.locate import task_of, weights_file
 from contagg.checkpoints.models import open_model
-from contagg.checkpoints.weights import read_weights
+from contagg.checkpoints.weights import load_model
 from contagg.errors import UserError
 from contagg.export import target
 from contagg.export.formats import open_onnx, open_pt2, to_onnx, to_pt2
@@ -49,12 +49,15 @@ def run(options: argparse.Namespace) -> None:
 def open_described(name: str, weights: str | None) -> tuple[nn.Module, dict[str, Any]]:
     """A network in eval mode, and what the file is to say of it: model, preprocessing, class names where known."""
     path = weights_file(Path(name))
-    known = read_weights(path)[1] if path else {}
-    if known.get("task", "classification") != "classification":
-        raise UserError(f"{name!r} is of the task {known['task']!r}; networks that classify can be exported")
-    model, preprocessing = open_model(name, weights)
+    task = task_of(path) if path else None
+    if task not in (None, "classification"):
+        raise UserError(f"{name!r} is of the task {task!r}; networks that classify can be exported")
+    if path is None or weights is not None:
+        model, known = open_model(name, weights)[0], {}
+    else:
+        model, known = load_model(path)
     description = {"model": known.get("model", {"name": name, "options": {}})}
-    description["preprocessing"] = dict(preprocessing) or timm.data.resolve_model_data_config(model)
+    description["preprocessing"] = dict(known.get("preprocessing", {})) or timm.data.resolve_model_data_config(model)
     if "class_names" in known:
         description["class_names"] = known["class_names"]
     return model, description

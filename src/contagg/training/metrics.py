@@ -121,7 +121,9 @@ def make_loggers(names: Sequence[str], folder: Path, step: int) -> list[Logger]:
         try:
             loggers.append(known[name]())
         except ImportError as error:
-            raise UserError(f"run.loggers: {name} needs a package that is not installed: pip install {name}") from error
+            raise UserError(
+                f"run.loggers: {name} needs a package that is not installed: pip install 'contagg[loggers]', or {name}"
+            ) from error
     return loggers
 
 
