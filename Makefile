@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Test processes; the tests themselves run on one thread each.
 JOBS ?= 2
 
-.PHONY: quickstart test lint docs bench pictures
+.PHONY: quickstart test test-random lint docs bench pictures
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -25,6 +25,9 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+test-random: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n $(JOBS) -p randomly
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check src tests tools

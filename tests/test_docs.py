@@ -1,5 +1,6 @@
 """The documentation builds without a warning: its links lead somewhere, and each module of the reference is there."""
 
+import ast
 import os
 import re
 import subprocess
@@ -57,3 +58,32 @@ def test_each_table_of_a_folder_names_its_files() -> None:
                 place = ROOT / "src" / "contagg" if "/" in word else ROOT / folder
                 assert (place / word).is_file(), f"{page.name}: {word} does not lie in {folder}"
     assert tables
+
+
+def promised_tests() -> list[tuple[str, str]]:
+    """(file, test) of each that docs/reliability.md names; a test without a file is in the row's file before it."""
+    found = []
+    for line in (ROOT / "docs" / "reliability.md").read_text().splitlines():
+        file = ""
+        for named, test in re.findall(r"`(?:([\w/]*test_\w+\.py)(?:::)?)?(test_\w+)?`", line):
+            file = named or file
+            if file or test:
+                found.append((file, test))
+    return found
+
+
+def test_each_promise_names_a_test_that_is_there() -> None:
+    promised = promised_tests()
+    assert len(promised) > 30
+    for file, test in promised:
+        assert file, f"{test} has no file before it"
+        paths = [path for path in (ROOT / "tests").rglob(Path(file).name) if str(path).endswith("/" + file)]
+        assert len(paths) == 1, f"{file} is {[str(path) for path in paths]}"
+        names = {node.name for node in ast.walk(ast.parse(paths[0].read_text())) if isinstance(node, ast.FunctionDef)}
+        assert any(name.startswith("test_") for name in names), f"{file} tests nothing"
+        assert not test or test in names, f"{file} has no {test}"
+
+
+def test_each_promise_is_held_by_a_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert rows and [row for row in rows if not re.search(r"test_\w+\.py", row)] == []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fit_processes import TINY, Runs, differences
+from fit_processes import PATIENCE, TINY, Runs, differences
 from tiny_recipes import DINO, detection
 
 from contagg.training import checkpoint
@@ -149,9 +149,9 @@ contagg_cli.main()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *launcher]
     process = subprocess.Popen([*command, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        printed, _ = process.communicate(timeout=200)
+        printed, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.terminate()  # it takes its processes along, which are sessions of their own
         printed, _ = process.communicate(timeout=60)
-        pytest.fail(f"no end after 200 s: {printed}")
+        pytest.fail(f"no end after {PATIENCE} s: {printed}")
     return f"exit code {process.returncode}\n{printed}"
