@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from contagg.affinity.attention import SelfAttention
+from contagg.affinity.attention_forms import DifferentialAttention, GatedAttention, SinkAttention
 from contagg.affinity.attention_positions import DecayingAttention, RelativeAttention, RotaryAttention
 from contagg.affinity.base import Affinity, Site
 from contagg.affinity.depthwise_conv import DepthwiseConv
+from contagg.affinity.dynamic_conv import DeformableConv, DynamicConv, OutlookAttention
 from contagg.affinity.fixed import Identity, Pooling, RandomMixing, Strips
+from contagg.affinity.low_rank import AgentAttention, LinearAttention, PooledAttention
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.spectral import GlobalFilter, Heat, Toeplitz
 from contagg.affinity.token_mlp import TokenMLP
+from contagg.affinity.windows import AxialAttention, NeighborhoodAttention, WindowAttention
 from contagg.errors import UserError, nearest
 
 Factory = Callable[[Site], Affinity]
@@ -178,6 +182,19 @@ register_affinity("attention[/{head_width}]", _attention, ["attention", "attenti
 register_affinity("attention[/{head_width}] relative", RelativeAttention, ["attention relative"])
 register_affinity("attention[/{head_width}] rope", RotaryAttention, ["attention rope"])
 register_affinity("decay[/{head_width}]", DecayingAttention, ["decay"])
+register_affinity("attention[/{head_width}] diff", DifferentialAttention, ["attention diff"])
+register_affinity("attention[/{head_width}] gated", GatedAttention, ["attention gated"])
+register_affinity("attention[/{head_width}] sink", SinkAttention, ["attention sink"])
+register_affinity("pooled{size}[/{head_width}]", PooledAttention, ["pooled4"])
+register_affinity("linear[/{head_width}]", LinearAttention, ["linear"])
+register_affinity("agent{agents}[/{head_width}]", AgentAttention, ["agent49"])
+register_affinity("window{size}[/{head_width}]", WindowAttention, ["window7"])
+register_affinity("window{size}[/{head_width}] shifted", WindowAttention.shifted, ["window7 shifted"])
+register_affinity("neighborhood{size}[/{head_width}]", NeighborhoodAttention, ["neighborhood7"])
+register_affinity("axial[/{head_width}]", AxialAttention, ["axial"])
+register_affinity("dynamic{size}[/{head_width}]", DynamicConv, ["dynamic3"])
+register_affinity("outlook{size}[/{head_width}]", OutlookAttention, ["outlook3"])
+register_affinity("deformable{points}[/{head_width}]", DeformableConv, ["deformable9"])
 # Dynamic ones end here.
 register_affinity(
     "dwconv{kernel_size}[/{head_width}][ dilated {dilation}]",
