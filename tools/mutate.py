@@ -3,8 +3,8 @@
 `python -m tools.mutate` makes every change of tools/mutants/*.toml, one at a time, and runs the tests that should
 notice it: a change that they notice is killed, one that they do not survives. results/mutate has a row a change.
 
-mutmut, cosmic-ray and mutatest make changes of syntax by rules of their own and take no list: thousands of changes here,
-most of them noise, each with a start of torch of many seconds. This imports the libraries once and forks.
+mutmut, cosmic-ray and mutatest make changes of syntax by rules of their own and take no list: thousands of changes
+here, most of them noise, each with a start of torch of many seconds. This imports the libraries once and forks.
 
 An entry's `old` occurs exactly once in its file, which `check` says without running anything; `equivalent` argues why
 no test could notice a change, which then is not made.
@@ -15,9 +15,11 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,15 @@ ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "tools" / "mutants"
 RESULTS = ROOT / "results" / "mutate"
 
-_PRELOADED = ("pytest", "torch", "torchvision.models.detection", "timm", "pytorch_lightning", "torchmetrics")
+_PRELOADED = (
+    "pytest", "torch", "torchvision.models.detection", "torchvision.transforms.v2", "timm", "pytorch_lightning",
+    "torchmetrics.classification", "torch.utils.tensorboard", "matplotlib.figure", "scipy.optimize", "sklearn.datasets",
+    "jsonargparse", "faster_coco_eval", "pycocotools.cocoeval", "transformers.models.deformable_detr.modeling_deformable_detr",
+)  # fmt: skip
 """What takes seconds to import and is not ours: imported once, before the forks."""
-_ANSWERS = {0: "survived", 1: "killed"}
-"""What pytest's exit codes say; any other is no answer of a test."""
+_ANSWERS: dict[int | str, str] = {0: "survived", 1: "noticed", "timeout": "killed"}
+"""What pytest's exit codes say, any other is no answer of a test; what was noticed is killed once it is known that the
+test passes without the change."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,9 @@ def read_mutants(folder: Path = MUTANTS) -> list[Mutant]:
 
 def stale(mutants: Sequence[Mutant], root: Path = ROOT) -> list[str]:
     """A line for each entry that no longer fits the code or its tests."""
-    lines = [f"{name!r} is the name of {times}" for name, times in Counter(m.name for m in mutants).items() if times > 1]
+    lines = [
+        f"{name!r} is the name of {times}" for name, times in Counter(m.name for m in mutants).items() if times > 1
+    ]
     for mutant in mutants:
         source = root / "src" / "contagg" / mutant.file
         times = source.read_text().count(mutant.old) if source.is_file() else 0
@@ -105,7 +115,7 @@ class Copy:
         self.src = folder / "src"
         shutil.copytree(ROOT / "src", self.src, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
-    def start(self, mutant: Mutant | None, tests: Sequence[str], log: Path) -> int:
+    def start(self, mutant: Mutant | None, tests: Sequence[str], log: Path, seconds: float) -> int:
         """The process that tests the copy with a change, or as it is."""
         if mutant is not None:
             path = self.src / "contagg" / mutant.file
@@ -114,7 +124,7 @@ class Copy:
         if process:
             return process
         try:
-            _test(self.src, tests, log)
+            _test(self.src, tests, log, math.ceil(seconds))
         finally:
             os._exit(70)
 
@@ -123,11 +133,12 @@ class Copy:
         shutil.copy(ROOT / "src" / "contagg" / mutant.file, self.src / "contagg" / mutant.file)
 
 
-def _test(src: Path, tests: Sequence[str], log: Path) -> None:
+def _test(src: Path, tests: Sequence[str], log: Path, seconds: int) -> None:
     """In a process of its own: run pytest on a copy, and leave with its code."""
     import pytest
 
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -135,6 +146,7 @@ def _test(src: Path, tests: Sequence[str], log: Path) -> None:
     # A change may be as long as what it replaces and come within a second: kept bytecode would hide it.
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONPATH": str(src), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path[:0] = [str(src)]
     code = pytest.main(["-q", "-p", "no:cacheprovider", *tests])
     loaded = Path(sys.modules["contagg"].__file__ or "")
@@ -143,12 +155,13 @@ def _test(src: Path, tests: Sequence[str], log: Path) -> None:
 
 
 def wait(process: int, seconds: float) -> str | int:
-    """The exit code, or "timeout" once its group was killed."""
-    end = time.monotonic() + seconds
+    """The exit code, or "timeout" after so many seconds of the processor, or ten times as many by the clock."""
+    end = time.monotonic() + 10 * seconds
     while time.monotonic() < end:
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(status)
+            return "timeout" if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
         time.sleep(0.1)
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
@@ -161,24 +174,24 @@ def failed(log: Path) -> list[str]:
 
 
 def run(mutants: Sequence[Mutant], seconds: float) -> Iterator[tuple[Mutant, dict[str, Any]]]:
-    """Test the changes one after the other, after all of their tests without any: what fails then says nothing."""
+    """Test the changes one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         copy, log = Copy(Path(folder)), Path(folder, "log")
-        tests = sorted({test for mutant in mutants for test in mutant.tests})
-        code = wait(copy.start(None, ["--continue-on-collection-errors", *tests], log), len(tests) * seconds) if tests else 0
-        unsound = failed(log) if code == 1 else tests if code else []
-        if code:
-            print(f"without any change pytest ends with {code}: {log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
         for mutant in mutants:
             begin = time.monotonic()
-            if wrong := [name for name in unsound for test in mutant.tests if name.startswith(test)]:
-                yield mutant, {"answer": "broken", "by": f"without the change too: {wrong[0]}", "seconds": 0}
-                continue
-            code = wait(copy.start(mutant, ["-x", *mutant.tests], log), seconds)
+            code = wait(copy.start(mutant, ["-x", *mutant.tests], log, seconds), seconds)
             copy.restore(mutant)
-            by = "" if code == 0 else "".join(failed(log)[:1]) if code == 1 else f"exit code {code}"
-            answer = "killed" if code == "timeout" else _ANSWERS.get(int(code), "broken")
-            yield mutant, {"answer": answer, "by": by, "seconds": round(time.monotonic() - begin, 1)}
+            by = "".join(failed(log)[:1]) if code == 1 else str(code or "")
+            yield mutant, {"answer": _ANSWERS.get(code, "broken"), "by": by, "seconds": round(time.monotonic() - begin)}
+
+
+def unsound(tests: Sequence[str], seconds: float) -> list[str]:
+    """Those of the tests that noticed changes which fail without any, so that they say nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        options = ["--continue-on-collection-errors", *tests]
+        code = wait(Copy(Path(folder)).start(None, options, log, seconds), seconds)
+        return [] if code == 0 else failed(log) if code == 1 else list(tests)
 
 
 class Kept:
@@ -193,7 +206,7 @@ class Kept:
     def holds(self, mutant: Mutant) -> bool:
         """Whether its answer is one, and still of this change, file and tests."""
         row = self.rows.get(mutant.name, {})
-        return row.get("answer") in _ANSWERS.values() and row.get("key") == mutant.key()
+        return row.get("answer") in ("killed", "survived", "noticed") and row.get("key") == mutant.key()
 
     def add(self, mutant: Mutant, row: dict[str, Any], every: Sequence[Mutant]) -> None:
         """Keep an answer, and write its room's file."""
@@ -207,14 +220,12 @@ class Kept:
 
 
 def _device() -> str:
-    import torch
-
     processor = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):
             processor = line.partition(":")[2].strip()
             break
-    return f"{processor}, one thread, torch {torch.__version__}"
+    return f"{processor}, one thread, torch {version('torch')}"
 
 
 def main() -> int:
@@ -222,7 +233,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PATTERN", help="regular expression on room, file and name")
     parser.add_argument("--check", action="store_true", help="say which entries are stale, and run nothing")
     parser.add_argument("--again", action="store_true", help="also those whose answer still holds")
-    parser.add_argument("--seconds", type=float, default=240, help="longest time of a change's tests")
+    parser.add_argument("--seconds", type=float, default=100, help="of the processor, for a change's tests")
     options = parser.parse_args()
     every = read_mutants()
     if lines := stale(every):
@@ -242,11 +253,19 @@ def main() -> int:
         importlib.import_module(name)
     for mutant, row in run(wanted, options.seconds):
         kept.add(mutant, {**row, "tests": mutant.tests, "commit": commit.strip(), "key": mutant.key()}, every)
-        print(f"{row['answer']:9} {row['seconds']:6} s  {mutant.file}: {mutant.name}  {row['by']}", flush=True)
+        print(f"{row['answer']:9} {row['seconds']:4} s  {mutant.file}: {mutant.name}  {row['by']}", flush=True)
+    noticed = [m for m in chosen if kept.rows[m.name]["answer"] == "noticed"]
+    tests = sorted({kept.rows[m.name]["by"] for m in noticed})
+    wrong = unsound(tests, max(len(tests), 5) * options.seconds) if tests else []
+    for mutant in noticed:
+        row = kept.rows[mutant.name]
+        kept.add(mutant, row | {"answer": "broken" if row["by"] in wrong else "killed"}, every)
     rows = [kept.rows[m.name] for m in chosen]
     counts = Counter(row["answer"] for row in rows)
     made = len(rows) - counts["equivalent"]
-    print(f"{counts['killed']} of {made} killed ({counts['killed'] / max(made, 1):.1%}); {dict(counts)}")
+    print(
+        f"{counts['killed']} of {made} killed ({counts['killed'] / max(made, 1):.1%}); {dict(sorted(counts.items()))}"
+    )
     return int(counts["killed"] < made)
 
 
