@@ -103,3 +103,42 @@ def test_convolution_refuses_class_tokens() -> None:
 def test_sizes_that_cannot_be(build: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_attention_drops_entries_in_training_alone() -> None:
+    """What is left grows by 1 / (1 - rate), so that the mean over many draws is the answer of evaluation."""
+    torch.manual_seed(0)
+    grid, tokens = (3, 5), torch.randn(1, 15, 64)
+    dropping = SelfAttention(64, attn_drop=0.5)
+    answer = dropping.eval()(tokens, tokens, grid)
+    assert torch.equal(dropping(tokens, tokens, grid), answer)
+    torch.testing.assert_close(answer[0, :, :32], dropping.matrix(tokens, grid)[0, 0] @ tokens[0, :, :32])
+    dropping.train()
+    one, many = dropping(tokens, tokens, grid), dropping(*[tokens.expand(4000, -1, -1)] * 2, grid)
+    assert not torch.allclose(one, answer, atol=1e-3)
+    torch.testing.assert_close(many.mean(0), answer[0], rtol=0, atol=0.05)
+
+
+def test_a_kernel_starts_within_the_bound_of_torchs_and_a_matrix_with_small_entries() -> None:
+    torch.manual_seed(0)
+    kernels = DepthwiseConv(512, kernel_size=5)
+    for parameter in (kernels.weight, kernels.bias):
+        assert 0.97 / 5 < parameter.abs().max() <= 1 / 5
+    for rank in (None, 7):
+        matrix = TokenMLP(4, (11, 13), rank=rank).matrix(torch.zeros(1, 143, 4), (11, 13))
+        assert matrix.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_mixture_reaches_as_far_as_its_farther_part() -> None:
+    near, far = DepthwiseConv(32, kernel_size=3), DepthwiseConv(32, kernel_size=7)
+    assert Mixture(near, far).local == Mixture(far, near).local == 3
+    assert Mixture(far, SelfAttention(32)).local is None
+
+
+@pytest.mark.parametrize("inner", [SelfAttention, DepthwiseConv])
+def test_a_gate_around_a_mixture_is_folded_into_it(inner: type) -> None:
+    torch.manual_seed(0)
+    mixture, grid = Mixture(inner(64), DepthwiseConv(64, kernel_size=5), gate="free/head").eval(), (3, 5)
+    gate, tokens = torch.tensor([0.3, -2.0]), torch.randn(2, 15, 64)
+    expected = mixture(tokens, tokens, grid) * gate.repeat_interleave(32)
+    torch.testing.assert_close(mixture.fold(gate)(tokens, tokens, grid), expected)

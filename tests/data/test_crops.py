@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from contagg.data.config import CropsConfig
-from contagg.data.crops import GreyCrops, PhotoCrops, blur, make_crops
+from contagg.data.crops import GreyCrops, PhotoCrops, _Draws, _fitting, blur, make_crops
 from contagg.data.datasets import MemoryImages
 from contagg.data.sampling import KeyedDataset
 
@@ -55,6 +55,64 @@ def test_without_variation_a_crop_is_the_normalized_image() -> None:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
     expected = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(crops[0], expected)
+
+
+def test_photos_are_resized_bicubically() -> None:
+    wanted = np.array(photo().resize((32, 32), Image.Resampling.BICUBIC))
+    torch.testing.assert_close(crops_of(PLAIN)[0], torch.from_numpy(wanted).permute(2, 0, 1) / 255)
+
+
+@pytest.mark.parametrize("kind", ["photo", "grey"])
+def test_parts_have_their_own_areas_and_shapes_of_three_to_four(kind: str) -> None:
+    """Cut out of two ramps, each crop says how wide and how high it is."""
+    side, draws = 41, 200
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.uint8) * 6
+    config = replace(PLAIN, global_scale=(0.4, 0.5), local_scale=(0.1, 0.2), local_count=1)
+    torch.manual_seed(0)
+    if kind == "photo":
+        crops = PhotoCrops(config, (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+        drawn = [crops(Image.fromarray(np.stack([columns, rows, rows], 2))) for _ in range(draws)]
+        found = [torch.stack([views[number] for views in drawn])[:, :2] for number in range(3)]
+    else:
+        keys = np.arange(draws, dtype=np.uint64)
+        across, down = (
+            GreyCrops(config, (1, 32, 32), (0.0,), (1.0,)).batch(torch.from_numpy(ramp).expand(draws, -1, -1), keys)
+            for ramp in (columns, rows)
+        )
+        found = [torch.cat(views, 1) for views in zip(across, down, strict=True)]
+    for number, (low, high) in enumerate([(0.4, 0.5), (0.4, 0.5), (0.1, 0.2)]):
+        ramps, size = found[number] * 255 / 6, found[number].shape[-1]
+        quarter = size // 4
+        width = (ramps[:, 0, quarter, -quarter] - ramps[:, 0, quarter, quarter]) * size / (size - 2 * quarter) / side
+        height = (ramps[:, 1, -quarter, quarter] - ramps[:, 1, quarter, quarter]) * size / (size - 2 * quarter) / side
+        assert (width * height).mean().item() == pytest.approx((low + high) / 2, rel=0.1)
+        ratio = width / height
+        assert 0.6 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.6
+
+
+def test_shapes_are_even_in_their_logarithm() -> None:
+    """As many are high as are wide."""
+    across, down = _fitting((31, 31), (0.2, 0.5), _Draws(np.arange(5000, dtype=np.uint64), 0))
+    assert (across < down).double().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_brightness_and_contrast_vary_each_by_its_own_strength() -> None:
+    images = torch.randint(90, 160, (500, 11, 11), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    small = replace(PLAIN, local_count=0)
+
+    def varied(jitter: tuple[float, ...], probability: float) -> tuple[torch.Tensor, torch.Tensor]:
+        crops = grey(replace(small, jitter=jitter, jitter_probability=probability), images)[0]
+        return crops.mean((1, 2, 3)) / plain.mean((1, 2, 3)), crops.std((1, 2, 3)) / plain.std((1, 2, 3))
+
+    plain = grey(small, images)[0]
+    mean, spread = varied((0.0, 0.4, 0.0, 0.0), 1.0)
+    torch.testing.assert_close(mean, torch.ones(500))
+    assert 0.6 <= spread.min() < 0.63 and 1.37 < spread.max() <= 1.4 + 1e-5
+    mean, spread = varied((0.4, 0.0, 0.0, 0.0), 1.0)
+    torch.testing.assert_close(mean, spread)
+    assert 0.6 <= mean.min() < 0.63 and 1.37 < mean.max() <= 1.4 + 1e-5
+    mean, _ = varied((0.4, 0.0, 0.0, 0.0), 0.3)
+    assert (mean != 1).double().mean().item() == pytest.approx(0.3, abs=0.07)
 
 
 @pytest.mark.parametrize("kind", ["photo", "grey"])

@@ -99,6 +99,7 @@ def test_epochs_are_shuffled_differently_and_whole() -> None:
         indices = [index for index, _ in order]
         assert len(order) == len(sampler) == 20 and len(set(indices)) == 20 and set(indices) < set(range(23))
     assert not {key for _, key in orders[0]} & {key for _, key in orders[1]}
+    assert [index for index, _ in orders[0]] != [index for index, _ in orders[1]]
     assert [i for i, _ in KeyedSampler(23, seed=6, batch_size=4)] != [i for i, _ in orders[0]]
 
 

@@ -9,6 +9,7 @@ import torch
 from photographs import piece
 from PIL import Image
 from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms.functional import normalize, to_tensor
 
 from contagg.data import transforms
@@ -54,6 +55,22 @@ def test_the_crop_is_as_the_recipe_says(values: dict) -> None:
             seed_sample(key)
             results.append(transform(piece(key, size=(120, 90))))
         assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_training_cuts_as_the_recipe_says() -> None:
+    """Area, shape and resizing that are not timm's defaults."""
+    ratio, scale = (2.0, 2.5), (0.3, 0.35)
+    config = AugmentationConfig(
+        ratio=ratio, scale=scale, interpolation="nearest", auto_augment=None, color_jitter=0, erasing=0
+    )
+    ours = transforms.train_transform(config, SIZE, MEAN, STD)
+    cut = RandomResizedCropAndInterpolation(SIZE[1:], scale, ratio, "nearest")
+    for key in range(20):
+        seed_sample(key)
+        result = ours(piece(key))
+        seed_sample(key)
+        wanted = normalize(to_tensor(cut(piece(key))), MEAN, STD)
+        assert torch.allclose(result, wanted, atol=2e-6) or torch.allclose(result, wanted.flip(-1), atol=2e-6)
 
 
 def test_colour_jitter_is_used_without_auto_augment() -> None:
@@ -228,6 +245,13 @@ def test_digits_are_resized_as_pillow_would() -> None:
 def test_mixing_is_off_where_the_recipe_says_so() -> None:
     assert transforms.mixup(AugmentationConfig(mixup=0, cutmix=0), 10, 0.1) is None
     assert transforms.mixup(AugmentationConfig(mix_probability=0), 10, 0.1) is None
+
+
+def test_mixing_goes_by_the_recipes_chances_and_strengths() -> None:
+    config = AugmentationConfig(mixup=0.3, cutmix=0.7, mix_probability=0.6, cutmix_probability=0.2)
+    mix = transforms.mixup(config, 5, 0.1)
+    assert mix is not None
+    assert (mix.mixup_alpha, mix.cutmix_alpha, mix.mix_prob, mix.switch_prob) == (0.3, 0.7, 0.6, 0.2)
 
 
 def test_mixing_smooths_as_the_recipe_says() -> None:

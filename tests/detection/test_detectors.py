@@ -240,7 +240,25 @@ def test_p6_comes_from_c5_also_where_channels_agree() -> None:
     with torch.no_grad():
         image = torch.rand(1, 3, 64, 64)
         c5 = network.backbone.features(image)[-1]
-        torch.testing.assert_close(network.backbone(image)["p6"], network.backbone.pyramid.extra_blocks.p6(c5))
+        extra, levels = network.backbone.pyramid.extra_blocks, network.backbone(image)
+        torch.testing.assert_close(levels["p6"], extra.p6(c5))
+        torch.testing.assert_close(levels["p7"], extra.p7(extra.p6(c5).relu()))
+
+
+def test_anchors_have_the_papers_sizes() -> None:
+    """A third of an octave apart in RetinaNet, an octave in Mask R-CNN, each in three shapes of one area."""
+    retinanet = tiny("retinanet", anchor_size=32.0).network.anchor_generator.cell_anchors
+    mask_rcnn = tiny("mask_rcnn", anchor_size=32.0).network.rpn.anchor_generator.cell_anchors
+    for level in range(5):
+        for cells, sizes in (
+            (retinanet, [32 * 2 ** (level + third / 3) for third in range(3)]),
+            (mask_rcnn, [32 * 2**level]),
+        ):
+            width, height = (cells[level][:, 2:] - cells[level][:, :2]).unbind(1)
+            expected = sorted(float(size) for size in sizes * 3)
+            assert sorted((width * height).sqrt().tolist()) == pytest.approx(expected, rel=0.06)
+            shapes = [shape for shape in (0.5, 1.0, 2.0) for _ in sizes]
+            assert sorted((height / width).tolist()) == pytest.approx(shapes, rel=0.1)
 
 
 @pytest.mark.parametrize(("channels", "low", "high"), [(64, 0.3, 2.0), (256, 0.005, 0.02)])

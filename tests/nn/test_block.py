@@ -47,3 +47,12 @@ def test_stochastic_depth_drops_whole_residuals() -> None:
     x = torch.randn(3, 4, 8)
     assert torch.equal(block.train()(x, (2, 2)), x)
     assert not torch.equal(block.eval()(x, (2, 2)), x)
+
+
+def test_outputs_of_projections_drop_in_training() -> None:
+    torch.manual_seed(0)
+    aggregation = build_aggregation("dwconv3", Site(channels=8, grid=(2, 2)))
+    block = Block(8, aggregation, 4, 0.0, conditional_position=False, proj_drop=1.0)
+    x = torch.randn(3, 4, 8)
+    assert torch.equal(block.train()(x, (2, 2)), x)
+    assert not torch.equal(block.eval()(x, (2, 2)), x)

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from contagg.affinity import SelfAttention
 from contagg.errors import UserError
-from contagg.nn.stages import AbsolutePosition, NetworkConfig, PatchEmbedding, Stage
+from contagg.nn.stages import AbsolutePosition, DropRates, NetworkConfig, PatchEmbedding, Stage, build_stages
 
 
 def test_patch_embedding_is_a_linear_map_of_each_patch_then_layer_norm() -> None:
@@ -67,3 +68,19 @@ def test_a_stage_gives_a_map() -> None:
 def test_wrong_configurations_are_named(field: str, value: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         NetworkConfig(**{field: value})
+
+
+def test_each_rate_reaches_its_layers_and_positions_start_small() -> None:
+    """Branches drop more often from block to block, entries of attention and outputs equally often in all."""
+    torch.manual_seed(0)
+    config = NetworkConfig(embed_dims=(32, 32, 64, 64), affinity="attention", position="absolute")
+    stages = build_stages(config, 3, (64, 96), DropRates(path=0.3, attn=0.2, proj=0.1))
+    blocks = [block for stage in stages for block in stage.blocks]
+    rates = torch.linspace(0, 0.3, len(blocks)).tolist()
+    assert [block.drop_path1.drop_prob for block in blocks] == pytest.approx(rates)
+    assert [block.drop_path2.drop_prob for block in blocks] == pytest.approx(rates)
+    attentions = [module for block in blocks for module in block.modules() if isinstance(module, SelfAttention)]
+    assert [attention.attn_drop for attention in attentions] == [0.2] * len(blocks)
+    assert {module.p for block in blocks for module in block.modules() if isinstance(module, torch.nn.Dropout)} == {0.1}
+    for stage in stages[:2]:
+        assert stage.position.embedding.std().item() == pytest.approx(0.02, rel=0.1)

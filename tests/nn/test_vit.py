@@ -105,3 +105,12 @@ def test_a_static_affinity_starts_at_a_fiftieth_of_the_listings() -> None:
     pam = contagg.create("deit_small_pam", img_size=224, depth=1, embed_dim=96, num_heads=3)
     [matrix] = [module.factors[0] for module in pam.modules() if isinstance(module, TokenMLP)]
     assert matrix.shape == (3, 197, 197) and matrix.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_its_attention_drops_in_training() -> None:
+    torch.manual_seed(0)
+    pam = contagg.create("deit_small_pam", img_size=64, proj_drop_rate=0.75, attn_drop_rate=0.25, **SMALL).train()
+    tokens = torch.randn(2, 17, 96)
+    for block in pam.blocks:
+        assert (block.attn(tokens) == 0).double().mean().item() == pytest.approx(0.75, abs=0.05)
+        assert block.attn.aggregation.affinity.first.attn_drop == 0.25

@@ -57,6 +57,18 @@ def test_a_cost_is_the_papers_sum() -> None:
     assert costs(logits, box, one, ENTROPY).item() == pytest.approx(-chance + 5 * 0.1 - 2 * overlap, abs=1e-6)
 
 
+def test_all_four_numbers_of_a_box_count_in_cost_and_loss() -> None:
+    """Boxes 0.4 to 0.6, 0.3 to 0.7 and 0.4 to 0.8, 0.3 to 0.5: a third of their union in common, in a square of 0.4."""
+    box = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]]).double()
+    one = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.6, 0.4, 0.4, 0.2]]).double()}
+    distance, overlap = 0.1 + 0.1 + 0.2 + 0.2, 1 / 3 - (0.16 - 0.12) / 0.16
+    certain = torch.tensor([[[-99.0, 99.0, -99.0, -99.0]]]).double()
+    assert costs(certain, box, one, ENTROPY).item() == pytest.approx(-1 + 5 * distance - 2 * overlap)
+    losses = SetCriterion(ENTROPY, CLASSES)(Predictions(certain[None], box[None]), [one])
+    expected = {"loss_class": 0, "loss_box": 5 * distance, "loss_giou": 2 * (1 - overlap)}
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, abs=1e-6)
+
+
 def test_losses_in_closed_form() -> None:
     """One object, two queries, probabilities of 1 % for all: the class loss on paper; layers add up."""
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.9, 0.9, 0.1, 0.1]]).double()

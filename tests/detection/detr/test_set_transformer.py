@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contagg.detection.detr.positions import sine_positions
 from contagg.detection.detr.prior import GaussianPrior
-from contagg.detection.detr.transformer import SetTransformer
+from contagg.detection.detr.transformer import DecoderLayer, EncoderLayer, SetTransformer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 OURS = {"norm4": "prior.norm", "point2": "prior.shift", "point3": "prior.scale"}
@@ -179,3 +179,25 @@ def test_attention_drops_too(prior: bool) -> None:
         assert not torch.equal(one, other)
     model.eval()
     assert torch.equal(model(*inputs)[0], model(*inputs)[0])
+
+
+def test_outputs_and_hidden_numbers_drop() -> None:
+    """Of the two linear maps the hidden numbers too; with all dropped, what is left is the norm of the input."""
+    torch.manual_seed(0)
+    cells, positions = torch.randn(2, 2, 15, 32)
+    nothing = torch.zeros(2, 15, dtype=torch.bool)
+    encoder, decoder = EncoderLayer(32, 4, 16, 0.5), DecoderLayer(32, 4, 16, 0.5, None)
+    for layer, inputs in ((encoder, (cells, positions, ~nothing)), (decoder, (cells, positions, cells, cells))):
+        hidden: list[torch.Tensor] = []
+        layer.linear2.register_forward_pre_hook(lambda module, given, kept=hidden: kept.append(given[0]))
+        layer.train()(*inputs)
+        active = hidden[0][hidden[0] != 0]
+        layer.eval()(*inputs)
+        assert (hidden[0] == 0).double().mean() - (hidden[1] == 0).double().mean() > 0.15
+        assert active.mean().item() > 1.5 * hidden[1][hidden[1] != 0].mean().item()
+        layer.train().dropout.p = 1.0
+        answer = layer(*inputs)
+        for name in ("norm1", "norm2", "norm3"):
+            cells = getattr(layer, name, torch.nn.Identity())(cells)
+        torch.testing.assert_close(answer, cells)
+        cells = inputs[0]
