@@ -40,7 +40,8 @@ RESULTS = ROOT / "results" / "mutate"
 _PRELOADED = (
     "pytest", "torch", "torchvision.models.detection", "torchvision.transforms.v2", "timm", "pytorch_lightning",
     "torchmetrics.classification", "torch.utils.tensorboard", "matplotlib.figure", "scipy.optimize", "sklearn.datasets",
-    "jsonargparse", "faster_coco_eval", "pycocotools.cocoeval", "transformers.models.deformable_detr.modeling_deformable_detr",
+    "jsonargparse", "faster_coco_eval", "pycocotools.cocoeval",
+    "transformers.models.deformable_detr.modeling_deformable_detr",
 )  # fmt: skip
 """What takes seconds to import and is not ours: imported once, before the forks."""
 _ANSWERS: dict[int | str, str] = {0: "survived", 1: "noticed", "timeout": "killed"}

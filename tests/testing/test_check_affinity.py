@@ -43,8 +43,21 @@ class Mean(Affinity):
         return 0
 
 
-def test_a_kind_that_knows_no_masks_is_whole_image_by_image() -> None:
-    assert check_affinity(lambda site: Mean()).keys() <= INAPPLICABLE
+class Unpadded(DepthwiseConv):
+    """Rows that differ from place to place, left to the package likewise."""
+
+    def forward(self, values, tokens, grid, mask=None):
+        return super().forward(values, tokens, grid) if mask is None else each_alone(self, values, tokens, mask)
+
+    def rows(self, tokens, grid, positions, mask=None):
+        if mask is not None:
+            return rows_alone(self, tokens, grid, positions, mask)
+        return super().rows(tokens, grid, positions)
+
+
+@pytest.mark.parametrize("factory", [lambda site: Mean(), lambda site: Unpadded(site.channels)], ids=["mean", "conv"])
+def test_a_kind_that_knows_no_masks_is_whole_image_by_image(factory: Callable[[Site], Affinity]) -> None:
+    assert check_affinity(factory).keys() <= INAPPLICABLE
 
 
 class Heads(Average):

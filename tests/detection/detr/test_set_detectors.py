@@ -165,6 +165,20 @@ def test_boxes_are_formed_in_float32_under_autocast(detector: str) -> None:
         assert torch.equal(head(given.float()), got)
 
 
+@pytest.mark.parametrize("detector", ["smca_detr", "deformable_detr"])
+def test_boxes_begin_where_their_queries_look(detector: str) -> None:
+    """Each layer's boxes lie around one place a query, before anything is learnt of them."""
+    network = small(detector).eval().network
+    torch.nn.init.zeros_(network.box_head[-1].weight)
+    torch.nn.init.zeros_(network.box_head[-1].bias)
+    centres: list[torch.Tensor] = []
+    network.core.register_forward_hook(lambda module, inputs, output: centres.append(output[1]))
+    with torch.no_grad():
+        boxes = network.predict(torch.rand(2, 3, 64, 96), [(64, 96)] * 2).boxes
+    torch.testing.assert_close(boxes[..., :2], centres[0].sigmoid().expand(2, -1, -1, -1))
+    assert boxes[0, 0, :, 0].std() > 1e-3 and torch.equal(boxes[..., 2:], torch.full_like(boxes[..., 2:], 0.5))
+
+
 @pytest.mark.parametrize(("detector", "expected"), [("detr", 7), ("smca_detr", 7), ("deformable_detr", 21)])
 def test_as_many_are_kept_as_the_authors_keep_or_the_recipe_says(detector: str, expected: int) -> None:
     """SMCA's best pairs of query and class are as many as its queries; Deformable DETR's 100, or all where fewer."""
@@ -184,6 +198,10 @@ def test_detections_are_the_originals_choice() -> None:
     assert found["boxes"][2].tolist() == pytest.approx([0, 20, 55, 30])  # cut at the image's edge
     found = detections(Predictions(logits, boxes), [(50, 100)], "cross_entropy", 100)[0]
     assert found["labels"].tolist() == [0, 1] and found["boxes"][0].tolist() == pytest.approx([40, 20, 60, 30])
+    likely_nothing = Predictions(torch.tensor([[[[0.0, 1.0, 2.0]]]]), boxes[:, :, :1])
+    found = detections(likely_nothing, [(50, 100)], "cross_entropy", 100)[0]
+    assert found["labels"].tolist() == [1]
+    assert found["scores"].item() == pytest.approx(math.e / (1 + math.e + math.e**2))
     many = Predictions(torch.randn(1, 1, 150, 3), torch.rand(1, 1, 150, 4))
     for loss in ("focal", "cross_entropy"):
         assert len(detections(many, [(50, 100)], loss, 100)[0]["scores"]) == 100
