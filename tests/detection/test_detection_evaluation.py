@@ -95,6 +95,15 @@ def test_perfect_detections_score_1_and_none_score_0(composed: Path) -> None:
     assert score(truth, Collected(), ["box"])["box_ap"] == 0
 
 
+def test_an_image_that_comes_twice_counts_once(composed: Path) -> None:
+    truth = annotations(composed)
+    once, twice = imagined(truth), imagined(truth)
+    for image, entries in list(twice.by_image.items()):
+        twice.add(image, entries)
+    for kind in ("box", "mask"):
+        assert twice.of_kind(kind) == once.of_kind(kind) != []
+
+
 def read(folder: Path) -> dict:
     return json.loads((folder / "annotations/instances_train2017.json").read_text())
 
