@@ -11,11 +11,13 @@ from contagg.affinity.attention import SelfAttention
 from contagg.affinity.attention_forms import DifferentialAttention, GatedAttention, SinkAttention
 from contagg.affinity.attention_positions import DecayingAttention, RelativeAttention, RotaryAttention
 from contagg.affinity.base import Affinity, Site
+from contagg.affinity.delta import DeltaRule
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.dynamic_conv import DeformableConv, DynamicConv, OutlookAttention
 from contagg.affinity.fixed import Identity, Pooling, RandomMixing, Strips
 from contagg.affinity.low_rank import AgentAttention, LinearAttention, PooledAttention
 from contagg.affinity.mixture import GateWord, Mixture
+from contagg.affinity.scan import SelectiveScan
 from contagg.affinity.spectral import GlobalFilter, Heat, Toeplitz
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.affinity.windows import AxialAttention, NeighborhoodAttention, WindowAttention
@@ -218,4 +220,19 @@ register_affinity(
     "toeplitz[/{head_width}]",
     lambda site, head_width=1: Toeplitz(site.channels, site.grid, head_width),
     ["toeplitz", "toeplitz/32"],
+)
+
+# Recurrent ones.
+register_affinity(
+    "scan{states}", lambda site, states: SelectiveScan(site.channels, states, prefix=site.prefix), ["scan16"]
+)
+register_affinity(
+    "cross scan{states}",
+    lambda site, states: SelectiveScan(site.channels, states, directions=4, prefix=site.prefix),
+    ["cross scan16"],
+)
+register_affinity(
+    "delta[/{head_width}]",
+    lambda site, head_width=32: DeltaRule(site.channels, head_width, site.prefix),
+    ["delta"],
 )
