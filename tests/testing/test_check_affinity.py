@@ -10,7 +10,7 @@ from dilated import DilatedConv
 from torch import nn
 
 from contagg.affinity import Affinity, DepthwiseConv, SelfAttention, Site, TokenMLP, list_affinities
-from contagg.affinity.base import each_alone, rows_alone
+from contagg.affinity.base import by_matrix, each_alone, rows_alone
 from contagg.testing import CHECKS, FailedChecks, check_affinity
 from contagg.testing.case import Case
 
@@ -165,6 +165,11 @@ class CostsNothing(SelfAttention):
         return super().multiply_adds(grid) // 2
 
 
+class FormsTheMatrix(SelfAttention):
+    def forward(self, values, tokens, grid, mask=None):
+        return by_matrix(self, values, tokens, grid, mask)
+
+
 class OnePrecision(SelfAttention):
     def forward(self, values, tokens, grid, mask=None):
         answer = super().forward(values, tokens, grid, mask)
@@ -233,6 +238,7 @@ WRONG: list[tuple[str, Callable[[Site], Affinity], str | None]] = [
     ("fold", lambda site: FoldsItself(site.channels), "before and after fold"),
     ("merge", lambda site: MergesWithoutTheOther(site.channels), "merged of two, and their sum"),
     ("multiply_adds", lambda site: CostsNothing(site.channels), "a counter finds"),
+    ("memory", lambda site: FormsTheMatrix(site.channels), "forms_matrix is False, but .* N x N numbers"),
     ("autocast", lambda site: OnePrecision(site.channels), "same scalar type"),
     ("state_dict", LosesANumber, "saved and loaded"),
     ("training", Unused, "extra has no gradient"),
@@ -266,7 +272,7 @@ class TwiceWrong(CountsPadding):
 
 
 def test_one_error_lists_each_failed_check_by_name() -> None:
-    message = r"TwiceWrong fails 2 of 22 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
+    message = r"TwiceWrong fails 2 of 23 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
     with pytest.raises(FailedChecks, match=message) as caught:
         check_affinity(TwiceWrong)
     assert list(caught.value.failures) == ["padded_batch", "multiply_adds"]

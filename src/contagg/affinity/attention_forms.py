@@ -4,6 +4,7 @@ The rows of plain softmax are positive and sum to 1, so that a token must gather
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.attention import SelfAttention, key_mask, masked_softmax
@@ -29,7 +30,11 @@ class DifferentialAttention(SelfAttention):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         value, keys = split_heads(values, self.heads), key_mask(mask)
-        first, second = (self.attend(query, key, value, keys) for query, key in self._pairs(tokens))
+        # Fused kernels want queries as wide as values; otherwise torch forms A.
+        first, second = (
+            self.attend(F.pad(query, (0, query.shape[3])), F.pad(key, (0, key.shape[3])), value, keys)
+            for query, key in self._pairs(tokens)
+        )
         return join_heads(first - self._lambda().to(second.dtype) * second)
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,7 +54,7 @@ class DifferentialAttention(SelfAttention):
         return plus - minus + 0.8
 
     def multiply_adds(self, grid: Grid) -> int:
-        return super().multiply_adds(grid) + tokens_on(grid, self.prefix) ** 2 * self.query.in_features
+        return super().multiply_adds(grid) + 2 * tokens_on(grid, self.prefix) ** 2 * self.query.in_features
 
 
 class GatedAttention(Affinity):
@@ -100,7 +105,7 @@ class SinkAttention(SelfAttention):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         query, key = self.queries_keys(tokens, grid)
-        value = nn.functional.pad(split_heads(values, self.heads), (0, 0, 1, 0))
+        value = F.pad(split_heads(values, self.heads), (0, 0, 1, 0))
         return join_heads(self.attend(query, key, value, _with_sink(mask)))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -113,4 +118,4 @@ class SinkAttention(SelfAttention):
 
 def _with_sink(mask: Tensor | None) -> Tensor | None:
     keys = key_mask(mask)
-    return None if keys is None else nn.functional.pad(keys, (1, 0), value=True)
+    return None if keys is None else F.pad(keys, (1, 0), value=True)

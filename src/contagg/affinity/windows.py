@@ -193,7 +193,7 @@ class AxialAttention(SelfAttention):
         counts = None
         if mask is not None:  # lines without an image attend to all of their zeros
             counts = (mask | ~mask.any(-1, keepdim=True)).flatten(0, 1)[:, None, None]
-        answer = self.attend(*(each.flatten(0, 1) for each in (query, key, value)), counts)
+        answer = self.attend(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), counts)
         return answer.unflatten(0, (query.shape[0], query.shape[1]))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:

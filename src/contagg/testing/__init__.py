@@ -21,6 +21,7 @@ CHECKS = (
     numbers.fold,
     numbers.merge,
     numbers.multiply_adds,
+    numbers.memory,
     numbers.autocast,
     numbers.state_dict,
     networks.training,

@@ -2,10 +2,14 @@
 
 import copy
 import io
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from contagg.affinity.attention import SelfAttention
@@ -200,6 +204,40 @@ def multiply_adds(case: Case) -> None:
             affinity(values, tokens, grid)
         counted, said = counter.get_total_flops() // 2, affinity.multiply_adds(grid)
         assert said == counted, f"multiply_adds says {said} on {grid}, a counter finds {counted}"
+
+
+def memory(case: Case) -> None:
+    """What `forward` holds grows with N, not with N^2, unless `forms_matrix` says so."""
+    grids = [(side, side) for side in (12, 24, 36)]  # whole windows of 4; of 7 nearly
+    held = []
+    for grid in grids:
+        affinity, inputs = case.drawn(grid).float(), [tensor.float() for tensor in case.inputs(grid, batch=1)]
+        if affinity.forms_matrix:
+            return
+        with torch.no_grad(), _Formed() as formed:
+            affinity(*inputs, grid)
+        held.append(formed.numbers)
+    tokens = [math.prod(grid) for grid in grids]
+    slopes = [(held[i + 1] - held[i]) / (tokens[i + 1] - tokens[i]) for i in (0, 1)]
+    squares = (slopes[1] - slopes[0]) / (tokens[2] - tokens[0])
+    assert squares < 0.5, f"forms_matrix is False, but {squares:.1f} N x N numbers are formed in `forward`"
+
+
+class _Formed(TorchDispatchMode):
+    """Counts the numbers that operations write to memory of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        given, made = (
+            {each.untyped_storage().data_ptr(): each for each in tree_leaves(of) if isinstance(each, Tensor)}
+            for of in ((args, kwargs), answer)
+        )
+        self.numbers += sum(each.numel() for place, each in made.items() if place not in given)
+        return answer
 
 
 def autocast(case: Case) -> None:
