@@ -9,6 +9,7 @@ from contagg.classification.task import Classification, accuracies
 from contagg.data.config import AugmentationConfig
 from contagg.data.sampling import IGNORE_INDEX, seed_step
 from contagg.data.transforms import mixup
+from contagg.models import create
 from contagg.training.config import OptimizationConfig
 
 CLASSES = 5
@@ -65,6 +66,23 @@ def test_metrics_count_each_image_once_and_ignored_ones_never(monkeypatch: pytes
     losses = nn.functional.cross_entropy(logits[counted], labels[counted])
     assert learner.metrics["accuracy"].compute().item() == pytest.approx(right.item())
     assert learner.metrics["validation_loss"].compute().item() == pytest.approx(losses.item())
+
+
+def test_accuracy_is_of_images_and_not_of_classes() -> None:
+    (metric,) = accuracies(3).values()
+    metric.update(torch.eye(3)[[0, 0, 0, 0, 1]], torch.tensor([0, 0, 0, 1, 2]))
+    assert metric.compute().item() == pytest.approx(3 / 5)
+
+
+def test_the_backbone_has_a_rate_of_its_own_and_the_classifier_none() -> None:
+    model = create("container_light_tiny", img_size=32, num_classes=CLASSES)
+    config = OptimizationConfig(epochs=9, backbone_lr_multiplier=0.25)
+    options = {"num_classes": CLASSES, "label_smoothing": 0.0, "mix": None, "channels_last": False}
+    groups = Classification(model, config, **options).configure_optimizers().param_groups
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    classifier = {id(p) for p in model.get_classifier().parameters()}
+    assert {scales[id(p)] for p in model.parameters() if id(p) in classifier} == {1.0}
+    assert {scales[id(p)] for p in model.parameters() if id(p) not in classifier} == {0.25}
 
 
 def test_top5_of_many_classes_only() -> None:

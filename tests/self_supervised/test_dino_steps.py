@@ -218,3 +218,28 @@ def test_the_center_is_that_of_all_processes(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_center_of_part, arguments, nprocs=2, start_method="fork")
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"center.{rank}"), 0.1 * outputs.mean(0, keepdim=True))
+
+
+def test_the_backbone_has_a_rate_of_its_own() -> None:
+    task = Dino(
+        network(), network().requires_grad_(False), DINO, replace(OPTIMIZATION, backbone_lr_multiplier=0.25),
+        KnnConfig(every=0), channels_last=False,
+    )  # fmt: skip
+    scales = {id(p): group["lr_scale"] for group in task.configure_optimizers().param_groups for p in group["params"]}
+    for part, scale in ((task.student.backbone, 0.25), (task.student.head, 1.0)):
+        assert {scales[id(p)] for p in part.parameters() if p.requires_grad} == {scale}
+
+
+def test_the_loss_is_reckoned_in_float32_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under mixed precision networks answer in half; targets and losses of it would be rounded to 8 bits."""
+    seen: list[torch.dtype] = []
+    task = Dino(network(), network().requires_grad_(False), DINO, OPTIMIZATION, KnnConfig(every=0), channels_last=False)
+    for half, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        task.to(half)
+        task.loss.to(expected)
+        seen.clear()
+        handle = task.loss.register_forward_pre_hook(lambda module, given: seen.extend(part.dtype for part in given))
+        monkeypatch.setattr(Dino, "current_epoch", 0)
+        found = task.training_step(([crop.to(half) for crop in crops_of(0)], torch.zeros(BATCH)), 0)
+        handle.remove()
+        assert seen == [expected, expected] and found["loss"].dtype == expected

@@ -243,3 +243,18 @@ def test_a_bad_question_is_one_line(
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_heads_start_as_the_originals_and_both_networks_are_one() -> None:
+    """A truncated normal of 0.02 and no biases; prototypes of unit length, whose gain is not learnt."""
+    torch.manual_seed(0)
+    student, teacher, _ = build_pair(ModelConfig(**MODEL), DinoConfig(outputs=512, hidden=128, bottleneck=64), CROPS)
+    layers = [layer for layer in student.head.mlp if isinstance(layer, torch.nn.Linear)]
+    assert len(layers) == 3 and not any(layer.bias.any() for layer in layers)
+    for layer in layers:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    last = student.head.last_layer
+    assert torch.equal(last.weight_g, torch.ones(512, 1)) and not last.weight_g.requires_grad
+    torch.testing.assert_close(last(torch.eye(64)).square().sum(0), torch.ones(512))
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, teacher.state_dict()[name])

@@ -91,6 +91,27 @@ def test_eq_9_goes_by_the_images_of_each_step() -> None:
     assert trainer.optimizers[0].param_groups[0]["lr"] == 5e-4
 
 
+def test_groups_keep_their_share_of_the_rate_and_what_does_not_decay_never_does() -> None:
+    config = OptimizationConfig(
+        epochs=9, warmup_epochs=0, lr=0.5, lr_batch_size=None, weight_decay=0.2, weight_decay_end=0.4
+    )
+    trainer, setter = trainer_of(10, 1), SetSchedules(config)
+    trainer.optimizers = [
+        torch.optim.AdamW(
+            [
+                {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0, "weight_decay": 0.2},
+                {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 0.1, "weight_decay": 0.0},
+            ]
+        )
+    ]
+    setter.on_train_start(trainer, None)
+    trainer.global_step = 45
+    setter.on_train_batch_start(trainer, None, None, 5)
+    whole, part = trainer.optimizers[0].param_groups
+    assert whole["lr"] == setter.schedules.lr(45) and part["lr"] == pytest.approx(0.1 * whole["lr"])
+    assert whole["weight_decay"] == pytest.approx(0.3) and part["weight_decay"] == 0
+
+
 def test_windows_of_an_epoch() -> None:
     assert [window(trainer_of(10, 4), batch) for batch in range(10)] == [4] * 8 + [2] * 2
 
