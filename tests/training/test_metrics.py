@@ -60,6 +60,16 @@ def test_a_logger_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.M
         make_loggers(["csv", "wandb"], tmp_path, 0)
 
 
+def test_mlflow_writes_a_database_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlflow 3 refuses a folder of plain files where nobody has asked for it by a variable."""
+    given: dict[str, str] = {}
+    monkeypatch.setattr("contagg.training.metrics.MLFlowLogger", lambda name, **options: given.update(options))
+    make_loggers(["mlflow"], tmp_path / "run", 0)
+    folder = (tmp_path / "run").resolve()
+    assert given["tracking_uri"] == f"sqlite:///{folder}/mlflow.db" and given["run_name"] == "run"
+    assert given["artifact_location"] == f"file://{folder}/mlruns"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

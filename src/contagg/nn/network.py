@@ -5,17 +5,16 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, to_2tuple
-from timm.models import register_notrace_function, register_notrace_module
-from timm.models._features import feature_take_indices
+from timm.models import register_notrace_module
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from contagg.affinity import Affinity
-from contagg.errors import UserError
 from contagg.nn.aggregation import affinities
 from contagg.nn.build import check_values
 from contagg.nn.checkpoint_filter import accept_other_names, checkpoint_filter_fn
-from contagg.nn.stages import STAGES, DropRates, NetworkConfig, build_stages
+from contagg.nn.intermediates import check_images, forward_intermediates, least_size, prune_intermediate_layers
+from contagg.nn.stages import DropRates, NetworkConfig, build_stages
 
 register_notrace_module(Affinity)  # torch.fx cannot follow what depends on a grid
 
@@ -34,21 +33,6 @@ def warn_off_stride(image_size: tuple[int, int], stride: int) -> None:
         warnings.warn(
             f"img_size {height} x {width} is no multiple of the stride of {stride}: zeros fill the last patches",
             stacklevel=2,
-        )
-
-
-@register_notrace_function
-def check_images(images: Tensor, channels: int, least: int = 0) -> None:
-    """Raise UserError unless images are (B, channels, H, W), and several or with a side of more than `least` pixels."""
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise UserError(
-            f"images of shape {tuple(images.shape)} given, (batch, {channels}, height, width) expected; "
-            "pass `in_chans` when creating the model for another number of channels"
-        )
-    if least and not torch.compiler.is_exporting() and images.shape[0] == 1 and max(images.shape[2:]) <= least:
-        raise UserError(
-            f"one image of {images.shape[2]} x {images.shape[3]} is one position in the last stage, of which BatchNorm "
-            f"takes no statistics: train with several images per step, with more than {least} pixels, or in eval mode"
         )
 
 
@@ -75,6 +59,8 @@ class Container(nn.Module):
     """
 
     checkpoint_filter_fn = staticmethod(checkpoint_filter_fn)
+    forward_intermediates = forward_intermediates
+    prune_intermediate_layers = prune_intermediate_layers
 
     def __init__(
         self,
@@ -140,58 +126,10 @@ class Container(nn.Module):
             stage.resize(grid)  # type: ignore[operator]
         update_model_input_size(self, self.img_size)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-        mask: Tensor | None = None,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps after the chosen stages, as timm's networks give them; `norm` normalises the last stage's.
-
-        They are (B, C, H / stride, W / stride), rounded up, or with channels last where `output_fmt` is "NHWC"; what
-        comes first in a pair with them is the final map, "NCHW" in any case.
-
-        `mask` (B, H, W) is true where a batch holds an image and not its padding, zeros below and right of it. The
-        maps are then those of each image alone, and zeros (before `norm`) in its padding.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise UserError(f"output_fmt {output_fmt!r}: these networks give maps, 'NCHW' or 'NHWC'")
-        check_images(x, self.in_chans, self._least_size())
-        take, last = feature_take_indices(len(self.stages), indices)
-        maps = []
-        for stage in self.stages[: last + 1] if stop_early else self.stages:
-            x = stage(x, mask)
-            mask = mask if mask is None else stage.embedding.mask(mask)  # type: ignore[union-attr, operator]
-            maps.append(x)
-        final = self._normalized(x) if len(maps) == STAGES else x
-        if norm:
-            maps[-1] = final
-        intermediates = [maps[index].permute(0, 2, 3, 1) if output_fmt == "NHWC" else maps[index] for index in take]
-        return intermediates if intermediates_only else (final, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the chosen stages do not need; returns their indices."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        self.stages = self.stages[: last + 1]
-        pruned = last < STAGES - 1
-        if prune_norm or pruned:
-            self.norm = nn.Identity()
-        if pruned:
-            self.num_features = self.config.embed_dims[last]
-        if prune_head or pruned:
-            self.reset_classifier(0, "")
-        return take
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the normalised last map (B, C, H/32, W/32), rounded up."""
         if not torch.jit.is_scripting():
-            check_images(x, self.in_chans, self._least_size())
+            check_images(x, self.in_chans, least_size(self))
         for stage in self.stages:
             x = stage(x)
         return self._normalized(x)
@@ -199,13 +137,6 @@ class Container(nn.Module):
     def _normalized(self, x: Tensor) -> Tensor:
         # torch.func.vmap has wrong gradients of a norm of channels_last maps before pooling; the copy is small.
         return self.norm(x.contiguous())
-
-    def _least_size(self) -> int:
-        """Pixels that one side of a single image must exceed, so that BatchNorm has what to take statistics of."""
-        norm = self.stages[-1].blocks[-1].norm1  # type: ignore[union-attr, index]
-        # SyncBatchNorm has the images of other processes.
-        counts = norm.training and type(norm) is nn.BatchNorm2d
-        return self.feature_info[len(self.stages) - 1]["reduction"] if counts else 0
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, dropout and classifier; pooled features with `pre_logits`."""

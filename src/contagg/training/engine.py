@@ -154,19 +154,7 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
         writer = AtomicCheckpointIO()
         guard = StepGuard(signals, run.checkpoint_minutes * 60)
         metrics = EpochMetrics(folder.folder, guard, run.log_every, loggers)
-        saving = SaveState(
-            folder.checkpoints,
-            writer,
-            guard,
-            metrics,
-            monitor=job.monitor,
-            export=job.export,
-            metadata=job.metadata,
-            keep_last=run.keep_last,
-            keep_best=run.keep_best,
-            run=folder,
-            fingerprint=job.fingerprint,
-        )
+        saving = _saving(job, run, folder, writer, guard, metrics)
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
         callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, Progress(metrics)]
         if job.optimization.ema_decay is not None:
@@ -176,6 +164,24 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # the first process goes on alone
     return metrics.rows
+
+
+def _saving(
+    job: Job, run: RunConfig, folder: RunFolder, writer: AtomicCheckpointIO, guard: StepGuard, metrics: EpochMetrics
+) -> SaveState:
+    return SaveState(
+        folder.checkpoints,
+        writer,
+        guard,
+        metrics,
+        monitor=job.monitor,
+        export=job.export,
+        metadata=job.metadata,
+        keep_last=run.keep_last,
+        keep_best=run.keep_best,
+        run=folder,
+        fingerprint=job.fingerprint,
+    )
 
 
 def _fit(trainer: Trainer, job: Job, start: Path | None) -> None:

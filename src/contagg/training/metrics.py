@@ -114,7 +114,12 @@ def make_loggers(names: Sequence[str], folder: Path, step: int) -> list[Logger]:
         "csv": lambda: CSVLogger(folder, name="csv", version=""),
         "tensorboard": lambda: TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step + 1),
         "wandb": lambda: WandbLogger(project="contagg", name=run, save_dir=folder, id=run, resume="allow"),
-        "mlflow": lambda: MLFlowLogger("contagg", run_name=run, tracking_uri=f"file:{(folder / 'mlruns').resolve()}"),
+        "mlflow": lambda: MLFlowLogger(
+            "contagg",
+            run_name=run,
+            tracking_uri=f"sqlite:///{folder.resolve() / 'mlflow.db'}",  # mlflow 3 refuses plain files
+            artifact_location=(folder.resolve() / "mlruns").as_uri(),
+        ),
     }
     loggers = []
     for name in names:

@@ -46,16 +46,7 @@ def cross_attention(model: Detector, image: Tensor, layer: int | None = None) ->
         UserError: another detector, which has no such attention, or a layer that does not exist.
     """
     network: Any = model.network
-    if not isinstance(getattr(network, "core", None), AttendingCore):
-        raise UserError(
-            "queries attend to a whole map in detr and smca_detr alone: Deformable DETR samples a few points, "
-            "RetinaNet and Mask R-CNN have no queries"
-        )
-    layers = network.core.transformer.decoder.layers
-    number = len(layers) if layer is None else layer
-    if not 1 <= number <= len(layers):
-        raise UserError(f"decoder layer {number} does not exist; there are 1 to {len(layers)}")
-    chosen: DecoderLayer = layers[number - 1]
+    number, chosen = _decoder_layer(network, layer)
     given: dict[str, Any] = {}
     hook = chosen.multihead_attn.register_forward_pre_hook(
         lambda _, inputs, options: given.update(inputs=inputs, options=options), with_kwargs=True
@@ -82,6 +73,19 @@ def cross_attention(model: Detector, image: Tensor, layer: int | None = None) ->
         probabilities=probabilities(predictions, network.config.class_loss).cpu(),
         boxes=predictions.boxes[-1, 0].cpu(),
     )
+
+
+def _decoder_layer(network: Any, layer: int | None) -> tuple[int, DecoderLayer]:
+    if not isinstance(getattr(network, "core", None), AttendingCore):
+        raise UserError(
+            "queries attend to a whole map in detr and smca_detr alone: Deformable DETR samples a few points, "
+            "RetinaNet and Mask R-CNN have no queries"
+        )
+    layers = network.core.transformer.decoder.layers
+    number = len(layers) if layer is None else layer
+    if not 1 <= number <= len(layers):
+        raise UserError(f"decoder layer {number} does not exist; there are 1 to {len(layers)}")
+    return number, layers[number - 1]
 
 
 def probabilities(predictions: Predictions, class_loss: str) -> Tensor:
