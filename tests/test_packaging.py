@@ -41,3 +41,14 @@ def test_types_are_there_and_tools_are_not(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
     assert names == {"contagg", "contagg_cli.py"}
     assert (installed / "contagg" / "py.typed").is_file()
+
+
+def test_any_folders_of_tests_run_together(tmp_path: Path) -> None:
+    """Each with its conftest.py; all of them at once were collected, two named on the command line were not."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "conftest.py").touch()
+        (tmp_path / name / f"test_{name}.py").write_text("def test_nothing() -> None: ...")
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    done = subprocess.run([*command, "one", "two"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout
