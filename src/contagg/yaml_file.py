@@ -42,17 +42,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(LONGEST_FILE + 1)
         if len(content) > LONGEST_FILE:
             raise UserError(f"{path} is larger than {LONGEST_FILE:,} bytes: that is no recipe")
-        text = content.decode()
-        _check(text, path)
-        found = yaml.load(text, Loader=PlainLoader)
-    except (yaml.YAMLError, OSError, ValueError) as error:  # ValueError: UTF-8, or a whole number of 5,000 digits
-        if isinstance(error, UserError):
-            raise
+        found = parse_yaml(content.decode(), path)
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no recipe: keys and values are expected")
     _check_keys(found, path)
     return found
+
+
+def parse_yaml(text: str, source: Path) -> Any:
+    """What a text of the file `source` says. UserError in one line, as `read_yaml`, whatever it holds."""
+    try:
+        _check(text, source)
+        return yaml.load(text, Loader=PlainLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a whole number of 5,000 digits
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{source} is not readable YAML: {' '.join(str(error).split())}") from error
 
 
 def read_section(path: Path, name: str) -> dict[str, Any]:

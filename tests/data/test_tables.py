@@ -1,12 +1,9 @@
-"""Parquet files and Hugging Face's data sets: labels, names of classes, nothing fetched or run that they ask for."""
+"""Parquet files: labels, names of classes, what a hostile one may not do."""
 
 import io
 import json
-import logging
+import os
 import pickle
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from opening import pixels, refused
 from photographs import piece
-from test_sources import hugging_face
 
+from contagg.data import tables
 from contagg.data.config import DataConfig
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.sources import open_data
@@ -151,107 +148,35 @@ def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
     refused(parquet(tmp_path), "has no whole parquet files of one schema: ")
 
 
-# Hugging Face
+def test_a_row_names_only_files_below_the_root(tmp_path: Path) -> None:
+    """Any file of the machine was read."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for place in (tmp_path / "secret.png", root / "beside.png"):
+        place.write_bytes(png(4))
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    paths = ["beside.png", str(tmp_path / "secret.png"), "../secret.png", "link.png", "a\0b", "a" * 5000]
+    for name in ("train", "val"):
+        images = [{"bytes": None, "path": path} for path in paths]
+        images.append({"bytes": png(3), "path": "../x.png"})
+        pq.write_table(pa.table({"image": images, "label": [0, 1] * 3 + [0]}), root / f"{name}.parquet")
+    data = open_data(parquet(root))
+    assert data.train.content(0) == png(4)
+    for row in range(1, len(paths)):
+        with pytest.raises(UnreadableSampleError, match="lies outside of" if row < 4 else f"row {row}: "):
+            data.train[row]
+    assert data.train.content(len(paths)) == png(3)
 
 
-def test_texts_are_labels_too(tmp_path: Path) -> None:
-    """They were `invalid literal for int()`."""
-    for split in ("train", "validation"):
-        write(
-            tmp_path / f"set/data/{split}-00000-of-00001.parquet", ["dog", "cat", "dog"], first=3 * (split == "train")
-        )
-    data = open_data(DataConfig(name=f"hfds/{tmp_path}/set", root=str(tmp_path / "cache")))
-    assert data.class_names == ("cat", "dog") and data.train.labels.tolist() == [1, 0, 1]
-
-
-def test_splits_that_name_their_classes_in_another_order_are_refused(tmp_path: Path) -> None:
-    """`datasets` takes the first split's names for both."""
-    datasets = pytest.importorskip("datasets")
-    name = hugging_face(tmp_path / "set", [0, 1, 1])
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
-    rows = datasets.Dataset.from_dict({"image": [piece(9)] * 2, "label": [0, 1]}, features=features)
-    rows.to_parquet(str(tmp_path / "set/data/validation-00000-of-00001.parquet"))
-    message = (
-        "classes differ in .*validation-.*parquet: they are in another order: class 0 is 'cat' in training, 'dog' in"
-    )
-    refused(DataConfig(name=name, root=str(tmp_path / "cache")), message)
-
-
-@pytest.fixture
-def asked() -> Iterator[tuple[int, list[str]]]:
-    """A server's port, and what it was asked for."""
-    paths: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            paths.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port, paths
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
-@pytest.mark.parametrize(
-    "place",
-    [
-        "http://127.0.0.1:{port}/x.parquet",
-        "zip://x::http://127.0.0.1:{port}/y.zip",
-        "../x.parquet",
-        "/etc/x.csv",
-    ],
-)
-def test_a_folder_makes_nobody_fetch(tmp_path: Path, file: str, place: str, asked: tuple[int, list[str]]) -> None:
-    name = hugging_face(tmp_path / "set", [0, 1])
-    port, paths = asked
-    said = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '{place.format(port=port)}'\n"
-    (tmp_path / "set" / file).write_text(f"---\n{said}---\n" if file == "README.md" else said)
-    for kind in ("hfds", "hfids"):
-        config = DataConfig(name=name.replace("hfds", kind), root=str(tmp_path / "cache"))
-        refused(config, f"{file} says that data lie at '.*', outside of ")
-    assert not paths
-
-
-@pytest.mark.parametrize("kind", ["hfds", "hfids"])
-@pytest.mark.parametrize(
-    "name", ["http://127.0.0.1:{port}/x", "zip://x::http://127.0.0.1:{port}/x", "pipe:touch canary", "a/b/c", "hf://datasets/x"]
-)  # fmt: skip
-def test_no_address_is_a_name(tmp_path: Path, kind: str, name: str, asked: tuple[int, list[str]]) -> None:
-    config = DataConfig(name=f"{kind}/{name.format(port=asked[0])}", root=str(tmp_path))
-    refused(config, "data.name: '.*' is neither a folder nor OWNER/NAME of the hub")
-    assert not asked[1] and not Path("canary").exists()
-
-
-def test_a_folder_s_own_code_is_not_run(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set/set.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
-    refused(
-        DataConfig(name=f"hfds/{tmp_path}/set", root=str(tmp_path / "cache")), "cannot open 'train': .*no longer supp"
-    )
-    assert not (tmp_path / "canary").exists()
-
-
-@pytest.mark.parametrize("name", ["huggingface:x/y", "../x", "mnist;touch canary", "http://x"])
-def test_no_address_is_a_name_of_tensorflow_s(name: str) -> None:
-    refused(DataConfig(name=f"tfds/{name}", classes=2), "is no NAME, NAME/CONFIG or NAME:1.2.3 of tensorflow-datasets")
-
-
-def test_hugging_face_s_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    name = hugging_face(tmp_path / "set", [0, 1, 1, 0, 1]).replace("hfds", "hfids")
-    splits = "".join(f"  - name: {split}\n    num_examples: 5\n" for split in ("train", "validation"))
-    (tmp_path / "set/README.md").write_text(f"---\ndataset_info:\n  splits:\n{splits}---\n")
-    config = DataConfig(name=name, root=str(tmp_path / "cache"), classes=2)
-    with caplog.at_level(logging.WARNING):
-        data = open_data(config)
-    seen = list(data.validation)
-    assert [label for _, label in seen] == [0, 1, 1, 0, 1] and len(data.train) == 5
-    assert np.array_equal(np.asarray(seen[3][0]), np.asarray(piece(3)))
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_some_kilobytes_that_stand_for_more_than_the_memory_are_refused(
+    tmp_path: Path, use_dictionary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"image": pa.array([bytes(100_000)] * 1000, pa.binary()), "label": [0, 1] * 500})
+    pq.write_table(table, tmp_path / "train.parquet", compression="zstd", use_dictionary=use_dictionary)
+    assert (tmp_path / "train.parquet").stat().st_size < 50_000
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(tables, "_MEMORY_SHARE", 40_000_000 / memory)
+    refused(parquet(tmp_path), r"train\.parquet holds, with the files before it, more images than ")
+    monkeypatch.setattr(tables, "_MEMORY_SHARE", 250_000_000 / memory)
+    assert len(open_data(parquet(tmp_path)).train) == 800

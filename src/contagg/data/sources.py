@@ -13,10 +13,11 @@ from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData, balanced_part, check_labels, decoder
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.folders import Split, is_hidden, read_flat, read_folder, read_tars
+from contagg.data.hugging_face import read_hugging_face
 from contagg.data.named import cifar10, digits, fashion_mnist
 from contagg.data.shards import open_shards
 from contagg.data.streams import stream_hugging_face, stream_tensorflow
-from contagg.data.tables import difference, read_hugging_face, read_parquet
+from contagg.data.tables import difference, read_parquet
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)

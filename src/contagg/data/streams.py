@@ -21,8 +21,9 @@ from contagg.data.config import DataConfig
 from contagg.data.datasets import Read, check_labels, decoder
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.fingerprint import Listing
+from contagg.data.hugging_face import builder_of
 from contagg.data.sampling import hashed
-from contagg.data.tables import check_name, opened
+from contagg.data.tables import opened
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -189,11 +190,10 @@ def _drawn(waiting: list[Sample], rng: random.Random) -> Sample:
 def stream_hugging_face(config: DataConfig, name: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
     import datasets
 
-    check_name(name)
     image_key, label_key = config.image_key or "image", config.label_key or "label"
 
     def load() -> Any:
-        builder = datasets.load_dataset_builder(name, cache_dir=config.root)
+        builder = builder_of(name, config)
         data = builder.as_streaming_dataset(split=split).cast_column(image_key, datasets.Image(decode=False))
         return data, builder.info.splits[split].num_examples, getattr(builder.info.features[label_key], "names", None)
 

@@ -1,4 +1,4 @@
-"""Labelled images in tables: parquet files, and Hugging Face's data sets. Nothing that they say is run or fetched.
+"""Labelled images in tables: parquet files, and what tables of Hugging Face's data sets have in common with them.
 
 Labels are numbers, whose names stand in the table, or texts, which are the names.
 """
@@ -6,7 +6,6 @@ Labels are numbers, whose names stand in the table, or texts, which are the name
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from contagg.data.config import DataConfig
 from contagg.data.datasets import EncodedImages, Read
 from contagg.data.folders import Split
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, printable, shortened
 
 logger = logging.getLogger(__name__)
 
 _MEMORY_SHARE = 0.6  # of the machine's, that tables may fill
+_ROWS = 256  # at a time: one image repeated by a dictionary takes its size for each
 
 
 class ColumnSource:
-    """Images in a column of bytes, or of {bytes, path} where bytes may be missing."""
+    """Images in a column of bytes, or of {bytes, path} where bytes may be missing.
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.column = column
+    Args:
+        roots: Resolved folders in which a path may lie, relative to the first: a table may name any file there is.
+    """
+
+    def __init__(self, column: pa.ChunkedArray, roots: Sequence[Path]) -> None:
+        self.column, self.roots = column, roots
 
     def __call__(self, number: int, name: bytes) -> bytes | Path | None:
-        """A row's image."""
+        """A row's image. ValueError for a path beyond the roots."""
         value = self.column[number].as_py()
-        if isinstance(value, dict):
-            path = value.get("path")
-            return value["bytes"] if value.get("bytes") is not None else Path(path) if path else None
-        return value
+        if not isinstance(value, dict) or value.get("bytes") is not None:
+            return value["bytes"] if isinstance(value, dict) else value
+        if not value.get("path"):
+            return None
+        path = (self.roots[0] / value["path"]).resolve()
+        if not any(path.is_relative_to(root) for root in self.roots):
+            raise ValueError(f"its path {shortened(printable(value['path']), 200)!r} lies outside of {self.roots[0]}")
+        return path
 
 
 def read_parquet(files: Sequence[Path], config: DataConfig, read: Read) -> Split:
@@ -50,15 +57,17 @@ def read_parquet(files: Sequence[Path], config: DataConfig, read: Read) -> Split
     """
     image_key, label_key = config.image_key or "image", config.label_key or "label"
     tables = []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left = int(_MEMORY_SHARE * memory)
     try:
-        _check_memory(files)
         for file in files:
             known = pq.read_schema(file)
             for key in (image_key, label_key):
                 if key not in known.names:
                     role = "data.image_key" if key == image_key else "data.label_key"
                     raise UserError(f"data: {file} has no column {key!r}, but {known.names}: {role} says which to take")
-            tables.append(pq.ParquetFile(file).read(columns=[image_key, label_key]))
+            tables.append(_read_within(left, file, [image_key, label_key]))
+            left -= tables[-1].nbytes
         table = pa.concat_tables(tables)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"data: {files[0].parent} has no whole parquet files of one schema: {error}") from error
@@ -66,17 +75,28 @@ def read_parquet(files: Sequence[Path], config: DataConfig, read: Read) -> Split
     names = np.array([f"{file.name} row {row}".encode() for file, part in zip(files, tables, strict=True)
                       for row in range(part.num_rows)])  # fmt: skip
     labels, class_names = labels_of(table.column(label_key), _named_classes(files, label_key), config)
-    return EncodedImages(ColumnSource(column), names, labels, sizes_of(column, image_key), read), class_names
+    roots = [config.folder().resolve()]
+    return EncodedImages(ColumnSource(column, roots), names, labels, sizes_of(column, image_key), read), class_names
 
 
-def _check_memory(files: Sequence[Path]) -> None:
-    size = sum(file.stat().st_size for file in files)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > _MEMORY_SHARE * memory:
-        raise UserError(
-            f"data: {files[0].parent} holds {size / 1e9:.0f} GB of parquet, too much for a memory of "
-            f"{memory / 1e9:.0f} GB: data.name hfds/FOLDER reads them from the disk"
-        )
+def _read_within(left: int, path: Path, columns: list[str]) -> pa.Table:
+    """Columns of a file. UserError beyond `left` bytes: some KB of parquet may stand for any number, undeclared."""
+    batches = []
+    with pq.ParquetFile(path) as file:
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+        declared = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
+        for batch in file.iter_batches(_ROWS, columns=columns) if declared <= left else ():
+            batches.append(batch)
+            left -= batch.nbytes
+            if left < 0:
+                break
+        if declared > left or left < 0:
+            raise UserError(
+                f"data: {path} holds, with the files before it, more images than {_MEMORY_SHARE:.0%} of the memory: "
+                "data.name hfds/FOLDER reads them from the disk"
+            )
+        return pa.Table.from_batches(batches) if batches else file.read(columns=columns)
 
 
 def sizes_of(column: pa.ChunkedArray, key: str) -> np.ndarray:
@@ -135,85 +155,6 @@ def _lines(content: bytes) -> list[str]:
     text = content.decode("utf-8")
     names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
     return [str(name) for name in names]
-
-
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-def check_name(name: str) -> None:
-    """UserError unless a data set's name is a local folder, or one on the hub: no address, no other protocol.
-
-    A local folder's README may say where files lie, and `datasets` would fetch them from anywhere.
-    """
-    if not Path(name).is_dir():
-        if not _HUB_NAME.fullmatch(name):
-            raise UserError(f"data.name: {name!r} is neither a folder nor OWNER/NAME of the hub")
-        return
-    for file in (Path(name, "README.md"), Path(name, ".huggingface.yaml")):
-        if file.is_file():
-            text = file.read_text(errors="replace")
-            front = text.split("---", 2)[1] if file.suffix == ".md" and text.startswith("---") else text
-            if file.suffix == ".md" and front is text:
-                continue
-            try:
-                said = yaml.safe_load(front)
-            except (yaml.YAMLError, RecursionError) as error:
-                raise UserError(f"data: {file} is no YAML: {type(error).__name__}") from error
-            places = said.get("configs", said.get("data_files")) if isinstance(said, dict) else None
-            for place in _texts(places):
-                if "://" in place or "::" in place or place.startswith(("/", "~")) or ".." in Path(place).parts:
-                    raise UserError(f"data: {file} says that data lie at {place!r}, outside of {name}")
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for item in items for text in _texts(item)]
-
-
-def read_hugging_face(config: DataConfig, name: str, split: str, read: Read) -> Split:
-    """A split of a data set of Hugging Face's `datasets`, in its own form on the disk, images undecoded.
-
-    Raises:
-        UserError: whatever `datasets` raises, in one line.
-    """
-    check_name(name)
-    image_key, label_key = config.image_key or "image", config.label_key or "label"
-
-    def load() -> Any:
-        import datasets
-
-        builder = datasets.load_dataset_builder(name, cache_dir=config.root)
-        builder.download_and_prepare()
-        data = builder.as_dataset(split=split).cast_column(image_key, datasets.Image(decode=False))
-        class_names = getattr(data.features[label_key], "names", None)
-        _check_names_in_files(builder, split, class_names, label_key)
-        return data.data, class_names
-
-    data, class_names = opened(config, split, load)
-    column = data.column(image_key)
-    if class_names is None and config.classes is None and pa.types.is_integer(data.column(label_key).type):
-        raise UserError(f"data.classes must be given, since {config.name!r} does not name its classes")
-    labels, names = labels_of(data.column(label_key), class_names, config)
-    called = np.array([f"{split} row {row}".encode() for row in range(data.num_rows)])
-    return EncodedImages(ColumnSource(column), called, labels, sizes_of(column, image_key), read), names
-
-
-def _check_names_in_files(builder: Any, split: str, class_names: list[str] | None, label_key: str) -> None:
-    """UserError if a split's own parquet file names classes in another order: `datasets` takes the first split's."""
-    import fsspec
-
-    for file in [str(file) for file in (builder.config.data_files or {}).get(split, [])][:1]:
-        if file.endswith(".parquet"):
-            try:
-                with fsspec.open(file) as content:
-                    names = names_in(pq.read_schema(content), label_key)
-            except OSError as error:  # of the hub, without a network, from what lies in the cache
-                logger.warning("%s: not looked at whether its classes are in the common order: %s", file, error)
-                continue
-            if names not in (None, class_names):
-                raise UserError(f"data: classes differ in {file}: {difference(class_names or (), names or ())}")
 
 
 def difference(known: Sequence[str], other: Sequence[str], of: str = "validation") -> str:
