@@ -30,6 +30,16 @@ def offset_bias(table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     return table[:, row + height, column + width]
 
 
+def _grid_bias(table: Tensor, grid: Grid) -> Tensor:
+    """`offset_bias` between all tokens of a grid, (M, N, N), by lines: twice as fast."""
+    axes = zip(grid, table.shape[1:], strict=True)
+    row, column = (
+        (index[:, None] - index).clamp(-(size // 2), size // 2) + size // 2
+        for index, size in ((torch.arange(length, device=table.device), size) for length, size in axes)
+    )
+    return table[:, row][:, :, :, column].transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 class RelativeAttention(SelfAttention):
     """A_m = softmax(Q_m K_m^T / sqrt(d) + B_m[dy, dx]), B a learnt number a head and offset; 0 for class tokens.
 
@@ -46,21 +56,18 @@ class RelativeAttention(SelfAttention):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         query, key = self.queries_keys(tokens, grid)
-        added = self._bias(tokens, grid)[None].to(query.dtype)
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        added = F.pad(_grid_bias(self.table, grid), (prefix, 0, prefix, 0))[None].to(query.dtype)
         if mask is not None:
             added = added.masked_fill(~mask.flatten(1)[:, None, None], -torch.inf)
         return join_heads(self.attend(query, key, split_heads(values, self.heads), added))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key = self.queries_keys(tokens, grid)
-        logits = self.scale * query[:, :, positions] @ key.transpose(2, 3) + self._bias(tokens, grid)[:, positions]
-        return masked_softmax(logits, key_mask(mask))
-
-    def _bias(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """(M, N, N)."""
-        every = places(grid, tokens.device)
-        prefix = tokens.shape[1] - grid[0] * grid[1]
-        return F.pad(offset_bias(self.table, every, every), (prefix, 0, prefix, 0))
+        every, on_grid = places(grid, tokens.device), positions - (tokens.shape[1] - grid[0] * grid[1])
+        added = offset_bias(self.table, every[on_grid.clamp_min(0)], every) * (on_grid >= 0)[:, None]
+        logits = self.scale * query[:, :, positions] @ key.mT
+        return masked_softmax(logits + F.pad(added, (logits.shape[3] - len(every), 0)), key_mask(mask))
 
     @torch.no_grad()
     def resize(self, grid: Grid) -> None:
