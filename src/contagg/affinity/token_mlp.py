@@ -3,6 +3,7 @@
 import copy
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ class TokenMLP(Affinity):
     dynamic = False
     grid: Grid
     word = "token mlp"
+    __constants__: ClassVar = ["word"]  # torch.jit.script sees no other attribute of a class
 
     def __init__(
         self, channels: int, grid: Grid, head_width: int | None = None, rank: int | None = None, prefix: int = 0
