@@ -27,6 +27,8 @@ ODD = {
     "a list as a key": ("? [a, b]\n: 1\n", "is not readable YAML"),
     "a number of 5,000 digits": (f"a: {'9' * 5000}\n", "is not readable YAML"),
     "a value sign": ("a: =\n", "is not readable YAML"),
+    "a section twice": ("a: {b: 1}\nc: 2\na: {d: 1}\n", "the key 'a' stands twice in \"<unicode string>\", line 3"),
+    "a key twice below": ("a: {b: 1, b: 1}\n", "the key 'b' stands twice"),
     "two documents": ("a: 1\n---\nb: 2\n", "is not readable YAML"),
     "a tab": ("a:\n\tb: 1\n", "is not readable YAML"),
     "a control character": ("a: \x07\n", "is not readable YAML"),
@@ -66,6 +68,22 @@ def test_plain_values(tmp_path: Path) -> None:
         "a": {"b": 0.001, "c": "2026-01-31"},
         "d": {"b": [None, True, 150.0, "1e-3"], "c": "2026-01-31"},
     }
+
+
+def test_words_and_times_are_text(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1:30 as 90, 007 as 7, 1_0 as 10, and yes, no, on, off as true and false."""
+    path = tmp_path / "recipe.yaml"
+    words = ["yes", "No", "on", "OFF", "1:30", "1:30.5", "007", "1_0", "y"]
+    path.write_text(f"a: [{', '.join(words)}]\nb: [true, False, -3, +2, 0x1f, .5, -.5e1, 1., 0]\n")
+    found = read_yaml(path)
+    assert found["a"] == words
+    assert found["b"] == [True, False, -3, 2, 31, 0.5, -5.0, 1.0, 0]
+
+
+def test_a_merged_mapping_may_override(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert read_yaml(path)["b"] == {"x": 3, "y": 2}
 
 
 def test_a_section(tmp_path: Path) -> None:

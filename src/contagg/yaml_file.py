@@ -16,16 +16,39 @@ MOST_VALUES = 20_000
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for text and 2026-01-31 for a date; a recipe means a number and text."""
+    """YAML 1.1 takes 1e-3 for text, 2026-01-31 for a date, 1:30 for 90 and `no` for false; a recipe means what it says.
+
+    Of a key that stands twice in one place YAML keeps the last without a word: here it is a ConstructorError.
+    """
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node] | None) -> yaml.MappingNode:
+        """As read, before what `<<` brings."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return node
 
 
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float", "bool")}
 PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in known if tag not in _REPLACED]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
+for _kind, _pattern, _first in (
+    ("int", r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+):
+    PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -40,23 +63,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is no file that can be read")
         with path.open("rb") as file:
             content = file.read(LONGEST_FILE + 1)
-        if len(content) > LONGEST_FILE:
-            raise UserError(f"{path} is larger than {LONGEST_FILE:,} bytes: that is no recipe")
-        found = parse_yaml(content.decode(), path)
+        found = parse_yaml(content.decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no recipe: keys and values are expected")
     _check_keys(found, path)
     return found
 
 
-def parse_yaml(text: str, source: Path) -> Any:
-    """What a text of the file `source` says. UserError in one line, as `read_yaml`, whatever it holds."""
+def parse_yaml(text: str, source: str | Path) -> Any:
+    """What a text, of `source`, says. UserError in one line, as `read_yaml`, whatever it holds but for its keys.
+
+    >>> parse_yaml("{lr: 1e-3, folder: no}", "recipe.yaml")
+    {'lr': 0.001, 'folder': 'no'}
+    """
     try:
+        if len(text) > LONGEST_FILE:
+            raise UserError(f"{source} is larger than {LONGEST_FILE:,} bytes")
         _check(text, source)
         return yaml.load(text, Loader=PlainLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a whole number of 5,000 digits
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a whole number of 5,000 digits
         if isinstance(error, UserError):
             raise
         raise UserError(f"{source} is not readable YAML: {' '.join(str(error).split())}") from error
@@ -72,13 +99,13 @@ def read_section(path: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _check(text: str, path: Path) -> None:
+def _check(text: str, source: str | Path) -> None:
     """UserError for what would take without end to read, looking at the file's events alone."""
     sizes: dict[str | None, int] = {}  # of what an anchor names; None is what has no anchor
     opened: list[tuple[str | None, int]] = []
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{path}, line {event.start_mark.line + 1}" if event.start_mark else str(path)
+        where = f"{source}, line {event.start_mark.line + 1}" if event.start_mark else str(source)
         if tag := getattr(event, "tag", None):
             raise UserError(f"{where}: the tag {tag} is not for recipes: write the plain value")
         if isinstance(event, yaml.CollectionEndEvent):
@@ -106,12 +133,12 @@ def _size(event: yaml.NodeEvent, sizes: dict[str | None, int], where: str) -> in
     return 1
 
 
-def _check_keys(found: Any, path: Path) -> None:
+def _check_keys(found: Any, source: str | Path) -> None:
     if isinstance(found, dict):
         for key, value in found.items():
             if not isinstance(key, str):
-                raise UserError(f"{path}: keys must be text, not {key!r}")
-            _check_keys(value, path)
+                raise UserError(f"{source}: keys must be text, not {key!r}")
+            _check_keys(value, source)
     elif isinstance(found, list):
         for value in found:
-            _check_keys(value, path)
+            _check_keys(value, source)

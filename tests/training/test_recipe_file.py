@@ -91,6 +91,11 @@ OPTIONS = [
     ("--run.seed 9223372036854775808", "run.seed must lie in [0, 9.22337e+18], not 9223372036854775808"),
     ("--run.workers -1", "run.workers must be at least 0, not -1"),
     ("--data.name digitz", "data.name: unknown data set 'digitz'. Did you mean 'digits'?"),
+    ("--optimization.epochs 1:30", "optimization.epochs must be a whole number, not '1:30'"),
+    ("--optimization.betas [0.9,1:30]", "optimization.betas must be [a number, a number], not '[0.9,1:30]'"),
+    ("--optimization.epochs={a:&a[*a]}", "optimization.epochs must be a whole number, not '{a:&a[*a]}'"),
+    ("--model.options [[" + "[" * 900 + "]" * 900 + "]]", "model.options must be keys and values, not '[["),
+    ("--model.options={a:&a[*a]}", "model.options must be keys and values, not '{a:&a[*a]}'"),
     ("stray", "unrecognized arguments: stray"),
     ("--optimization.epochs", "expected one argument"),
 ]
@@ -120,6 +125,23 @@ FILES = [
 ]
 
 
+LAUGHS = "{x0: &x0 [1,1,1,1,1,1,1,1,1], " + ", ".join(
+    f"x{n}: &x{n} [{','.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 9)
+)  # fmt: skip
+BASE = "task: classification\nmodel: {name: a}\nrun: {folder: a}\n"
+FILES += [
+    (BASE.replace("a}\nr", f"a, options: '{LAUGHS}}}'}}\nr"), "model.options must be keys and values, not '{x0: &x0"),
+    (BASE.replace("a}\nr", "a, options: '{a: &a [*a]}'}\nr"), "model.options must be keys and values, not '{a: &a"),
+    (BASE.replace("a}\nr", "a, options: '{a: 1}'}\nr"), "model.options must be keys and values, not '{a: 1}'"),
+    (BASE + "optimization: {betas: '[0.9, 0.9]'}\n", "optimization.betas must be [a number, a number], not '[0.9, 0"),
+    (BASE + f"optimization: {{epochs: '{LAUGHS}}}'}}\n", "optimization.epochs must be a whole number, not '{x0: &x0"),
+    (BASE + "optimization: {epochs: 1:30}\n", "optimization.epochs must be a whole number, not '1:30'"),
+    (BASE + "optimization: {epochs: 3}\noptimization: {lr: 1}\n", "the key 'optimization' stands twice"),
+    (BASE.replace("folder: a", "folder: [a]"), "run.folder must be text, not ['a']"),
+    (BASE.replace("folder: a", "folder: null"), "run.folder must be text, not null"),
+]
+
+
 @pytest.mark.parametrize(("text", "message"), FILES, ids=[message for _, message in FILES])
 def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
@@ -128,6 +150,13 @@ def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
         read(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["yes", "on", "1:30", "'2024'", "007", "'a: b'", "'*a'", "'[a'", "'&a [*a]'"])
+def test_a_folder_is_named_as_it_is_written(recipe: Path, name: str) -> None:
+    recipe.write_text(recipe.read_text().replace("runs/tiny", name))
+    assert read(recipe).run.folder == name.strip("'")
+    assert read(recipe, f"--run.folder={name.strip(chr(39))}").run.folder == name.strip("'")
 
 
 def test_missing_file_names_a_near_one(recipe: Path) -> None:

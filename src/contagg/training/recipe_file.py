@@ -16,10 +16,14 @@ import yaml
 
 from contagg.config import RENAMED_KEYS, as_dict, require
 from contagg.errors import UserError, nearest
-from contagg.yaml_file import read_yaml
+from contagg.yaml_file import parse_yaml, read_yaml
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 """Recipes that need no checkout: `-c digits`."""
+
+_TEXT = "contagg"
+"""The mode in which jsonargparse reads values that are text: those of the command line, and text within a file."""
+jsonargparse.set_loader(_TEXT, lambda text: parse_yaml(text, "the value"), exceptions=(UserError,))
 
 Tasks = Mapping[str, str]
 """A task's name -> "module:class" of its recipe, a frozen dataclass of dataclasses."""
@@ -80,7 +84,7 @@ def _recipe_class(task: Any, options: argparse.Namespace, tasks: Tasks) -> type:
 
 def _parser(recipe_class: type) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
-        prog="contagg fit", usage="contagg fit -c FILE [--key value ...]", exit_on_error=False
+        prog="contagg fit", usage="contagg fit -c FILE [--key value ...]", exit_on_error=False, parser_mode=_TEXT
     )
     parser.add_argument(
         "-c", "--config", metavar="FILE", help="A recipe; what follows on the command line overrides it."
@@ -112,8 +116,10 @@ def _parse(
         free = any(key.startswith(f"{name}.") for name, kind in kinds.items() if typing.get_origin(kind) is dict)
         if argument.startswith("--") and key not in kinds and not free:
             raise UserError(f"unknown option --{key}.{_renamed(key) or nearest(key, kinds)}")
+    arguments = [*_as_options(content, kinds), *rest]
+    _check_numbers(arguments, kinds)
     try:
-        values = parser.instantiate(parser.parse_args([*_as_options(content, kinds), *rest]))
+        values = parser.instantiate(parser.parse_args(arguments))
         return recipe_class(**{entry.name: values[entry.name] for entry in fields(recipe_class)})
     except argparse.ArgumentError as error:
         raise UserError(_one_line(str(error), kinds)) from error
@@ -132,9 +138,50 @@ def _as_options(content: Mapping[str, Any], kinds: Mapping[str, Any], prefix: st
     """A file's values as options that precede the command line's, so that both are checked alike."""
     for key, value in content.items():
         if prefix + key in kinds:
+            _check_form(prefix + key, value, kinds[prefix + key])
             yield f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
         else:
             yield from _as_options(value, kinds, f"{prefix}{key}.")
+
+
+def _check_form(key: str, value: Any, kind: Any) -> None:
+    """UserError for a file's text in the place of keys and values, for which it would be read again, or the reverse."""
+    text = kind is str or set(typing.get_args(kind)) == {str, type(None)}
+    wrong = isinstance(value, str) and typing.get_origin(kind) in (dict, tuple)
+    if wrong or (text and isinstance(value, list | dict)) or (kind is str and value is None):
+        raise UserError(f"{key} must be {_described(kind)}, not {'null' if value is None else repr(value)}")
+
+
+def _check_numbers(arguments: Sequence[str], kinds: Mapping[str, Any]) -> None:
+    """UserError for text in the place of numbers: jsonargparse reads it as YAML 1.1, where 1:30 is 90, without limits.
+
+    Args:
+        arguments: `--key=value` or `--key`, `value`.
+    """
+    key = ""
+    for argument in arguments:
+        value: str | None = argument
+        if argument.startswith("--"):
+            key, given, value = argument[2:].partition("=")
+            value = value if given else None
+        if value is not None and key in kinds and not _takes_text(kinds[key]) and _is_text(value):
+            raise UserError(f"{key} must be {_described(kinds[key])}, not {value!r}")
+
+
+def _takes_text(kind: Any) -> bool:
+    return kind in (str, Any) or isinstance(kind, str) or any(map(_takes_text, typing.get_args(kind)))
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value is, or holds, what is no number, null, true or false."""
+    try:
+        found = [parse_yaml(value, "the value")]
+    except UserError:
+        return True
+    for item in found:
+        if isinstance(item, list | dict):
+            found += item
+    return any(isinstance(item, str) for item in found)
 
 
 def _one_line(message: str, kinds: Mapping[str, Any]) -> str:
