@@ -1,10 +1,16 @@
 """What cannot be read in WebDataset's shards is named, counted over the workers, and stops training beyond a limit."""
 
+import bz2
+import gzip
 import io
 import json
 import logging
+import lzma
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +19,11 @@ from photographs import piece
 from PIL import Image
 from test_loaders import epochs, evaluating, training
 
+from contagg.data import shards
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData
+from contagg.data.decode import open_regular
+from contagg.data.shards import _expanded, _members
 from contagg.data.sources import open_data
 from contagg.errors import UserError
 
@@ -150,6 +159,9 @@ def test_webdatasets_opener_is_never_asked(tmp_path: Path, monkeypatch: pytest.M
         ("shard-{0..1}.tar|many", "must end in | and the number of images"),
         ("shard-{0..999999999}.tar|12", "must name 1 to 1000000 shards"),
         ("shard-{1..0}.tar|12", "must name 1 to 1000000 shards"),
+        ("a{000000000..999999999}{5..1}.tar|10", "must name 1 to 1000000 shards"),
+        ("a{0..999999999}{0..999999999}{0..999999999}.tar|10", "must name 1 to 1000000 shards"),
+        (f"shard-{{0..1}}.tar|{'9' * 5000}", "must end in | and the number of images"),
         ("train", "must name shards and how many images they hold, such as 'train-{000..099}.tar|128116', or a split"),
     ],
 )
@@ -164,6 +176,91 @@ def test_a_split_may_be_named_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "_info.json").write_text(json.dumps(info))
     data = open_data(shards_of(tmp_path, "train"))
     assert len(list(data.validation)) == len(data.train) == COUNT
+
+
+def test_ranges_count_as_a_shell_s_braces() -> None:
+    assert _expanded("a-{08..10}/b{1..2}.tar") == [f"a-{n}/b{m}.tar" for n in ("08", "09", "10") for m in (1, 2)]
+    assert _expanded("a.tar") == ["a.tar"]
+
+
+@pytest.mark.parametrize("number", ["Infinity", "1e30", "-5", "0", "true", '"12"', "NaN", "null", "1" + "0" * 30])
+def test_an_impossible_number_of_samples_is_named(tmp_path: Path, number: str) -> None:
+    stream(tmp_path, {})
+    said = f'{{"splits": {{"train": {{"num_samples": {number}, "filenames": ["shard-0.tar"]}}}}}}'
+    (tmp_path / "_info.json").write_text(said)
+    refused(shards_of(tmp_path, "train"), r"data\.train_split 'train': .*_info\.json says num_samples .*, which is no")
+
+
+def test_a_pipe_for_a_description_is_not_waited_for(tmp_path: Path) -> None:
+    stream(tmp_path, {})
+    os.mkfifo(tmp_path / "_info.json")
+    refused(shards_of(tmp_path, "train"), "must name shards and how many images they hold")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_packed_shard_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """Some KB were unpacked to any size."""
+    stream(tmp_path, {})
+    path = tmp_path / "shard-1.tar"
+    path.write_bytes(pack(path.read_bytes()))
+    refused(shards_of(tmp_path, "shard-{0..1}.tar|12"), r"the shard .*shard-1\.tar is compressed, and could unpack to")
+    with open_regular(path) as file:  # and not unpacked either, should it come to be so later
+        told: list[Exception] = []
+        assert list(_members(file, "x", lambda error: bool(told.append(error)))) == [] and len(told) == 1
+
+
+def test_a_member_of_holes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header may say that a terabyte of zeros follows; 512 bytes hold it."""
+    stream(tmp_path, {})
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:
+        for number, image in enumerate((b"x" * 3000, png(piece(0)))):
+            monkeypatch.setattr(shards, "_LARGEST_MEMBER", max(2000, len(png(piece(0)))))
+            for kind, held in (("png", image if number else image * 9), ("cls", b"1")):
+                member = tarfile.TarInfo(f"{number}.{kind}")
+                member.size = len(held)
+                tar.addfile(member, io.BytesIO(held))
+        sparse = tarfile.TarInfo("2.png")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+        header[386:482] = b"%011o\0%011o\0" % (1 << 32, 0) + bytes(72)  # one piece, at the end of a hole of 4 GB
+        header[483:495] = b"%011o\0" % (1 << 32)
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+        tar.fileobj.write(header)  # type: ignore[union-attr]
+    with open_regular(tmp_path / "shard-0.tar") as file:
+        told: list[str] = []
+        found = [one.get("fname") for one in _members(file, "x", lambda error: bool(told.append(str(error))))]
+    assert found == ["0.cls", "1.png", "1.cls", None]
+    assert [text.split()[0] for text in told] == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"label": Infinity}', '{"label": ' + "1" * 5000 + "}"])
+def test_a_hostile_label_is_one_line(tmp_path: Path, content: str) -> None:
+    stream(tmp_path, {})
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:
+        for kind, held in (("png", png(piece(0))), ("json", content.encode())):
+            member = tarfile.TarInfo(f"0.{kind}")
+            member.size = len(held)
+            tar.addfile(member, io.BytesIO(held))
+    data = open_data(shards_of(tmp_path, "shard-0.tar|1", label_key="label")).validation
+    with pytest.raises(
+        UserError, match=r"no 'label' \(data\.label_key\) in a json|1 of 1 images of the stream cannot be"
+    ):
+        list(evaluating(data, max_corrupt_fraction=0.5))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("make", [training, evaluating])
+def test_more_images_than_a_split_says_are_told(
+    tmp_path: Path, make: Callable[..., Any], workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """20 of 30 were learnt from, without a word."""
+    stream(tmp_path, {})
+    for length, times in ((8, 1), (COUNT, 0)):
+        caplog.clear()
+        loader = make(open_data(shards_of(tmp_path, f"shard-{{0..1}}.tar|{length}")).train, workers=workers)
+        for _ in range(2):
+            list(loader)
+        assert caplog.text.count(f"the stream holds more than the {length} images that its split says") == times
 
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ WebDataset's own opener would run `pipe:COMMAND` in a shell and fetch addresses;
 
 import json
 import logging
+import math
 import re
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -27,6 +29,9 @@ logger = logging.getLogger(__name__)
 _MOST_SHARDS = 1_000_000
 _SHARD_NAME = re.compile(r"[\w+=,.-]+(/[\w+=,.-]+)*")
 _END_OF_TAR = 1024  # bytes, of zeros
+_LARGEST_MEMBER = 1 << 28  # bytes; above the largest image that is decoded, uncompressed
+_LONGEST_INFO = 1 << 26
+_COMPRESSED = (b"\x1f\x8b\x08", b"\xfd7zXZ", b"\x5d\x00\x00\x80", b"\x28\xb5\x2f\xfd")  # gzip, xz, lzma, zstd
 
 
 def open_shards(config: DataConfig, key: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
@@ -62,19 +67,11 @@ def _shard_names(root: Path, key: str, split: str) -> tuple[list[str], int]:
     """Of `a-{000..099}.tar|12345`, or a split that the folder's `_info.json` names: shards and how many images."""
     pattern, _, number = split.partition("|")
     if not pattern.endswith(".tar"):
-        info = root / "_info.json"
-        try:
-            said = json.loads(info.read_text())["splits"][split]
-            names, length = [str(name) for name in said["filenames"]], int(said["num_samples"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"data.{key} {split!r} must name shards and how many images they hold, such as "
-                f"'train-{{000..099}}.tar|128116', or a split that {info} describes"
-            ) from error
+        names, length = _described(root / "_info.json", key, split)
     else:
-        if not number.isdecimal() or not 0 < int(number) < 10**12:
+        if not number.isdecimal() or len(number) > 12 or not int(number):
             raise UserError(f"data.{key} {split!r} must end in | and the number of images, such as '{pattern}|128116'")
-        names, length = list(islice(_expanded(pattern), _MOST_SHARDS + 1)), int(number)
+        names, length = _expanded(pattern), int(number)
     if not names or len(names) > _MOST_SHARDS:
         raise UserError(f"data.{key} {split!r} must name 1 to {_MOST_SHARDS} shards")
     for name in names:
@@ -83,24 +80,50 @@ def _shard_names(root: Path, key: str, split: str) -> tuple[list[str], int]:
     return names, length
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """`{08..11}` as 08, 09, 10, 11, wherever it stands."""
-    found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", pattern)
-    if found is None:
-        yield pattern
-        return
-    for number in range(int(found[1]), int(found[2]) + 1):
-        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(found[1])}d}{pattern[found.end() :]}")
+def _described(info: Path, key: str, split: str) -> tuple[list[str], int]:
+    try:
+        with open_regular(info) as file:
+            said = json.loads(file.read(_LONGEST_INFO))["splits"][split]
+        names, length = said["filenames"], said["num_samples"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("filenames")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"data.{key} {split!r} must name shards and how many images they hold, such as "
+            f"'train-{{000..099}}.tar|128116', or a split that {info} describes"
+        ) from error
+    if type(length) is not int or not 0 < length < 10**12:
+        raise UserError(f"data.{key} {split!r}: {info} says num_samples {length!r:.40}, which is no number of images")
+    return names, length
+
+
+def _expanded(pattern: str) -> list[str]:
+    """`{08..11}` as 08, 09, 10, 11, wherever it stands; none for an empty range or more than there may be."""
+    parts = re.split(r"\{(\d{1,9})\.\.(\d{1,9})\}", pattern)
+    texts, firsts, lasts = parts[::3], parts[1::3], parts[2::3]
+    ranges = [range(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
+    if not 1 <= math.prod(map(len, ranges)) <= _MOST_SHARDS:
+        return []
+    widths = [len(first) for first in firsts]
+    return [
+        texts[0] + "".join(f"{n:0{width}d}{text}" for n, width, text in zip(numbers, widths, texts[1:], strict=True))
+        for numbers in product(*ranges)
+    ]
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a tar lacks the zeros that end it."""
-    with open_regular(path) as file:
-        if path.suffix != ".tar" or file.read(2) == b"\x1f\x8b":
-            return False  # compressed: told when it is read
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _END_OF_TAR))
-        return size < _END_OF_TAR or file.read().strip(b"\0") != b""
+    """Whether a tar lacks the zeros that end it. UserError for what unpacks to any size, and what is no file."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(10)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _END_OF_TAR))
+            end = file.read()
+    except (OSError, ValueError) as error:
+        raise UserError(f"data: the shard {path} cannot be read: {error}") from error
+    if start.startswith(_COMPRESSED) or (start[:3] == b"BZh" and start[4:] == b"1AY&SY"):
+        raise UserError(f"data: the shard {path} is compressed, and could unpack to any size: unpack it to a plain tar")
+    return size < _END_OF_TAR or end.strip(b"\0") != b""
 
 
 def _read_shards(
@@ -118,14 +141,31 @@ def _read_shards(
 
 def _samples(path: Path, counts: Count) -> Iterator[Mapping[str, Any]]:
     """The files of a shard, those of one key together. What WebDataset would pass over is named and counted."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
     def note(error: Exception) -> bool:
         reason = str(error.args[0]) if error.args else type(error).__name__
         return counts.note(UnreadableSampleError(path.name, reason), TORN)
 
     with open_regular(path) as file:
-        yield from group_by_keys(tar_file_expander([{"url": path.name, "stream": file}], handler=note), handler=note)
+        yield from group_by_keys(_members(file, path.name, note), handler=note)
+
+
+def _members(file: IO[bytes], name: str, note: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    """As WebDataset's `tar_file_expander`, which unpacks whatever is packed and takes holes for zeros of any number."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # else a million headers would stay
+                if not member.isreg() or re.match(r"__[^/]*__($|/)", member.name):
+                    continue
+                if member.issparse() or member.size > _LARGEST_MEMBER:
+                    note(ValueError(f"{printable(member.name)} has holes or more than {_LARGEST_MEMBER:,} bytes"))
+                    continue
+                yield {"fname": member.name, "data": cast(IO[bytes], tar.extractfile(member)).read(), "__url__": name}
+        yield {}  # so that samples of two shards are not taken for one
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        note(error)
 
 
 def _image_of(sample: Mapping[str, Any], image_key: str | None) -> bytes:
@@ -138,5 +178,5 @@ def _label_of(sample: Mapping[str, Any], label_key: str | None, name: str) -> An
         return sample.get("cls")
     try:
         return json.loads(sample["json"])[label_key]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"data: {name}: no {label_key!r} (data.label_key) in a json file beside the image") from error

@@ -72,6 +72,7 @@ class Count:
 
     def __init__(self, workers: int, allowed_fraction: float) -> None:
         self.allowed_fraction = allowed_fraction
+        self._told = False
         # A row for each worker, so that none is lost: see BROKEN and so on.
         self._counts = torch.zeros(max(workers, 1), 4, dtype=torch.long).share_memory_()
 
@@ -99,9 +100,17 @@ class Count:
     def check(self, images: int, all_here: bool) -> None:
         """UserError once too many of an epoch's `images` are unreadable, or lost: `all_here` if no other process reads.
 
-        A sample counts as lost once every worker has come to the end of its shards.
+        More images than that are told once, since an epoch leaves the others out. A sample counts as lost once every
+        worker has come to the end of its shards.
         """
         broken, torn, read, _ = self._counts.sum(0).tolist()
+        if all_here and read > images and not self._told:
+            self._told = True
+            logger.warning(
+                "the stream holds more than the %d images that its split says: an epoch is of as many; mend the number "
+                "in data.train_split or data.validation_split if it is wrong",
+                images,
+            )
         at_end = all_here and bool((self._counts[:, _ENDED] > 0).all())
         lost = max(0, images - read - torn) if at_end else 0
         if (count := broken + torn + lost) > self.allowed_fraction * images:
@@ -164,7 +173,7 @@ def _whole_number(label: Any, name: str) -> int:
         raise UnreadableSampleError(name, "it has no label")
     try:
         return int(label)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableSampleError(name, f"its label {label!r} is no whole number") from error
 
 
