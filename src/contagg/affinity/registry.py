@@ -180,6 +180,7 @@ def _token_mlp(site: Site, head_width: int | None = None, rank: int | None = Non
     return TokenMLP(site.channels, site.grid, head_width, rank, site.prefix)
 
 
+# Dynamic ones: attention to all tokens, through fewer keys, to some tokens; kernels of the tokens' own.
 register_affinity("attention[/{head_width}]", _attention, ["attention", "attention/64"])
 register_affinity("attention[/{head_width}] relative", RelativeAttention, ["attention relative"])
 register_affinity("attention[/{head_width}] rope", RotaryAttention, ["attention rope"])
@@ -197,7 +198,6 @@ register_affinity("axial[/{head_width}]", AxialAttention, ["axial"])
 register_affinity("dynamic{size}[/{head_width}]", DynamicConv, ["dynamic3"])
 register_affinity("outlook{size}[/{head_width}]", OutlookAttention, ["outlook3"])
 register_affinity("deformable{points}[/{head_width}]", DeformableConv, ["deformable9"])
-# Dynamic ones end here.
 register_affinity(
     "dwconv{kernel_size}[/{head_width}][ dilated {dilation}]",
     _depthwise,
