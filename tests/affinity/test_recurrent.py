@@ -108,7 +108,7 @@ def test_the_delta_rule_is_that_of_qwen3_next() -> None:
     torch.testing.assert_close(affinity(values, tokens, (5, 7)), sum(answers), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [4, 8, 32])
+@pytest.mark.parametrize("size", [8, 16, 32])
 def test_triangles_are_inverted_also_where_all_keys_are_one(size: int) -> None:
     lower = torch.randn(3, 2, size, size, dtype=torch.float64).tril(-1) / 3
     torch.testing.assert_close(

@@ -13,7 +13,7 @@ from contagg.affinity.recurrent import Visits, carried, check_tokens, full_preci
 from contagg.errors import UserError
 
 CHUNK = 32
-BASE = 4
+BASE = 8
 """Sides of the blocks at which a triangle is inverted by a polynomial."""
 
 
@@ -102,7 +102,7 @@ class DeltaRule(Affinity):
         count, channels, width = tokens_on(grid, self.prefix), self.query.in_features, self.head_width
         projected = count * channels * (2 * channels + self.gates.out_features)
         chunks = math.ceil(count / CHUNK)
-        inverse = 2 * CHUNK * BASE**2 + CHUNK * (CHUNK**2 - BASE**2) // 3
+        inverse = 4 * CHUNK * BASE**2 + CHUNK * (CHUNK**2 - BASE**2) // 3
         within = inverse + 5 * CHUNK**2 * width + 4 * CHUNK * width**2
         return projected + 2 * self.heads * (chunks * within + (chunks - 1) * width**3)
 
@@ -121,11 +121,12 @@ def _replaced(memory: Tensor, transition: Tensor, added: Tensor) -> Tensor:
 
 
 def unit_lower_inverse(lower: Tensor) -> Tensor:
-    """(1 + lower)^-1 of strictly lower triangles (..., L, L), L = 4, 8, 16, ...; by halves, so that no power grows."""
+    """(1 + lower)^-1 of strictly lower triangles (..., L, L), L = 8, 16, 32, ...; by halves, so that no power grows."""
     size = lower.shape[-1]
     if size == BASE:
         one = torch.eye(BASE, device=lower.device, dtype=lower.dtype)
-        return (one - lower) @ (one + lower @ lower)  # the fourth power is 0
+        square = lower @ lower  # the eighth power is 0
+        return (one - lower) @ (one + square) @ (one + square @ square)
     half = size // 2
     corners = torch.stack([lower[..., :half, :half], lower[..., half:, half:]], -3)
     first, second = unit_lower_inverse(corners).unbind(-3)

@@ -83,7 +83,7 @@ class DepthwiseConv(Affinity):
     def _without_holes(self) -> "DepthwiseConv":
         """The same with zeros where a dilated kernel has holes."""
         dense = self.fold(self.weight.new_ones(1))
-        dense.kernel_size, dense.dilation = 2 * self.local + 1, 1
+        dense.kernel_size, dense.dilation = self.dilation * (self.kernel_size - 1) + 1, 1
         weight = dense.weight.new_zeros(*dense.weight.shape[:2], dense.kernel_size, dense.kernel_size)
         weight[..., :: self.dilation, :: self.dilation] = dense.weight
         dense.weight = frozen(weight)

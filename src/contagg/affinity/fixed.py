@@ -75,7 +75,7 @@ class Strips(Affinity):
                 nn.init.uniform_(parameter, -(kernel[0].numel() ** -0.5), kernel[0].numel() ** -0.5)
 
     @property
-    def bias(self) -> Tensor:
+    def bias(self) -> Tensor:  # type: ignore[override]
         return F.pad(self.shifts, (self.widths[0], 0))
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
