@@ -36,7 +36,7 @@ lint: $(VENV)/installed-dev
 
 # Into build/site; a link that leads nowhere and a module that is gone are errors.
 docs: $(VENV)/installed-dev
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 bench: $(VENV)/installed-dev
 	$(VENV)/bin/contagg bench table1

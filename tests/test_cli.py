@@ -92,6 +92,8 @@ def test_a_checkout_that_is_not_installed_has_no_version(
 
 
 BAD = [
+    (["data", "chek"], "contagg data is followed by check, not 'chek'. Did you mean 'check'?"),
+    (["export", "container_light", "--to", "onnx"], "It is now contagg export onnx MODEL or contagg export pt2 MODEL."),
     (["predcit"], "unknown command 'predcit'. Did you mean 'predict'?"),
     (["predict", "{here}", "{here}", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),
     (["predict", "{here}", "{here}", "--top-k", "0"], "'0' is not a whole number above 0"),

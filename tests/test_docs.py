@@ -12,17 +12,31 @@ import yaml
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+def build(site: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
+    """--quiet would hide warnings from --strict."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(site)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    built = build(tmp_path / "site")
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_a_link_that_leads_nowhere_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[nowhere](nowhere.md)")
+    settings = (ROOT / "mkdocs.yml").read_text().split("plugins:")[0]
+    (tmp_path / "mkdocs.yml").write_text(settings.replace("docs_dir: docs", f"docs_dir: {tmp_path / 'docs'}"))
+    built = build(tmp_path / "site", tmp_path / "mkdocs.yml")
+    assert built.returncode == 1 and "nowhere.md" in built.stderr
 
 
 def test_every_page_is_in_the_navigation_and_nothing_is_fetched() -> None:

@@ -20,7 +20,10 @@ __all__ = ["create", "fuse", "list_affinities", "register_affinity"]
 
 def __getattr__(name: str) -> Any:
     import importlib
+    import importlib.metadata
 
+    if name == "__version__":
+        return importlib.metadata.version("contagg")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'contagg' has no attribute {name!r}")

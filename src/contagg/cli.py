@@ -20,6 +20,8 @@ PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.trai
 """Packages whose COMMANDS serve whatever the task."""
 
 RENAMED = {
+    "bench": "contagg bench speed MODEL",
+    "export": "contagg export onnx MODEL",
     "affinity": "contagg inspect affinity, or contagg inspect queries for the queries of DETR",
     "static": "contagg inspect static",
     "table2": "contagg bench table2",
@@ -27,7 +29,11 @@ RENAMED = {
     "detector-memory": "contagg bench memory",
     "compose-coco": "python -m tools.compose_coco, in a checkout of the repository",
 }
-RENAMED_OPTIONS = {"--forms": "--variants", "--table1": "contagg bench table1", "--to": "contagg export onnx or pt2"}
+RENAMED_OPTIONS = {
+    "--forms": "contagg bench speed MODEL --variants ...",
+    "--table1": "contagg bench table1",
+    "--to": "contagg export onnx MODEL or contagg export pt2 MODEL",
+}
 
 FIT = "train what a recipe describes: contagg fit -c FILE|NAME [--key value]"
 
@@ -104,9 +110,10 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
         print(_help(first))
         raise SystemExit(0)
     if below:
+        moved = next((RENAMED_OPTIONS[word] for word in arguments if word in RENAMED_OPTIONS), RENAMED.get(first))
         raise UserError(
-            f"contagg {first} is followed by {', '.join(below[:-1])} or {below[-1]}, not {second!r}."
-            f"{nearest(second, below)} See contagg {first} --help"
+            f"contagg {first} is followed by {' or '.join(filter(None, (', '.join(below[:-1]), below[-1])))}, not {second!r}.{nearest(second, below)}"
+            f"{f' It is now {moved}.' if moved else ''} See contagg {first} --help"
         )
     if first in RENAMED:
         raise UserError(f"the command {first!r} is now: {RENAMED[first]}")
@@ -167,7 +174,7 @@ def _print_keys(arguments: list[str]) -> None:
     """The tasks and, of each or of the one that is given with --task, all keys of its recipes."""
     known = tasks()
     chosen = {name: task for name, task in known.items() if name in arguments} or known
-    print(f"usage: {FIT}\n\nTasks:")
+    print(f"usage: contagg fit -c FILE|NAME [--key value]\n\n{FIT.split(':')[0]}\n\nTasks:")
     for name, task in known.items():
         print(f"  {name:16} {task.help}")
     print("\n--print_config prints a whole recipe, --task NAME --help the keys of one task.")

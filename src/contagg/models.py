@@ -8,12 +8,19 @@ positions and static N x N are resized with the network. docs/which-container.md
 
 Another network is one entry of `CONFIGS`: timm, the command line, recipes and tests find it there.
 
+Examples:
+
 >>> import torch
 >>> model = timm.create_model("container_light_tiny", num_classes=10)
 >>> model(torch.zeros(2, 3, 64, 96)).shape
 torch.Size([2, 10])
->>> [tuple(found.shape) for found in create("container_light_tiny", features_only=True)(torch.zeros(1, 3, 64, 96))]
-[(1, 32, 16, 24), (1, 64, 8, 12), (1, 128, 4, 6), (1, 192, 2, 3)]
+>>> backbone = create("container_light_tiny", features_only=True)
+>>> for found in backbone(torch.zeros(1, 3, 64, 96)):
+...     print(*found.shape)
+1 32 16 24
+1 64 8 12
+1 128 4 6
+1 192 2 3
 """
 
 from dataclasses import fields, replace

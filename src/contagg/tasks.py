@@ -10,6 +10,7 @@ regression = "regression:TASK"
 """
 
 import importlib.metadata
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -48,19 +49,26 @@ class Task:
 
 
 def tasks() -> dict[str, Task]:
-    """All tasks by name: ours, then those of other distributions. UserError for an entry that cannot be loaded."""
+    """All tasks by name: ours, then those of other distributions. One that cannot be loaded is told and left out."""
     found = {name: load(reference) for name, reference in BUILT_IN.items()}
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            task = entry.load()
-        except Exception as error:  # whatever a stranger's module raises when it is imported
-            raise UserError(f"the task {entry.name!r} ({entry.value}) cannot be loaded: {error!r}") from error
-        if not isinstance(task, Task):
-            raise UserError(f"the task {entry.name!r} ({entry.value}) must be a contagg.tasks.Task, not {task!r}")
-        if entry.name in found:
-            raise UserError(f"there are two tasks of the name {entry.name!r}; the second is {entry.value}")
-        found[entry.name] = task
+            found[entry.name] = _loaded(entry, found)
+        except UserError as error:  # a broken package must not take all other tasks away
+            print(f"contagg: warning: {error}", file=sys.stderr, flush=True)
     return found
+
+
+def _loaded(entry: importlib.metadata.EntryPoint, known: Mapping[str, Task]) -> Task:
+    try:
+        task = entry.load()
+    except Exception as error:  # whatever a stranger's module raises when it is imported
+        raise UserError(f"the task {entry.name!r} ({entry.value}) cannot be loaded: {error!r}") from error
+    if not isinstance(task, Task):
+        raise UserError(f"the task {entry.name!r} ({entry.value}) must be a contagg.tasks.Task, not {task!r}")
+    if entry.name in known:
+        raise UserError(f"there are two tasks of the name {entry.name!r}; the second is {entry.value}")
+    return task
 
 
 def recipes() -> dict[str, str]:

@@ -60,6 +60,11 @@ def test_a_kind_that_knows_no_masks_is_whole_image_by_image(factory: Callable[[S
     assert check_affinity(factory).keys() <= INAPPLICABLE
 
 
+class OtherWhileTraining(Average):
+    def forward(self, values, tokens, grid, mask=None):
+        return super().forward(values, tokens, grid, mask) * (1.5 if self.training else 1)
+
+
 class Heads(Average):
     heads = 7
 
@@ -225,6 +230,7 @@ class Bessel(Average):
 WRONG: list[tuple[str, Callable[[Site], Affinity], str | None]] = [
     ("attributes", Heads, "7 heads do not divide 64 channels"),
     ("values", lambda site: Flipped(site.channels), "forward and A V"),
+    ("values", OtherWhileTraining, "forward while training"),
     ("gradients", lambda site: Detached(site.channels), "gradients of tokens"),
     ("rows_and_columns", lambda site: Sorted(site.channels), "rows and the matrix"),
     ("dependence", lambda site: ClaimsToBeStatic(site.channels), "dynamic is False, but A changes"),

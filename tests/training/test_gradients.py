@@ -1,4 +1,4 @@
-"""What the engine does around a step, against gradients reckoned by hand: the loss is linear, they are its inputs."""
+"""What the engine does around a step, against gradients computed by hand: the loss is linear, they are its inputs."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -141,7 +141,7 @@ def category_names(annotations: CocoAnnotations) -> list[str]:
 
 
 def score_together(annotations: CocoAnnotations, found: Collected, kinds: Sequence[Kind]) -> Scores:
-    """`score` over what all processes found, reckoned once and told to all."""
+    """`score` over what all processes found, computed once and sent to all."""
     found.gather()
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return score(annotations, found, kinds)

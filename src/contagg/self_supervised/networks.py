@@ -98,7 +98,7 @@ def build_pair(model: ModelConfig, dino: DinoConfig, crops: CropsConfig) -> tupl
     teacher, _ = _build(ModelConfig(**{**vars(model), "drop_path": 0.0}), dino)
     check_crops(student.backbone, model, crops)
     if model.init_weights:
-        begin_from(student, teacher, model.init_weights, model.init_ema)
+        init_both(student, teacher, model.init_weights, model.init_ema)
     else:
         teacher.load_state_dict(student.state_dict())
     return student, teacher.requires_grad_(False), options
@@ -134,7 +134,7 @@ def check_crops(backbone: nn.Module, model: ModelConfig, crops: CropsConfig) -> 
     backbone.train(was_training)
 
 
-def begin_from(student: MultiCrop, teacher: MultiCrop, path: str, ema: bool = False) -> None:
+def init_both(student: MultiCrop, teacher: MultiCrop, path: str, ema: bool = False) -> None:
     """Load a checkpoint of DINO, both networks whole, or what `init_weights` takes into both backbones."""
     whole = read_checkpoint(path).dino()
     if whole is not None:

@@ -113,7 +113,7 @@ class Dino(LightningModule):
 
 
 def _at_least_float32(outputs: Tensor) -> Tensor:
-    """Under mixed precision the loss is reckoned in float32; what is more precise stays so."""
+    """Under mixed precision the loss is computed in float32; what is more precise stays so."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 

@@ -44,6 +44,7 @@ def values(case: Case) -> None:
         assert torch.equal(values, given[0]) and torch.equal(tokens, given[1]), "forward changes what it is given"
         assert fast.dtype == values.dtype, f"forward gives {fast.dtype} of {values.dtype}"
         same(fast, by_matrix(affinity, values, tokens, grid), f"forward and A V + bias on {grid}")
+        same(affinity.train()(values, tokens, grid), fast, "forward while training, without dropout, and afterwards")
 
 
 def gradients(case: Case) -> None:
@@ -104,6 +105,10 @@ def prefix_tokens(case: Case) -> None:
         fast = affinity(values, tokens, GRID)
     except UserError as refusal:
         raise Skipped(str(refusal)) from None
+    except Exception as error:
+        raise AssertionError(
+            f"with a class token: {error!r}; serve it, or refuse it with contagg.affinity.base.check_fills"
+        ) from error
     same(fast, by_matrix(affinity, values, tokens, GRID), "forward and A V + bias with a class token")
 
 

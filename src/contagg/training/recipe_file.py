@@ -66,9 +66,10 @@ def _read_yaml(name: str) -> dict[str, Any]:
     path = PACKAGED / f"{name}.yaml"
     if Path(name).exists() or Path(name).name != name or not path.is_file():
         path = Path(name)
-    known = [other.name for other in path.parent.glob("*.yaml")] + [other.stem for other in PACKAGED.glob("*.yaml")]
-    near = nearest(path.name, known)
-    require(path.is_file(), f"there is no recipe {name}.{near}" if near else f"there is no recipe {name}")
+    packaged = sorted(other.stem for other in PACKAGED.glob("*.yaml"))
+    near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")] + packaged)
+    hint = near or f" Give a YAML file, or one of the package's: {', '.join(packaged)}"
+    require(path.is_file(), f"there is no recipe {name}.{hint}")
     return read_yaml(path)
 
 
@@ -203,5 +204,5 @@ def _described(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_described(part) for part in parts)
     if origin is tuple:
-        return f"[{', '.join(_described(part) for part in parts)}]"
+        return f"[{', '.join('...' if part is ... else _described(part) for part in parts)}]"
     return "keys and values" if origin is dict else str(kind)
