@@ -107,7 +107,10 @@ BAD = [
     (["bench", "resnet50"], "contagg bench is followed by memory, speed, table1 or table2, not 'resnet50'"),
     (["bench", "sped"], "Did you mean 'speed'?"),
     (["bench", "speed", "container_lihgt"], "unknown model 'container_lihgt'. Did you mean 'container_light'?"),
-    (["bench", "speed", "resnet18", "--forms", "plain"], "--forms plain. It is now --variants"),
+    (
+        ["bench", "speed", "resnet18", "--forms", "plain"],
+        "--forms plain. It is now contagg bench speed MODEL --variants",
+    ),
     (["export", "onnx", "resnet81"], "unknown model 'resnet81'. Did you mean 'resnet18'?"),
     (["inspect", "affinity", "google/vit-base-patch16-224", "x"], "--local-dir FOLDER` and give FOLDER"),
     (["fit", "-c", "{digits}", "--model.name", "container_lihgt"], "model.name: unknown model 'container_lihgt'. Did"),

@@ -111,8 +111,9 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
         raise SystemExit(0)
     if below:
         moved = next((RENAMED_OPTIONS[word] for word in arguments if word in RENAMED_OPTIONS), RENAMED.get(first))
+        listed = " or ".join(filter(None, (", ".join(below[:-1]), below[-1])))
         raise UserError(
-            f"contagg {first} is followed by {' or '.join(filter(None, (', '.join(below[:-1]), below[-1])))}, not {second!r}.{nearest(second, below)}"
+            f"contagg {first} is followed by {listed}, not {second!r}.{nearest(second, below)}"
             f"{f' It is now {moved}.' if moved else ''} See contagg {first} --help"
         )
     if first in RENAMED:
