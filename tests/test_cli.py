@@ -109,7 +109,7 @@ BAD = [
     (["bench", "speed", "container_lihgt"], "unknown model 'container_lihgt'. Did you mean 'container_light'?"),
     (
         ["bench", "speed", "resnet18", "--forms", "plain"],
-        "--forms plain. It is now contagg bench speed MODEL --variants",
+        "It is now contagg bench speed MODEL --variants",
     ),
     (["export", "onnx", "resnet81"], "unknown model 'resnet81'. Did you mean 'resnet18'?"),
     (["inspect", "affinity", "google/vit-base-patch16-224", "x"], "--local-dir FOLDER` and give FOLDER"),

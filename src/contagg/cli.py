@@ -20,8 +20,6 @@ PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.trai
 """Packages whose COMMANDS serve whatever the task."""
 
 RENAMED = {
-    "bench": "contagg bench speed MODEL",
-    "export": "contagg export onnx MODEL",
     "affinity": "contagg inspect affinity, or contagg inspect queries for the queries of DETR",
     "static": "contagg inspect static",
     "table2": "contagg bench table2",
@@ -29,6 +27,8 @@ RENAMED = {
     "detector-memory": "contagg bench memory",
     "compose-coco": "python -m tools.compose_coco, in a checkout of the repository",
 }
+OF_ONE_WORD = {"bench": "contagg bench speed MODEL", "export": "contagg export onnx MODEL"}
+"""Commands of one word that now take a second."""
 RENAMED_OPTIONS = {
     "--forms": "contagg bench speed MODEL --variants ...",
     "--table1": "contagg bench table1",
@@ -110,7 +110,7 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
         print(_help(first))
         raise SystemExit(0)
     if below:
-        moved = next((RENAMED_OPTIONS[word] for word in arguments if word in RENAMED_OPTIONS), RENAMED.get(first))
+        moved = next((RENAMED_OPTIONS[word] for word in arguments if word in RENAMED_OPTIONS), OF_ONE_WORD.get(first))
         listed = " or ".join(filter(None, (", ".join(below[:-1]), below[-1])))
         raise UserError(
             f"contagg {first} is followed by {listed}, not {second!r}.{nearest(second, below)}"
