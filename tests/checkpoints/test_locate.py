@@ -147,6 +147,16 @@ def test_headers_take_little_memory(tmp_path: Path) -> None:
     assert int(grown) < 400_000, "kilobytes"
 
 
+@pytest.mark.parametrize("task", [["a"], 5, True, None, {"a": 1}])
+def test_a_task_that_is_no_word_is_none(tmp_path: Path, task: object) -> None:
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(header(json.dumps({"__metadata__": {"contagg": json.dumps({"task": task})}}).encode()))
+    assert task_of(path) is None
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(path), str(path)])
+    assert stop.value.code == 2
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for name in ("pipe.safetensors", "pipe.pth"):
         os.mkfifo(tmp_path / name)

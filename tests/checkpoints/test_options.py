@@ -17,6 +17,14 @@ from contagg.errors import UserError
 from contagg.training.building import build_model
 from contagg.training.config import ModelConfig
 
+
+def nested(depth: int) -> Any:
+    value: Any = "dwconv3"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 FETCHING = {"pretrained": True, "pretrained_cfg_overlay": {"url": "data:,text#/stolen.pth"}, "cache_dir": "written"}
 HOSTILE: dict[str, tuple[Any, Any]] = {
     "fetching by a URL": ("resnet18", FETCHING),
@@ -40,11 +48,13 @@ HOSTILE: dict[str, tuple[Any, Any]] = {
     "a network without end": ("deit_tiny_patch16_224", {"depth": 99_999, "embed_dim": 192}),
     "a wide network": ("deit_tiny_patch16_224", {"embed_dim": 96_000}),
     "a huge grid": ("container_tiny", {"affinity": "token mlp", "img_size": 100_000}),
+    "blocks without end": ("container_light_tiny", {"depths": [100_000, 1, 1, 1]}),
+    "lists in lists in lists": ("container_light_tiny", {"affinity": nested(700)}),
     "an unknown option": ("resnet18", {"no_such_option": 1}),
     "a word for a function": ("resnet18", {"block": "BasicBlock"}),
     "a list for a number": ("resnet18", {"num_classes": [3]}),
 }
-LARGE = ("a network without end", "a wide network", "a huge grid")
+LARGE = ("blocks without end", "a network without end", "a wide network", "a huge grid")
 """What a recipe may ask for; a file must have the weights for it."""
 
 

@@ -84,6 +84,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code in a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Runs())), "code in it was not run"),
     "sparse": (lambda path: saved(path, {"a": torch.eye(3).to_sparse()}), "a is no dense tensor with values"),
     "without values": (lambda path: saved(path, {"a": torch.empty(3, device="meta")}), "a is no dense tensor"),
+    "numbers of 8 bits": (
+        lambda path: saved(path, {"a": torch.ones(3, dtype=torch.float8_e4m3fn)}),
+        "a is of torch.flo",
+    ),
+    "whole numbers of 8 bits": (lambda path: saved(path, {"a": torch.ones(3, dtype=torch.int8)}), "a is of torch.int8"),
+    "complex numbers": (lambda path: saved(path, {"a": torch.ones(3) * 1j}), "a is of torch.complex64: weights are"),
     "an empty mapping": (lambda path: saved(path, {}), "holds no state dict"),
     "a number": (lambda path: saved(path, 3), "holds no state dict"),
     "names that are numbers": (lambda path: saved(path, {1: torch.ones(2)}), "holds no state dict"),
@@ -103,6 +109,12 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: 
         init_weights(nn.Linear(3, 2), str(tmp_path / "stranger.pth"))
     assert "weights_only" not in str(error.value), "torch's advice is to run the code"
     assert not (tmp_path / "ran").exists()
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2, 3), "bias": torch.ones(2, dtype=torch.int64)}
+    with pytest.raises(UserError, match=r"1 tensors of whole numbers: bias torch\.int64"):
+        init_weights(nn.Linear(3, 2), str(saved(tmp_path / "whole.pth", state)))
 
 
 def test_of_several_parts_the_network_is_taken(tmp_path: Path) -> None:
@@ -150,7 +162,8 @@ def test_a_network_has_a_name_for_each_output(tmp_path: Path, names: Any) -> Non
     [
         {"input_size": [3, 10**6, 10**6]}, {"input_size": [3, 32]}, {"input_size": "32"}, {"input_size": [3, 32.5, 32]},
         {"mean": [float("nan")] * 3}, {"mean": ["a"] * 3}, {"std": [0, 1, 1]}, {"std": []}, {"std": [10**400, 1, 1]},
-        {"crop": "none"}, {"crop_fraction": 0}, {"crop_fraction": None}, {"interpolation": "lanczos"},
+        {"crop": "none"}, {"crop_fraction": 0}, {"crop_fraction": None}, {"crop_fraction": 1e-300},
+        {"crop_fraction": 1e-3}, {"std": [1e-30] * 3}, {"interpolation": "lanczos"},
     ],
     ids=str,
 )  # fmt: skip

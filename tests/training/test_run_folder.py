@@ -50,6 +50,14 @@ def test_another_recipe_is_refused_and_what_differs_is_named(tmp_path: Path) -> 
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["optimization"]["epochs"] == 300
 
 
+@pytest.mark.parametrize("name", [".lock", "recipe.yaml"])
+def test_a_pipe_in_the_folder_is_no_file(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "metrics.csv").write_text("epoch\n1\n")
+    with pytest.raises(UserError, match=rf"{name} is no (plain )?file"):
+        RunFolder(tmp_path).claim(recipe_in(tmp_path))
+
+
 def test_before_anything_was_trained_the_recipe_may_change(tmp_path: Path) -> None:
     RunFolder(tmp_path).claim(recipe_in(tmp_path))
     RunFolder(tmp_path).claim(recipe_in(tmp_path, label_smoothing=0.2))

@@ -15,8 +15,9 @@ from contagg.errors import UserError
 SPARE = 2**26
 """Elements that a network may hold beyond four times its file's: masks and tables of positions are not saved."""
 
-SPARE_STEPS = 300_000
-"""Operations, beyond a thousand for each tensor of the file's, that making a network may take."""
+STEPS, SPARE_STEPS = 50, 20_000
+"""Operations that making a network may take: for each tensor of the file's, and beyond. Networks of timm's take 2 to 8
+for a tensor."""
 
 _FACTORIES = {
     getattr(torch.ops.aten, name)
@@ -32,7 +33,8 @@ def described_by(source: str, state: dict[str, Tensor]) -> Iterator[None]:
         UserError: what is made is far larger than the weights `state` beside the description, or anything else fails.
     """
     try:
-        with _Bounded(source, 4 * sum(map(torch.numel, state.values())) + SPARE, 1000 * len(state) + SPARE_STEPS):
+        elements = 4 * sum(map(torch.numel, state.values())) + SPARE
+        with _Bounded(source, elements, STEPS * len(state) + SPARE_STEPS):
             yield
     except UserError as error:
         raise error if source in str(error) else UserError(f"{source}: {error}") from error

@@ -150,7 +150,7 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
     """Load all of a state dict; released names are mapped.
 
     Raises:
-        UserError: tensors are missing, unexpected, of another shape or not finite: says which.
+        UserError: tensors are missing, unexpected, of another shape, whole numbers or not finite: says which.
     """
     expected = model.state_dict()
     if is_released(state) and not is_released(expected):
@@ -162,6 +162,11 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
             f"{name} {tuple(state[name].shape)}, the model's {tuple(tensor.shape)}"
             for name, tensor in expected.items()
             if name in state and state[name].shape != tensor.shape
+        ],
+        "of whole numbers": [
+            f"{name} {state[name].dtype}"
+            for name, tensor in expected.items()
+            if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
         ],
     }
     if any(problems.values()):

@@ -12,7 +12,7 @@ from contagg.errors import UserError
 _MOST_CLASSES = 10**5
 
 LARGEST_SIDE = 4096
-"""Pixels that a file may have images resized to."""
+"""Pixels that a file may have images resized to, before the centre is cut out too."""
 
 
 def data_config(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def check_preprocessing(said: Any) -> None:
             type(channels) is int and 1 <= channels <= 1000,
             len(sides) == 2 and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides),
             *(len(said[key]) in (1, 3, channels) and all(map(math.isfinite, said[key])) for key in ("mean", "std")),
-            min(said["std"]) > 0,
+            min(said["std"]) >= 1e-6,
             said["crop"] in ("resized", "padded"),
-            0 < said["crop_fraction"] <= 1,
+            max(sides) / LARGEST_SIDE <= said["crop_fraction"] <= 1,
             said["interpolation"] in ("nearest", "bilinear", "bicubic"),
         ]
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -94,9 +94,10 @@ def _from_a_hub(word: str) -> str:
 def task_of(path: str | Path) -> str | None:
     """The task in the header of a run's weights; None for any other file, also a broken one: who reads it says why."""
     try:
-        return None if is_name(path) else read_description(find_weights(path)).get("task")
+        task = None if is_name(path) else read_description(find_weights(path)).get("task")
     except (UserError, OSError):
         return None
+    return task if isinstance(task, str) else None
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -142,6 +142,10 @@ def _current_options(name: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
     if not isinstance(name, str) or name.split(".")[0] not in CONFIGS:
         return dict(options)
+    try:
+        check_options(options, "")
+    except UserError:
+        return dict(options)  # too deep or too much to look at: who makes the network says so
 
     def current(value: Any) -> Any:
         if isinstance(value, list):

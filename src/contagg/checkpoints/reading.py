@@ -37,6 +37,11 @@ _HOLDERS: list[Any] = [
 Beside the name of today's NumPy stands that of NumPy 1.
 """
 
+_REFUSED = {torch.int8, torch.complex32, torch.complex64, torch.complex128} | {
+    getattr(torch, name) for name in dir(torch) if name.startswith("float8_") or name.startswith("float4_")
+}
+"""Of tensors: numbers of 8 bits mean something only with their scales, which torch's loading does not ask for."""
+
 _AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 _NETWORKS = ("model", "state_dict", "net", "network", "model_state_dict", "backbone")
 """Keys of training checkpoints, the likelier first."""
@@ -175,6 +180,10 @@ def _plain(state: StateDict, path: Path) -> StateDict:
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise UserError(f"{str(path)!r}: {name} is no dense tensor with values")
+        if tensor.dtype in _REFUSED:
+            raise UserError(
+                f"{str(path)!r}: {name} is of {tensor.dtype}: weights are float64, float32, float16, bfloat16"
+            )
         if name != "n_averaged":
             plain[name.replace("_orig_mod.", "").removeprefix("module.")] = tensor.detach()
     return plain

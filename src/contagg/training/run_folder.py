@@ -93,7 +93,10 @@ class RunFolder:
             )
 
     def _take_lock(self) -> None:
-        self._lock = (self.folder / ".lock").open("w")
+        path = self.folder / ".lock"
+        if path.exists() and not path.is_file():  # to open a FIFO waits for whoever reads it
+            raise UserError(f"{path} is no plain file: remove it, or give --run.folder another folder")
+        self._lock = path.open("w")
         try:
             # A record lock, which the processes that read data do not inherit: it dies with this process.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
