@@ -99,5 +99,6 @@ def test_each_promise_names_a_test_that_is_there() -> None:
 
 
 def test_each_promise_is_held_by_a_test() -> None:
-    rows = [line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")][1:]
+    promises = (ROOT / "docs" / "reliability.md").read_text().partition("\n## ")[0]
+    rows = [line for line in promises.splitlines() if line.startswith("| ")][1:]
     assert rows and [row for row in rows if not re.search(r"test_\w+\.py", row)] == []

@@ -32,6 +32,8 @@ def run(tmp_path: Path) -> Path:
             "mean": [0.4, 0.5, 0.6],
             "std": [0.2] * 3,
             "interpolation": "bilinear",
+            "crop": "resized",
+            "crop_fraction": 0.875,
         },
     }
     folder = tmp_path / "a run"
