@@ -39,3 +39,17 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether it is one; false also for what can be no path, where `Path.is_dir` may raise: too long, or with a NUL.
+
+    >>> is_folder("x" * 5000)
+    False
+    """
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether it is a regular one; false also for what can be no path."""
+    return os.path.isfile(path)  # noqa: PTH113

@@ -74,3 +74,9 @@ def test_odd_batches_cannot_be_mixed() -> None:
 def test_needs_no_torch() -> None:
     code = "import sys, contagg_cli; import contagg.data.config; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("root", ["x" * 5000, "a\0b", "~nobody-of-this-name/x", "y/" * 2000])
+def test_what_can_be_no_folder_is_none(root: str) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        DataConfig(name="folder", root=root).folder()

@@ -279,6 +279,27 @@ def test_non_images_are_named(content: bytes) -> None:
     assert caught.value.name == "cats/1.png" and caught.value.reason and "\n" not in str(caught.value)
 
 
+def with_chunk(content: bytes, kind: bytes, held: bytes) -> bytes:
+    """A PNG with a chunk, behind its header, whose checksum is wrong."""
+    return content[:33] + len(held).to_bytes(4) + kind + held + b"\1\2\3\4" + content[33:]
+
+
+@pytest.mark.parametrize("kind", [b"eXIf", b"tEXt", b"tIME"])
+def test_a_png_whose_notes_are_broken_is_read(kind: bytes) -> None:
+    """Its pixels are whole, and it was `cannot identify`."""
+    image = piece(2)
+    content = with_chunk(written(image, "PNG").getvalue(), kind, b"MM\0*\0\0\0\x08")
+    assert np.array_equal(np.asarray(read_image(content, "x")), np.asarray(image))
+
+
+def test_a_png_whose_pixels_or_transparency_are_broken_is_none() -> None:
+    content = written(piece(2).convert("L"), "PNG").getvalue()
+    place = content.index(b"IHDR") + 17  # its checksum
+    for broken in (with_chunk(content, b"tRNS", b"\0\5"), content[:place] + b"\0" + content[place + 1 :], content[:20]):
+        with pytest.raises(UnreadableSampleError, match="cannot identify|Truncated"):
+            read_image(broken, "x")
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(UnreadableSampleError, match=r"x\.png: "):

@@ -84,7 +84,8 @@ def test_links_to_elsewhere_are_followed(image_folder: MakeFolder, tmp_path: Pat
 def test_what_systems_leave_behind_is_no_data(image_folder: MakeFolder) -> None:
     root = image_folder()
     before = names(open_data(folder(root)).train)
-    left = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", ".thumbnails", ".hidden")
+    left = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", ".thumbnails", ".hidden", "@Recycle", "#recycle")
+    left += ("@Recently-Snapshot", "@__thumb", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "Lost+Found")
     for place in (*left, *(f"china/{name}" for name in left), *(f"china/deep/{name}" for name in left)):
         (root / "train" / place).mkdir()
         shutil.copy(root / "train/china/china 0.png", root / "train" / place / "SYNOPHOTO_THUMB.jpg")

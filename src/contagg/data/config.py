@@ -1,5 +1,6 @@
 """What a recipe says about images: which, and how they are varied. Needs no torch: a recipe is checked first."""
 
+import os
 import re
 from dataclasses import field
 from pathlib import Path
@@ -19,6 +20,7 @@ from contagg.config import (
     section,
 )
 from contagg.errors import nearest
+from contagg.files import is_folder
 
 NAMED_DATA = ("digits", "fashion-mnist", "shifted-fashion-mnist", "cifar10", "folder", "tar", "parquet")
 STREAM_PREFIXES = ("wds/", "hfids/", "tfds/")
@@ -90,8 +92,8 @@ class DataConfig:
         """`root`, or `default`, as a folder. UserError if none is given or it is not there."""
         text = self.root or default
         require(text is not None, f"data.root must say where the data set {self.name!r} lies")
-        folder = Path(str(text)).expanduser()
-        require(folder.is_dir() or not must_exist, f"data.root {folder} is no folder")
+        folder = Path(os.path.expanduser(str(text)))  # noqa: PTH111, as Path.expanduser raises for a home of nobody
+        require(is_folder(folder) or not must_exist, f"data.root {folder} is no folder")
         return folder
 
     def check_references(self) -> None:

@@ -10,6 +10,7 @@ import stat
 import warnings
 from pathlib import Path
 from typing import IO
+from zlib import crc32
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -106,11 +107,27 @@ def open_regular(path: Path) -> IO[bytes]:
 def _decoded(file: IO[bytes], name: str, max_pixels: int, bit_depth: int | None) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels stands for it
-        image = Image.open(file, formats=FORMATS)
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            image = Image.open(io.BytesIO(_without_broken_notes(file)), formats=("PNG",))
     with image:
         _check_shape(*image.size, max_pixels)
         image.load()
         return _grey_or_rgb(_upright(image), name, bit_depth or _depth_of_tiff(image))
+
+
+def _without_broken_notes(file: IO[bytes]) -> bytes:
+    """A PNG less the EXIF, texts and so on whose checksum is wrong, for which Pillow refuses it (Pillow#5528)."""
+    file.seek(0)
+    parts = [file.read(8)]
+    while parts[0] == b"\x89PNG\r\n\x1a\n" and len(head := file.read(8)) == 8:
+        content = file.read(int.from_bytes(head[:4]))
+        checksum = file.read(4)
+        is_note = bool(head[4] & 32) and head[4:] != b"tRNS"  # transparency, which pixels need
+        if not is_note or crc32(head[4:] + content) == int.from_bytes(checksum):
+            parts += [head, content, checksum]
+    return b"".join(parts)
 
 
 def _check_shape(width: int, height: int, max_pixels: int) -> None:

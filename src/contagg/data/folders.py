@@ -22,7 +22,12 @@ from contagg.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
-_LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
+_LEFT_BEHIND = frozenset(
+    {
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb"),  # disk stations
+        *("$recycle.bin", "recycler", "system volume information", "__macosx", "lost+found"),
+    }
+)
 
 Split = tuple[EncodedImages, tuple[str, ...]]
 """Images, and the names of their classes."""
@@ -30,7 +35,7 @@ Split = tuple[EncodedImages, tuple[str, ...]]
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is passed over: `.cache`, `._a.png` of a Mac, `@eaDir` of a disk station ..."""
-    return name.startswith(".") or name in _LEFT_BEHIND
+    return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
 def is_image(name: str) -> bool:

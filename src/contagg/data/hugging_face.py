@@ -18,6 +18,7 @@ from contagg.data.datasets import EncodedImages, Read
 from contagg.data.folders import Split
 from contagg.data.tables import ColumnSource, difference, labels_of, names_in, opened, sizes_of
 from contagg.errors import UserError
+from contagg.files import is_folder
 from contagg.yaml_file import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def builder_of(name: str, config: DataConfig) -> Any:
     import datasets
 
     folder = Path(name)
-    if not folder.is_dir():
+    if not is_folder(folder):
         if not _HUB_NAME.fullmatch(name):
             raise UserError(f"data.name: {name!r} is neither a folder nor OWNER/NAME of the hub")
         return datasets.load_dataset_builder(name, cache_dir=config.root)
@@ -118,7 +119,7 @@ def read_hugging_face(config: DataConfig, name: str, split: str, read: Read) -> 
         import datasets
 
         builder = builder_of(name, config)
-        with _files_only(name) if Path(name).is_dir() else nullcontext():
+        with _files_only(name) if is_folder(name) else nullcontext():
             builder.download_and_prepare()
         data = builder.as_dataset(split=split).cast_column(image_key, datasets.Image(decode=False))
         class_names = getattr(data.features[label_key], "names", None)
@@ -140,7 +141,7 @@ def _roots_of(name: str, config: DataConfig) -> list[Path]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     fetched = [config.root or datasets.config.HF_DATASETS_CACHE, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE]
-    return [Path(place).resolve() for place in [*([name] if Path(name).is_dir() else []), *fetched]]
+    return [Path(place).resolve() for place in [*([name] if is_folder(name) else []), *fetched]]
 
 
 def _check_names_in_files(builder: Any, split: str, class_names: list[str] | None, label_key: str) -> None:

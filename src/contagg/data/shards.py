@@ -23,6 +23,7 @@ from contagg.data.fingerprint import Listing
 from contagg.data.sampling import hashed
 from contagg.data.streams import TORN, Count, ImageStream, Reading, Sample
 from contagg.errors import UserError, printable
+from contagg.files import is_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def open_shards(config: DataConfig, key: str, split: str) -> tuple[ImageStream, 
     root = config.folder()
     names, length = _shard_names(root, key, split)
     paths = [root / name for name in names]
-    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    missing = [name for name, path in zip(names, paths, strict=True) if not is_file(path)]
     if missing:
         raise UserError(f"data.{key}: {len(missing)} of {len(names)} shards are not in {root}, such as {missing[0]}")
     cut = [name for name, path in zip(names, paths, strict=True) if _is_cut(path)]

@@ -30,6 +30,7 @@ from contagg.data.coco.entries import (
 from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.data.fingerprint import Listing
 from contagg.errors import UserError
+from contagg.files import is_file, is_folder
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
             a crowd that could be one; a broken segmentation, or none where masks are needed; a missing image.
     """
     content = _content(path)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"no folder of images at {folder}")
     faults = _Faults(path)
     categories = _categories(content["categories"], faults)
@@ -220,7 +221,7 @@ def differing(first: Sequence[Category], names: tuple[Any, Any], second: Sequenc
 
 
 def _content(path: Path) -> dict[str, list[Any]]:
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"no annotations at {path}: a COCO JSON of instances was expected there")
     try:
         content = json.loads(path.read_bytes())
@@ -272,7 +273,10 @@ def _images(entries: list[Any], folder: Path, faults: _Faults) -> tuple[dict[int
 
 def _listing(folder: Path) -> dict[str, int]:
     """The files of a folder, and their sizes in bytes."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except OSError as error:
+        raise UserError(f" cannot be looked for in {folder}: {error.strerror}") from error

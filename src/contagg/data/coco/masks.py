@@ -21,6 +21,8 @@ Segmentation = Any
 
 LARGEST = 1e12
 """Of any coordinate or area: what is beyond it, or is not a number, is none of an image."""
+_LONGEST_COUNT = 60
+"""Bits: a million letters of one number would take time by their square."""
 _WINDINGS = 200
 """Times an image's width and height that an object's outline may be long: hair and foliage have some tens."""
 
@@ -134,10 +136,11 @@ def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
         counts = _run_lengths(counts)
     elif not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
         raise UserError("an RLE's counts must be whole numbers or a compressed text")
-    if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
-        raise UserError(
-            f"the RLE is broken: its counts add up to {sum(counts)}, the image has {size[0] * size[1]} pixels"
-        )
+    pixels = size[0] * size[1]
+    if not all(0 <= count <= pixels for count in counts):  # and none so long that Python would not write their sum
+        raise UserError(f"the RLE is broken: a count is none from 0 to {pixels}, the image's pixels")
+    if sum(counts) != pixels:
+        raise UserError(f"the RLE is broken: its counts add up to {sum(counts)}, the image has {pixels} pixels")
     if not sum(counts[1::2]):
         raise UserError("the RLE has no pixel of the object")
 
@@ -153,6 +156,8 @@ def _run_lengths(text: str | bytes) -> list[int]:
             raise UserError(f"the RLE is broken: its text has the letter {chr(letter)!r}")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > _LONGEST_COUNT:
+            raise UserError("the RLE is broken: its text has a number longer than any image's")
         if bits & 32:
             continue
         if bits & 16:
