@@ -1,7 +1,8 @@
 """Do the tests notice a wrong number? Changes of meaning, chosen by hand, each made in a copy of src and tested.
 
 `python -m tools.mutate` makes every change of tools/mutants/*.toml, one at a time, and runs the tests that should
-notice it: a change that they notice is killed, one that they do not survives. results/mutate has a row a change.
+notice it: a change that they notice is killed, one that they do not survives. results/mutate has a row a change, so
+that the same command goes on after Ctrl-C, and makes again what changed since. Two rooms can run at once (`--only`).
 
 mutmut, cosmic-ray and mutatest make changes of syntax by rules of their own and take no list: thousands of changes
 here, most of them noise, each with a start of torch of many seconds. This imports the libraries once and forks.
@@ -158,12 +159,16 @@ def _test(src: Path, tests: Sequence[str], log: Path, seconds: int) -> None:
 def wait(process: int, seconds: float) -> str | int:
     """The exit code, or "timeout" after so many seconds of the processor, or ten times as many by the clock."""
     end = time.monotonic() + 10 * seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return "timeout" if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
-        time.sleep(0.1)
+    try:
+        while time.monotonic() < end:
+            done, status = os.waitpid(process, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                return "timeout" if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        os.killpg(process, signal.SIGKILL)
+        raise
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
     return "timeout"
@@ -220,6 +225,16 @@ class Kept:
         beside.replace(self.folder / f"{mutant.room}.json")
 
 
+def settle(kept: Kept, mutants: Sequence[Mutant], every: Sequence[Mutant], seconds: float) -> None:
+    """What was noticed is killed, if the test that did passes without the change."""
+    noticed = [m for m in mutants if kept.rows.get(m.name, {}).get("answer") == "noticed"]
+    tests = sorted({kept.rows[m.name]["by"] for m in noticed})
+    wrong = unsound(tests, max(len(tests), 5) * seconds) if tests else []
+    for mutant in noticed:
+        row = kept.rows[mutant.name]
+        kept.add(mutant, row | {"answer": "broken" if row["by"] in wrong else "killed"}, every)
+
+
 def _device() -> str:
     processor = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
@@ -252,22 +267,18 @@ def main() -> int:
     wanted = [m for m in wanted if options.again or not kept.holds(m)]
     for name in _PRELOADED:
         importlib.import_module(name)
-    for mutant, row in run(wanted, options.seconds):
-        kept.add(mutant, {**row, "tests": mutant.tests, "commit": commit.strip(), "key": mutant.key()}, every)
-        print(f"{row['answer']:9} {row['seconds']:4} s  {mutant.file}: {mutant.name}  {row['by']}", flush=True)
-    noticed = [m for m in chosen if kept.rows[m.name]["answer"] == "noticed"]
-    tests = sorted({kept.rows[m.name]["by"] for m in noticed})
-    wrong = unsound(tests, max(len(tests), 5) * options.seconds) if tests else []
-    for mutant in noticed:
-        row = kept.rows[mutant.name]
-        kept.add(mutant, row | {"answer": "broken" if row["by"] in wrong else "killed"}, every)
-    rows = [kept.rows[m.name] for m in chosen]
-    counts = Counter(row["answer"] for row in rows)
-    made = len(rows) - counts["equivalent"]
-    print(
-        f"{counts['killed']} of {made} killed ({counts['killed'] / max(made, 1):.1%}); {dict(sorted(counts.items()))}"
-    )
-    return int(counts["killed"] < made)
+    try:
+        for mutant, row in run(wanted, options.seconds):
+            kept.add(mutant, {**row, "tests": mutant.tests, "commit": commit.strip(), "key": mutant.key()}, every)
+            print(f"{row['answer']:9} {row['seconds']:4} s  {mutant.file}: {mutant.name}  {row['by']}", flush=True)
+    except KeyboardInterrupt:
+        print("stopped; what was noticed so far is settled", flush=True)
+    settle(kept, chosen, every, options.seconds)
+    counts = Counter(kept.rows.get(m.name, {}).get("answer", "not made") for m in chosen)
+    made = len(chosen) - counts["equivalent"] - counts["not made"]
+    share = counts["killed"] / max(made, 1)
+    print(f"{counts['killed']} of {made} killed ({share:.1%}); {dict(sorted(counts.items()))}")
+    return int(counts["killed"] < len(chosen) - counts["equivalent"])
 
 
 if __name__ == "__main__":
