@@ -21,7 +21,7 @@ class PlainLoader(yaml.SafeLoader):
     Of a key that stands twice in one place YAML keeps the last without a word: here it is a ConstructorError.
     """
 
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node] | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As read, before what `<<` brings."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()

@@ -53,7 +53,7 @@ def open_described(name: str, weights: str | None) -> tuple[nn.Module, dict[str,
     if task not in (None, "classification"):
         raise UserError(f"{name!r} is of the task {task!r}; networks that classify can be exported")
     if path is None or weights is not None:
-        model, known = open_model(name, weights)[0], {}
+        model, known = open_model(name, weights)[0], dict[str, Any]()
     else:
         model, known = load_model(path)
     description = {"model": known.get("model", {"name": name, "options": {}})}

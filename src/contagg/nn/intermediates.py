@@ -59,7 +59,7 @@ def forward_intermediates(
     maps = []
     for stage in self.stages[: last + 1] if stop_early else self.stages:
         x = stage(x, mask)
-        mask = mask if mask is None else stage.embedding.mask(mask)  # type: ignore[union-attr, operator]
+        mask = mask if mask is None else stage.embedding.mask(mask)
         maps.append(x)
     final = self._normalized(x) if len(maps) == STAGES else x
     if norm:
