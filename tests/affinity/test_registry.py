@@ -43,7 +43,7 @@ def test_every_word_that_an_error_offers_is_served(word: str) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("atention", r"'atention' is not a known affinity. Did you mean 'attention'\? Allowed: attention, "),
+        ("atention", r"'atention' is not a known affinity. Did you mean 'attention'\? contagg.list_affinities\(\) gives all"),
         ("attention + con5", r"'con5' is not a known affinity. Did you mean 'dwconv5'\?"),
         ("", "'' is not a known affinity"),
         ("attention + conv5/32", "'conv5/32' is called 'dwconv5/32' now"),
@@ -99,7 +99,7 @@ def test_a_registered_word_stands_where_any_word_does(registered: None) -> None:
     assert isinstance(build_affinity("attention + still", SITE).second, Still)
     model = contagg.create("container_light_tiny", affinity="still 4 heads", num_classes=3)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
-    with pytest.raises(UserError, match=r"'stil' is not a known affinity. Did you mean 'still'\? Allowed: .*still 4 h"):
+    with pytest.raises(UserError, match=r"'stil' is not a known affinity. Did you mean 'still'\?"):
         contagg.create("container_light_tiny", affinity="stil")
     contagg.register_affinity("still[ {heads} heads]", Still, ["still"])  # its module was loaded again
 
