@@ -133,7 +133,7 @@ def _build_term(term: str, site: Site, word: str, also: Sequence[str]) -> Affini
         raise UserError(f"affinity {word!r}: {term!r} is called {current!r} now")
     raise UserError(
         f"affinity {word!r}: {term!r} is not a known affinity.{nearest(term, offered)} "
-        f"contagg.list_affinities() gives all {len(offered)}, such as {', '.join(offered[:6])}; two with a + between mix"
+        f"contagg.list_affinities() gives all {len(offered)}, such as {', '.join(offered[:6])}; two mix with a +"
     )
 
 

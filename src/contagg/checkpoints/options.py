@@ -126,7 +126,8 @@ def in_current_words(metadata: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if part == "detector":
             described = {
-                (RENAMED_KEYS.get(f"model.{key}") or key).removeprefix("model."): value for key, value in described.items()
+                (RENAMED_KEYS.get(f"model.{key}") or key).removeprefix("model."): value
+                for key, value in described.items()
             }
         if isinstance(described.get("options"), dict):
             described = described | {"options": _current_options(described.get(name), described["options"])}
