@@ -16,6 +16,14 @@ from contagg.data.decode import open_image
 from contagg.errors import UserError
 
 SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3, "in_chans": 1, "img_size": 32}
+PREPROCESSING = {
+    "input_size": [1, 32, 32],
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2] * 3,
+    "crop": "resized",
+    "crop_fraction": 0.875,
+    "interpolation": "bilinear",
+}
 
 
 @pytest.fixture
@@ -27,14 +35,7 @@ def run(tmp_path: Path) -> Path:
     nn.init.constant_(gate.beta, -0.125)
     metadata = {
         "model": {"name": "container_light_tiny", "options": SIZES},
-        "preprocessing": {
-            "input_size": [1, 32, 32],
-            "mean": [0.4, 0.5, 0.6],
-            "std": [0.2] * 3,
-            "interpolation": "bilinear",
-            "crop": "resized",
-            "crop_fraction": 0.875,
-        },
+        "preprocessing": PREPROCESSING,
     }
     folder = tmp_path / "a run"
     save_weights(folder / "checkpoints" / "best.safetensors", model.state_dict(), metadata)
@@ -79,7 +80,10 @@ def test_numbers_as_arrays(tmp_path: Path, image: Path, capsys: pytest.CaptureFi
     weights = tmp_path / "pam.safetensors"
     options = {"img_size": 64, "depth": 2, "num_classes": 2}
     model = contagg.create("deit_small_pam", **options)
-    metadata = {"model": {"name": "deit_small_pam", "options": options}, "preprocessing": {"input_size": [3, 64, 64]}}
+    metadata = {
+        "model": {"name": "deit_small_pam", "options": options},
+        "preprocessing": {**PREPROCESSING, "input_size": [3, 64, 64]},
+    }
     save_weights(weights, model.state_dict(), metadata)
     told(capsys, "inspect", "affinity", weights, image, "--blocks", 2, "--heads", 6, "--out", tmp_path / "a.png",
          "--at", "0,0", "--save-rows", tmp_path / "r.npz")  # fmt: skip
