@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from contagg.config import RENAMED_KEYS, defaults
+from contagg.data.coco.config import ResizingConfig
 from contagg.data.config import AugmentationConfig, CropsConfig
 from contagg.detection.config import DETECTION_DEFAULTS, DetectionRecipe, DetectorConfig
 from contagg.detection.detr.config import SetConfig
@@ -29,12 +30,26 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (AugmentationConfig, {"ratio": (2.0, 1.0)}, "augmentation.ratio must ascend, not [2.0, 1.0]"),
     (CropsConfig, {"jitter": (0.4, 0.4, 0.2, 0.6)}, "crops.jitter must lie in [0, 0.5], not [0.4, 0.4, 0.2, 0.6]"),
     (SetConfig, {"stride": 12}, "model.sets.stride must be one of 4, 8, 16, 32, not 12"),
+    (RunConfig, {"folder": "a\0b"}, "run.folder must hold no NUL"),
+    (DetectorConfig, {"detections_per_image": 1.5}, "model.detections_per_image must be a whole number, not 1.5"),
+    (DetectorConfig, {"checkpointing": "x"}, "model.checkpointing must be true or false, not x"),
+    (DetectorConfig, {"anchor_size": "x"}, "model.anchor_size must be a whole number, not x"),
+    (DetectorConfig, {"anchor_size": True}, "model.anchor_size must be a whole number, not True"),
+    (DetectorConfig, {"drop_path": None}, "model.drop_path must be a number, not None"),
+    (DetectorConfig, {"options": [1]}, "model.options must be keys and values, not [1]"),
+    (DetectorConfig, {"backbone": ["a"]}, "model.backbone must be text, not ['a']"),
+    (ResizingConfig, {"short_sides": (96.5,)}, "augmentation.short_sides must be a whole number, not [96.5]"),
+    (ResizingConfig, {"short_sides": 96}, "augmentation.short_sides must be [a whole number, ...], not 96"),
+    (ResizingConfig, {"crop_sides": (96,)}, "crop_sides must be [a whole number, a whole number], not [96]"),
+    (ResizingConfig, {"short_sides": (10_000,), "long_side": 10_000}, "of up to 100,000,000 pixels; 4,194,304 are"),
+    (SetConfig, {"queries": 3.0}, "model.sets.queries must be a whole number, not 3.0"),
     (DinoConfig, {"center_momentum": 1.5}, "dino.center_momentum must lie in [0, 1], not 1.5"),
 ]
 
 
 @pytest.mark.parametrize(("owner", "values", "message"), WRONG, ids=[message for *_, message in WRONG])
 def test_a_value_out_of_its_range_is_named(owner: type, values: dict, message: str) -> None:
+    values = ({"detector": "retinanet", "norm": "train"} if owner is DetectorConfig else {}) | values
     with pytest.raises(UserError) as error:
         owner(**values)
     assert message in str(error.value)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
@@ -135,21 +137,64 @@ def section(prefix: str) -> Callable[[type[Section]], type[Section]]:
     return made
 
 
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+"""Types of a recipe's values, in words."""
+
+
+def described(kind: Any) -> str:
+    """A type of a recipe's values, in words.
+
+    >>> described(int | None), described(tuple[float, float])
+    ('a whole number or null', '[a number, a number]')
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if origin is Annotated:
+        return described(parts[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(described, parts))
+    if origin is tuple:
+        return f"[{', '.join('...' if part is ... else described(part) for part in parts)}]"
+    return "keys and values" if origin is dict else str(kind)
+
+
 def _violations(hint: Any, value: Any) -> Iterator[str]:
-    """The bounds in a type that a value of it breaks, those of its parts first."""
+    """What a type asks for that a value is not: its kind, else the bounds, those of its parts first."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        yield from _violations(parts[0], value)
-        yield from (str(bound) for bound in parts[1:] if hasattr(bound, "holds") and not bound.holds(value))
+        wrong = list(_violations(parts[0], value))
+        yield from wrong or (str(bound) for bound in parts[1:] if hasattr(bound, "holds") and not bound.holds(value))
     elif origin is tuple:
-        kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts
-        for kind, item in zip(kinds, value, strict=True):
-            yield from _violations(kind, item)
+        kinds = parts[:1] * len(value) if parts[1:] == (...,) and isinstance(value, Sized) else parts
+        if not isinstance(value, tuple | list) or len(value) != len(kinds):
+            yield f"be {described(hint)}"
+        else:
+            for kind, item in zip(kinds, value, strict=True):
+                yield from _violations(kind, item)
     elif origin is Literal and value not in parts:
-        yield f"be one of {', '.join(map(str, parts))}"
-    elif value is not None and type(None) in parts:
+        yield f"be {described(hint)}"
+    elif type(None) in parts:
         for part in parts:
-            yield from _violations(part, value)
+            if value is not None and part is not type(None):
+                yield from _violations(part, value)
+    elif wrong := _wrong_kind(hint, value):
+        yield wrong
+
+
+def _wrong_kind(kind: Any, value: Any) -> str:
+    """What a value must be to be of a plain type; of others, such as a section within a section, nothing is asked."""
+    if kind in (int, float):
+        right = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    elif typing.get_origin(kind) is dict or kind in (bool, str):
+        right = isinstance(value, {bool: bool, str: str | Path}.get(kind, dict))
+    else:
+        return ""
+    if isinstance(value, str) and "\0" in value:
+        return "hold no NUL"
+    return "" if right else f"be {described(kind)}"
 
 
 def require(condition: bool, message: str) -> None:

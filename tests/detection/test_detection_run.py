@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,67 @@ def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
     save_weights(path, model.state_dict(), {"task": "classification"})
     with pytest.raises(UserError, match="is of the task 'classification', not of a detector"):
         load_detector(path)
+
+
+@pytest.fixture
+def odd_detector(tmp_path: Path) -> Callable[..., Path]:
+    """Makes the file of an untrained detector, which says of itself what is given."""
+    from contagg.data.coco.annotations import Category
+    from contagg.data.coco.config import ResizingConfig
+    from contagg.detection.detectors import build_detector
+    from contagg.detection.saved import describe
+
+    config = DetectorConfig(detector="retinanet", backbone="container_light_tiny", pyramid_channels=8, norm="train")
+    said = describe(config, (Category(3, "a"),), ResizingConfig(short_sides=(64,), long_side=64))
+
+    def make(part: str = "detector", **changes: object) -> Path:
+        changed = [changes] if part == "categories" else {**said[part], **changes}
+        path = tmp_path / "model.safetensors"
+        state = build_detector(config, 1).state_dict()
+        state |= {name: torch.zeros_like(one) for name, one in state.items() if name.endswith("cls_logits.bias")}
+        save_weights(path, state, said | {part: changed})  # and it is half sure of everything
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("detector", {"detections_per_image": 1.5}, "model.detections_per_image must be a whole number, not 1.5"),
+        ("detector", {"checkpointing": "x"}, "model.checkpointing must be true or false, not x"),
+        ("detector", {"sets": {"queries": "x"}}, "model.sets.queries must be a whole number, not x"),
+        ("resizing", {"short_sides": [96.5], "long_side": 100}, "short_sides must be a whole number, not [96.5]"),
+        ("resizing", {"short_sides": [10**4], "long_side": 10**4}, "images of up to 100,000,000 pixels"),
+        ("categories", {"id": [1], "name": "a"}, "'id' must be a whole number of 64 bits, not [1]"),
+        ("categories", {"id": 10**400, "name": "a"}, "'id' must be a whole number of 64 bits, not 1000"),
+    ],
+)
+def test_what_a_detectors_file_says_is_of_its_type(
+    odd_detector: Callable[..., Path], part: str, changes: dict, message: str
+) -> None:
+    from contagg.detection.saved import load_detector
+
+    with pytest.raises(UserError) as error:
+        load_detector(odd_detector(part, **changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_names_of_files_are_printed_as_text(
+    odd_detector: Callable[..., Path], tmp_path: Path, form: str,
+    capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    path, folder = odd_detector(), tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / f"red\x1b[31m\u202e{'x' * 230}.png")
+    (folder / "broken\x1b[31m.png").write_text("x")
+    main(["predict", str(path), str(folder), "--score", "0", "--output", form, "--folder", str(tmp_path / "found")])
+    printed = capsys.readouterr().out + caplog.text
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert r"red\x1b[31m\u202exxx" in printed.replace(r"\\", "\\") and r"broken\x1b[31m.png" in printed
+    if form == "table":
+        assert [file.name.isprintable() for file in (tmp_path / "found").iterdir()] == [True] * 3
 
 
 def test_a_detector_written_before_the_words_changed_comes_back(tmp_path: Path) -> None:

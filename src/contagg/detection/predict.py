@@ -20,7 +20,7 @@ from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, Result, in_file_pixels, results
 from contagg.detection.saved import Saved, load_detector
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, printable, shortened
 from contagg.figures import percent
 from contagg.files import write_output
 from contagg.training.run_folder import weights_in
@@ -69,7 +69,7 @@ def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator
         try:
             image, found = detect(saved, path, device)
         except UnreadableSampleError as error:
-            logger.warning("left out, cannot be read: %s", error)
+            logger.warning("left out, cannot be read: %s", printable(str(error)))
             continue
         read += 1
         yield path, image, found
@@ -87,9 +87,9 @@ def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[P
         for kind, some in results(kept, number, image.shape[:2], ids).items():
             entries[kind] += some
         listed.append({"id": number, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
-        picture = folder / f"{number:03d}_{path.stem}.png"
+        picture = folder / f"{number:03d}_{shortened(printable(path.stem), 60)}.png"
         save_drawing(picture, [image], [found], names, options.score)
-        print(f"{path}: {_summary(found, options.score, names)} -> {picture}", flush=True)
+        print(printable(f"{path}: {_summary(found, options.score, names)} -> {picture}"), flush=True)
     for kind, some in entries.items():
         write_output(folder / f"{kind}_results.json", json.dumps(some).encode())
     categories = [{"id": category.id, "name": category.name} for category in saved.categories]
@@ -113,7 +113,7 @@ def _print_json(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[
 def _entries(path: Path, found: Detections, saved: Saved) -> list[dict[str, Any]]:
     """What is found in an image, as `_COLUMNS` name it; lengths in pixels."""
     return [
-        dict(zip(_COLUMNS, (str(path), saved.categories[label].name, score, *_rounded(box)), strict=True))
+        dict(zip(_COLUMNS, (printable(str(path)), saved.categories[label].name, score, *_rounded(box)), strict=True))
         for label, score, box in zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
     ]
 

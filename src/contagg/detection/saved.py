@@ -16,9 +16,6 @@ from contagg.errors import UserError
 
 TASK = "detection"
 
-LARGEST_SIDE = 10_000
-"""Pixels that a file may have images resized to."""
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -58,10 +55,7 @@ def load_detector(path: Path) -> Saved:
 
 def _resizing(content: Mapping[str, Any]) -> ResizingConfig:
     lists: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    found = ResizingConfig(**lists)
-    if found.long_side > LARGEST_SIDE:
-        raise UserError(f"resizing.long_side {found.long_side} is more than {LARGEST_SIDE} pixels")
-    return found
+    return ResizingConfig(**lists)
 
 
 def check_categories(trained: Sequence[Category], given: Sequence[Category], path: Path) -> None:

@@ -4,17 +4,16 @@ import argparse
 import importlib
 import json
 import re
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonargparse
 import yaml
 
-from contagg.config import RENAMED_KEYS, as_dict, require
+from contagg.config import RENAMED_KEYS, as_dict, described, require
 from contagg.errors import UserError, nearest
 from contagg.yaml_file import parse_yaml, read_yaml
 
@@ -150,7 +149,7 @@ def _check_form(key: str, value: Any, kind: Any) -> None:
     text = kind is str or set(typing.get_args(kind)) == {str, type(None)}
     wrong = isinstance(value, str) and typing.get_origin(kind) in (dict, tuple)
     if wrong or (text and isinstance(value, list | dict)) or (kind is str and value is None):
-        raise UserError(f"{key} must be {_described(kind)}, not {'null' if value is None else repr(value)}")
+        raise UserError(f"{key} must be {described(kind)}, not {'null' if value is None else repr(value)}")
 
 
 def _check_numbers(arguments: Sequence[str], kinds: Mapping[str, Any]) -> None:
@@ -166,7 +165,7 @@ def _check_numbers(arguments: Sequence[str], kinds: Mapping[str, Any]) -> None:
             key, given, value = argument[2:].partition("=")
             value = value if given else None
         if value is not None and key in kinds and not _takes_text(kinds[key]) and _is_text(value):
-            raise UserError(f"{key} must be {_described(kinds[key])}, not {value!r}")
+            raise UserError(f"{key} must be {described(kinds[key])}, not {value!r}")
 
 
 def _takes_text(kind: Any) -> bool:
@@ -190,19 +189,5 @@ def _one_line(message: str, kinds: Mapping[str, Any]) -> str:
     key = re.search(r'key "([\w.]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if key and value and key[1] in kinds:
-        return f"{key[1]} must be {_described(kinds[key[1]])}, not {value[1].strip()!r}"
+        return f"{key[1]} must be {described(kinds[key[1]])}, not {value[1].strip()!r}"
     return " ".join(message.split())
-
-
-def _described(kind: Any) -> str:
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if kind in plain:
-        return plain[kind]
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_described(part) for part in parts)
-    if origin is tuple:
-        return f"[{', '.join('...' if part is ... else _described(part) for part in parts)}]"
-    return "keys and values" if origin is dict else str(kind)

@@ -51,6 +51,9 @@ class CocoDataConfig:
 
 Side = Annotated[int, Range(32)]
 
+MOST_PIXELS = 2**22
+"""Of an image as a detector gets it: four times 800 x 1333. A weights file says how large its images are made."""
+
 
 @section("augmentation.")
 class ResizingConfig:
@@ -77,4 +80,9 @@ class ResizingConfig:
         require(
             self.long_side >= max(sizes),
             f"augmentation.long_side {self.long_side} must not be below short_sides {sizes}",
+        )
+        require(
+            self.long_side * max(sizes) <= MOST_PIXELS,
+            f"augmentation.short_sides {sizes} and long_side {self.long_side} make images of up to "
+            f"{self.long_side * max(sizes):,} pixels; {MOST_PIXELS:,} are taken",
         )

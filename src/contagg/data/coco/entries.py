@@ -19,6 +19,8 @@ class Category:
     name: str
 
     def __post_init__(self) -> None:
+        if type(self.id) is not int or not -(2**63) <= self.id < 2**63:
+            raise UserError(f": its 'id' must be a whole number of 64 bits, not {self.id!r:.40}")
         object.__setattr__(self, "name", class_name(self.name))
 
 
