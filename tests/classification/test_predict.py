@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from contagg.checkpoints.weights import read_weights, save_weights
+from contagg.checkpoints.weights import load_model, read_weights, save_weights
 from contagg.cli import main
 from contagg.data.decode import read_image
 from contagg.data.sources import DataConfig, open_data
@@ -49,6 +50,29 @@ def expected(path: Path, image: Path) -> torch.Tensor:
     model, _ = load_model(path)
     with torch.no_grad():
         return model(PREPARED.evaluation()(read_image(image, "x"))[None]).softmax(1)[0]
+
+
+def test_files_are_read_with_the_bit_depth_of_training(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.linspace(0, 4095, 40 * 50).astype(np.uint16).reshape(40, 50)
+    Image.fromarray(ramp).save(tmp_path / "camera.png")
+    state, metadata = read_weights(checkpoint)
+    said = {}
+    for depth in (None, 12):
+        metadata["preprocessing"]["bit_depth"] = depth
+        save_weights(checkpoint, state, metadata)
+        arguments = ("predict", str(checkpoint), str(tmp_path / "camera.png"), "--output", "json", "--top-k", "1")
+        said[depth] = json.loads(run(capsys, *arguments))[0]["classes"][0]["probability"]
+        image = read_image(tmp_path / "camera.png", "x", bit_depth=depth)
+        model, _ = load_model(checkpoint)
+        with torch.inference_mode():
+            wanted = model(PREPARED.evaluation()(image)[None]).softmax(1).max().item()
+        assert abs(said[depth] - wanted) < 1e-5
+    assert abs(said[None] - said[12]) > 1e-4
+    metadata["preprocessing"]["bit_depth"] = 99
+    save_weights(checkpoint, state, metadata)
+    assert "does not say how images" in fail(capsys, "predict", str(checkpoint), str(tmp_path / "camera.png"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -84,9 +84,9 @@ def test_bad_words(changes: dict, message: str) -> None:
 def test_preprocessing_survives_a_weights_file(crop: str) -> None:
     model, _ = build_model(config(), num_classes=3)
     augmentation = AugmentationConfig(crop=crop, crop_fraction=0.8, interpolation="bilinear")
-    made = Preprocessing.of(model, config(), augmentation)
+    made = Preprocessing.of(model, config(), augmentation, bit_depth=12)
     read = Preprocessing.read({"preprocessing": json.loads(json.dumps(vars(made)))}, "file")
-    assert read == made
+    assert read == made and read.bit_depth == 12
     image = Image.effect_mandelbrot((50, 40), (-2, -1.5, 1, 1.5), 100)
     assert torch.equal(read.evaluation()(image), made.evaluation()(image))
     assert made.evaluation()(image).shape == made.training(augmentation)(image).shape == (1, 32, 32)

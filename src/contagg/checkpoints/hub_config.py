@@ -57,8 +57,9 @@ def check_preprocessing(said: Any) -> None:
             said["crop"] in ("resized", "padded"),
             max(sides) / LARGEST_SIDE <= said["crop_fraction"] <= 1,
             said["interpolation"] in ("nearest", "bilinear", "bicubic"),
+            (depth := said.get("bit_depth")) is None or (type(depth) is int and 9 <= depth <= 16),
         ]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"preprocessing {said!r} does not say how images are prepared") from error
     if not all(possible):
         raise UserError(f"preprocessing {said!r} does not say how images up to {LARGEST_SIDE} pixels are prepared")

@@ -40,7 +40,7 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
     """What the engine trains."""
     classes = len(data.class_names)
     model, options = build_model(recipe.model, classes, data.class_names)
-    preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation)
+    preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation, recipe.data.bit_depth)
     task = Classification(
         model,
         recipe.optimization,

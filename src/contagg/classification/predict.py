@@ -32,15 +32,17 @@ Guess = tuple[str, float]
 class ImageFiles(Dataset[tuple[int, torch.Tensor | None]]):
     """(number, prepared image (C, H, W)) of each file; None for one that cannot be read, with a warning."""
 
-    def __init__(self, paths: list[Path], transform: Transform) -> None:
-        self.paths, self.transform = paths, transform
+    def __init__(self, paths: list[Path], preprocessing: Preprocessing) -> None:
+        self.paths, self.bit_depth = paths, preprocessing.bit_depth
+        self.transform: Transform = preprocessing.evaluation()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
         try:
-            return index, self.transform(read_image(self.paths[index], printable(str(self.paths[index]))))
+            name = printable(str(self.paths[index]))
+            return index, self.transform(read_image(self.paths[index], name, bit_depth=self.bit_depth))
         except UnreadableSampleError as error:
             logger.warning("left out, cannot be read: %s", error)
             return index, None
@@ -70,9 +72,9 @@ def predict(options: argparse.Namespace) -> None:
     if not model.num_classes:
         raise UserError(f"{options.checkpoint} holds a network without a classifier: it tells no classes apart")
     classes = metadata.get("class_names") or [str(number) for number in range(int(model.num_classes))]  # type: ignore[arg-type]
-    transform = Preprocessing.read(metadata, options.checkpoint).evaluation()
+    preprocessing = Preprocessing.read(metadata, options.checkpoint)
     loader = DataLoader(
-        ImageFiles(paths, transform),
+        ImageFiles(paths, preprocessing),
         batch_size=options.batch_size,
         num_workers=options.workers,
         collate_fn=_readable,

@@ -56,7 +56,7 @@ class DataConfig:
         image_key, label_key: What images and labels are called in tables and shards, where not `image` and `label`.
         classes: How many classes there are, where the data do not name them.
         max_pixels: Width times height of the largest image that is decoded: a file of a few KB may hold any number.
-        bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a file says or seems to hold.
+        bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a TIFF says, else 16.
         download: Fetch CIFAR-10 where it is missing. (`hfds/`, `hfids/` and `tfds/` fetch by nature.)
         fraction: Part of the training images of each class to use, chosen by a hash of their names, so that a smaller
             part lies within a larger one and every machine takes the same (Table 3).

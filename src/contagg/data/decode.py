@@ -38,7 +38,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _BITS_PER_SAMPLE = 258  # TIFF's tag
-_warned_of_depth = False
+_told_of_depth = False
 
 
 class UnreadableSampleError(Exception):
@@ -62,7 +62,8 @@ def read_image(
         source: A path, a file's content, or an open file.
         max_pixels: Width times height that a file may announce; checked before it is decoded.
         bit_depth: Of grey files of more than 8 bits: white is 2^bit_depth - 1. None takes what a TIFF says, and of the
-            others 16, or 12 with a warning where no value lies above 4095, as cameras of 12 bits write them.
+            others 16, whatever they hold: a dark image among others must not become bright. One that holds no value
+            above 4095, as cameras of 12 bits write them, is told once.
 
     Raises:
         UnreadableSampleError: with `name` and the reason, for whatever is no whole image of a sane shape.
@@ -85,12 +86,12 @@ def read_image(
         raise UnreadableSampleError(name, _first_line(error)) from error
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, bit_depth: int | None = None) -> Image.Image:
     """`read_image` for a file that a person named. UserError, in one line, where it is missing or cannot be read."""
     if not Path(path).exists():
         raise UserError(f"there is no image {str(path)!r}")
     try:
-        return read_image(path, str(path))
+        return read_image(path, str(path), bit_depth=bit_depth)
     except UnreadableSampleError as error:
         raise UserError(f"the image {str(path)!r} cannot be read: {error.reason}") from error
 
@@ -172,7 +173,8 @@ def _eight_bits(values: np.ndarray, name: str, bit_depth: int | None) -> np.ndar
     if not is_integer:
         return np.round(values * 255).astype(np.uint8)
     if bit_depth is None:
-        bit_depth = _guessed_depth(int(high), name)
+        bit_depth = 16
+        _tell_of_depth(int(high), name)
     white = 2**bit_depth - 1
     if high > white:
         raise ValueError(f"it has the value {high}, more than data.bit_depth {bit_depth} allows")
@@ -180,18 +182,15 @@ def _eight_bits(values: np.ndarray, name: str, bit_depth: int | None) -> np.ndar
     return table[values]
 
 
-def _guessed_depth(highest: int, name: str) -> int:
-    global _warned_of_depth
-    if not 0 < highest < 4096:
-        return 16
-    if not _warned_of_depth:
-        _warned_of_depth = True
+def _tell_of_depth(highest: int, name: str) -> None:
+    global _told_of_depth
+    if 0 < highest < 4096 and not _told_of_depth:
+        _told_of_depth = True
         logger.warning(
-            "%s holds 16 bits but no value above 4095, and is read as of 12 bits, as are others like it; say "
-            "data.bit_depth, such as 16, if that is wrong",
+            "%s holds 16 bits but no value above 4095: if it and others like it are of 12 bits, say data.bit_depth 12, "
+            "else they are nearly black",
             name,
         )
-    return 12
 
 
 def _first_line(error: Exception) -> str:

@@ -13,8 +13,8 @@ from contagg.inspect.tables import affinity_table, save_rows, static_table
 
 def affinity(arguments: argparse.Namespace) -> None:
     """Draw what a position of an image gathers from, print statistics, save the numbers if asked to."""
-    image = open_image(arguments.image)
     model, preprocessing = open_model(arguments.model, arguments.weights)
+    image = open_image(arguments.image, preprocessing.get("bit_depth"))
     gatherings = draw_affinity(
         model,
         image,

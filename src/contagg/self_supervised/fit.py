@@ -49,7 +49,8 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
     student, teacher, options = build_pair(recipe.model, recipe.dino, recipe.crops)
     channels_last = recipe.run.channels_last
     task = Dino(student, teacher, recipe.dino, recipe.optimization, recipe.knn, channels_last=channels_last)
-    preprocessing = Preprocessing.of(teacher.backbone, recipe.model, _evaluated(recipe.knn.crop_fraction))
+    evaluated = _evaluated(recipe.knn.crop_fraction)
+    preprocessing = Preprocessing.of(teacher.backbone, recipe.model, evaluated, recipe.data.bit_depth)
     train_batches, validation_batches = _batches(recipe, data, preprocessing)
     return Job(
         task=task,

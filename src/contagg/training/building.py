@@ -105,6 +105,7 @@ class Preprocessing:
         input_size: (C, H, W).
         mean, std: A channel's, of pixels in [0, 1].
         crop, crop_fraction, interpolation: As in AugmentationConfig.
+        bit_depth: As in DataConfig.
     """
 
     input_size: tuple[int, int, int]
@@ -113,9 +114,12 @@ class Preprocessing:
     crop: Literal["resized", "padded"]
     crop_fraction: float
     interpolation: Literal["nearest", "bilinear", "bicubic"]
+    bit_depth: int | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, config: ModelConfig, augmentation: AugmentationConfig) -> "Preprocessing":
+    def of(
+        cls, model: nn.Module, config: ModelConfig, augmentation: AugmentationConfig, bit_depth: int | None = None
+    ) -> "Preprocessing":
         """For a recipe: normalized as the network's own configuration says."""
         data = resolve_model_data_config(model)
         return cls(
@@ -125,6 +129,7 @@ class Preprocessing:
             crop=augmentation.crop,
             crop_fraction=augmentation.crop_fraction,
             interpolation=augmentation.interpolation,
+            bit_depth=bit_depth,
         )
 
     @classmethod
