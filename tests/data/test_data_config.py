@@ -78,5 +78,5 @@ def test_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("root", ["x" * 5000, "a\0b", "~nobody-of-this-name/x", "y/" * 2000])
 def test_what_can_be_no_folder_is_none(root: str) -> None:
-    with pytest.raises(UserError, match="is no folder|hold no NUL"):
+    with pytest.raises(UserError, match=r"is no folder|hold no NUL"):
         DataConfig(name="folder", root=root).folder()

@@ -82,7 +82,14 @@ def test_onnx_answers_names_its_axes_and_carries_metadata(light: tuple[nn.Module
 def test_the_command_exports_a_run_with_its_classes_and_preprocessing(tmp_path: Path, capsys) -> None:
     model = drawn("container_light_tiny", in_chans=1)
     options = {**SMALL, "in_chans": 1}
-    preprocessing = {"input_size": [1, 48, 64], "mean": [0.1], "std": [0.3], "interpolation": "bilinear"}
+    preprocessing = {
+        "input_size": [1, 48, 64],
+        "mean": [0.1],
+        "std": [0.3],
+        "crop": "resized",
+        "crop_fraction": 0.875,
+        "interpolation": "bilinear",
+    }
     classes = ["a", "b", "c", "d", "e"]
     save_weights(
         tmp_path / "run.safetensors",
