@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -258,10 +259,13 @@ def test_frozen_detectors_come_back_from_their_files(tmp_path: Path) -> None:
     model = build_detector(config, 2).eval()
     path = tmp_path / "model.safetensors"
     categories = (Category(3, "a"), Category(8, "b"))
-    save_weights(path, model.state_dict(), describe(config, categories, ResizingConfig(short_sides=(64,))))
+    save_weights(path, model.state_dict(), describe(config, categories, ResizingConfig(short_sides=(64,)), 12))
     saved = load_detector(path)
-    assert saved.categories == categories and saved.resizing.short_sides == (64,)
+    assert saved.categories == categories and saved.bit_depth == 12 and saved.resizing.short_sides == (64,)
     assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
+    save_weights(path, model.state_dict(), describe(config, categories, ResizingConfig(), 99))
+    with pytest.raises(UserError, match=r"data\.bit_depth must"):
+        load_detector(path)
     save_weights(path, model.state_dict(), {"task": "classification"})
     with pytest.raises(UserError, match="is of the task 'classification', not of a detector"):
         load_detector(path)
@@ -309,6 +313,21 @@ def test_what_a_detectors_file_says_is_of_its_type(
     with pytest.raises(UserError) as error:
         load_detector(odd_detector(part, **changes))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [12, None])
+def test_a_detector_reads_files_with_the_bit_depth_of_training(
+    odd_detector: Callable[..., Path], tmp_path: Path, depth: int | None
+) -> None:
+    from contagg.data.decode import read_image
+    from contagg.detection.predict import detect
+    from contagg.detection.saved import load_detector
+
+    path = tmp_path / "camera.png"
+    Image.fromarray(np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64)).save(path)
+    saved = dataclasses.replace(load_detector(odd_detector()), bit_depth=depth)
+    image, _ = detect(saved, path, torch.device("cpu"))
+    assert np.array_equal(image[..., 0], np.asarray(read_image(path, "x", bit_depth=depth)))
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])

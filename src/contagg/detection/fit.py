@@ -97,7 +97,7 @@ def make_job(recipe: DetectionRecipe, training: CocoImages, validation: CocoImag
         optimization=optimization,
         validate_every=recipe.validate_every,
         monitor="box_ap",
-        metadata=describe(recipe.model, training.annotations.categories, recipe.augmentation),
+        metadata=describe(recipe.model, training.annotations.categories, recipe.augmentation, recipe.data.bit_depth),
         fingerprint=fingerprint(training.annotations, validation.annotations),
     )
 

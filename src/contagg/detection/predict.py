@@ -34,7 +34,7 @@ _TOLD = 5
 @torch.inference_mode()
 def detect(saved: Saved, path: Path, device: torch.device) -> tuple[np.ndarray, Detections]:
     """An image file, uint8 (H, W, 3), and what is found in it, in its pixels. UnreadableSampleError if broken."""
-    image = as_tensor(read_image(path, str(path)))
+    image = as_tensor(read_image(path, str(path), bit_depth=saved.bit_depth))
     try:
         prepared, _ = evaluation_transform(saved.resizing)(image, {})
     except UserError as error:

@@ -8,7 +8,7 @@ from typing import Any
 from contagg.checkpoints.bounded import described_by
 from contagg.checkpoints.weights import load_into, read_weights
 from contagg.data.coco.annotations import Category, differing
-from contagg.data.coco.config import ResizingConfig
+from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
 from contagg.detection.detr.config import SetConfig
@@ -24,9 +24,12 @@ class Saved:
     model: Detector
     categories: tuple[Category, ...]
     resizing: ResizingConfig
+    bit_depth: int | None
 
 
-def describe(model: DetectorConfig, categories: Sequence[Category], resizing: ResizingConfig) -> dict[str, Any]:
+def describe(
+    model: DetectorConfig, categories: Sequence[Category], resizing: ResizingConfig, bit_depth: int | None = None
+) -> dict[str, Any]:
     """What the weights file says of itself."""
     return {
         "task": TASK,
@@ -34,6 +37,7 @@ def describe(model: DetectorConfig, categories: Sequence[Category], resizing: Re
         "categories": [asdict(category) for category in categories],
         "class_names": [category.name for category in categories],
         "resizing": asdict(resizing),
+        "bit_depth": bit_depth,
     }
 
 
@@ -49,8 +53,9 @@ def load_detector(path: Path) -> Saved:
         categories = tuple(Category(**category) for category in metadata["categories"])
         model = build_detector(config, len(categories))
         resizing = _resizing(metadata["resizing"])
+        bit_depth = CocoDataConfig(root="", bit_depth=metadata.get("bit_depth")).bit_depth
     load_into(model, state, repr(str(path)))
-    return Saved(model.eval(), categories, resizing)
+    return Saved(model.eval(), categories, resizing, bit_depth)
 
 
 def _resizing(content: Mapping[str, Any]) -> ResizingConfig:

@@ -31,7 +31,7 @@ _PANEL = 2.9
 def queries(options: argparse.Namespace) -> None:
     """Draw the cross-attention of chosen queries, by default the surest, and say what they found."""
     saved = load_detector(weights_in(options.checkpoint))
-    image = as_tensor(open_image(options.image))
+    image = as_tensor(open_image(options.image, saved.bit_depth))
     prepared: Any = evaluation_transform(saved.resizing)(image, {})[0]
     found = cross_attention(saved.model, torch.as_tensor(prepared), options.layer)
     rows = [(query, head) for query in chosen_queries(found, options.queries) for head in options.heads]
