@@ -102,6 +102,11 @@ BAD = [
     (["validate", "runs/absent"], "no weights at 'runs/absent'; a run folder or a weights file of a run was expected"),
     (["predict", "nope", "x.jpg"], "no weights at 'nope'; a run folder or a weights file of a run was expected there"),
     (["predict", "{here}", "x.jpg"], "there is no image or folder x.jpg"),
+    (["data", "check", "nowhere"], "there is no folder 'nowhere', and it is none of digits, fashion-mnist"),
+    (["validate", "{here}", "--data.root", "nowhere"], "there is no folder 'nowhere'"),
+    (["validate", "{here}", "--data.root", "x" * 5000], "there is no folder 'xxx"),
+    (["knn", "{here}", "nowhere"], "there is no folder 'nowhere', and it is none of digits, fashion-mnist"),
+    (["knn", "{here}", "digits", "--data.root", "~nobody-of-this-name"], "there is no folder '~nobody-of-this-name'"),
     (["curves"], "the following arguments are required: runs"),
     (["curves", "runs/absent"], "there is no folder 'runs/absent'"),
     (["bench", "resnet50"], "contagg bench is followed by memory, speed, table1 or table2, not 'resnet50'"),
@@ -151,6 +156,15 @@ def test_all_of_these_are_said_before_torch_and_timm_are_imported() -> None:
     every = json.dumps([[word.format(**PLACES) for word in arguments] for arguments, _ in BAD])
     run = subprocess.run([sys.executable, "-c", EACH, every], capture_output=True, text=True)
     assert run.stdout.splitlines() == ["2"] * len(BAD), run.stderr
+
+
+def test_what_a_network_warns_of_is_one_line() -> None:
+    made = "import contagg_cli\nfrom contagg import cli, create\n" + (
+        "cli._dispatch = lambda _: create('container_light_tiny', img_size=30)\ncli.main([])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True)
+    said = "contagg: warning: img_size 30 x 30 is no multiple of the stride of 32: zeros fill the last patches\n"
+    assert run.stderr == said
 
 
 def test_python_dash_m_is_the_command_and_as_fast() -> None:

@@ -153,6 +153,17 @@ def existing_folder(text: str) -> str:
     return text
 
 
+def data_folder(text: str) -> str:
+    """A folder that is there; ~ is a person's own."""
+    try:
+        there = Path(text).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long, or ~ of nobody
+        there = False
+    if not there:
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return text
+
+
 def images(text: str) -> str:
     """An image file or a folder of them, which is there."""
     if not Path(text).exists():

@@ -4,13 +4,15 @@ import argparse
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from contagg.arguments import Command, load
 from contagg.checkpoints.locate import task_of
 from contagg.config import check_references
-from contagg.errors import UserError, nearest
+from contagg.errors import UserError, nearest, printable
 from contagg.output import lossy_output, required_output
 from contagg.tasks import describe_keys, recipes, task_named, tasks
 from contagg.training.recipe_file import read_recipe
@@ -35,6 +37,8 @@ RENAMED_OPTIONS = {
     "--to": "contagg export onnx MODEL or contagg export pt2 MODEL",
 }
 
+_PYTHONS_FORM = warnings.formatwarning
+
 FIT = "train what a recipe describes: contagg fit -c FILE|NAME [--key value]"
 
 
@@ -44,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Leaves with 2 and one line for a bad input, 128 + the signal's number when stopped, and as `required_output` says
     where what it prints is lost.
     """
+    warnings.formatwarning = _one_line
     with required_output():
         try:
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
@@ -183,6 +188,13 @@ def _print_keys(arguments: list[str]) -> None:
         print(f"\n{name}: key, default, what it is")
         for key, default, told in describe_keys(load(task.recipe)):
             print(f"  --{key}  [{default}]  {told}")
+
+
+def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None) -> str:
+    """What our own modules warn of is said to a person, not of a line of source."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"contagg: warning: {printable(str(message))}\n"
+    return _PYTHONS_FORM(message, category, filename, lineno, line)
 
 
 def _rank() -> str:

@@ -117,6 +117,13 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
         init_weights(nn.Linear(3, 2), str(saved(tmp_path / "whole.pth", state)))
 
 
+def test_a_refused_file_is_one_line_and_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "odd.pth").write_bytes(b"\x80\x4f" + pickle.dumps({"a": 1}))
+    with pytest.raises(UserError):
+        read_checkpoint(tmp_path / "odd.pth")
+    assert not recwarn.list
+
+
 def test_of_several_parts_the_network_is_taken(tmp_path: Path) -> None:
     """Whatever stands first in the file."""
     for keys in (("model", "model_ema"), ("model_ema", "model"), ("state_dict_ema", "state_dict")):

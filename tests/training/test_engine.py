@@ -1,6 +1,12 @@
 """What this machine cannot do is said before anything is trained or started."""
 
+import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
+import torch
+from pytorch_lightning.utilities.data import has_len_all_ranks
 
 from contagg.errors import UserError
 from contagg.training import engine
@@ -32,3 +38,20 @@ def test_what_is_not_there(options: dict, message: str) -> None:
 
 def test_as_many_processes_as_cores() -> None:
     engine.check_machine(RunConfig(folder="run", accelerator="cpu", devices=2))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(2))
+
+
+def test_lightnings_hints_about_what_is_meant_are_not_passed_on() -> None:
+    alone = SimpleNamespace(root_device="cpu", reduce=lambda count, reduce_op: count)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        engine._quiet_lightning()
+        assert has_len_all_ranks([], alone) and has_len_all_ranks(torch.utils.data.DataLoader(Stream()), alone)
+    assert not said

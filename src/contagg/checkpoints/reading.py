@@ -5,6 +5,7 @@ import pathlib
 import pickle
 import re
 import types
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def _read_pickled(path: Path) -> Any:
                     raise UserError(f"{str(path)!r} is a compressed archive: torch stores weights as they are")
         from pytorch_lightning.utilities.parsing import AttributeDict  # takes a second, and few files need it
 
-        with torch.serialization.safe_globals([*_HOLDERS, AttributeDict]):
+        with torch.serialization.safe_globals([*_HOLDERS, AttributeDict]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a file that is then refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise

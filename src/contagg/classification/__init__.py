@@ -2,7 +2,15 @@
 
 import argparse
 
-from contagg.arguments import Command, add_device, images, run_or_weights, whole_above_zero, whole_from_zero
+from contagg.arguments import (
+    Command,
+    add_device,
+    data_folder,
+    images,
+    run_or_weights,
+    whole_above_zero,
+    whole_from_zero,
+)
 from contagg.tasks import Task
 
 
@@ -17,7 +25,9 @@ def validate(parser: argparse.ArgumentParser) -> None:
     """For `contagg validate`."""
     _common(parser)
     parser.add_argument("--data.name", dest="name", help="which data (default: those of the run)")
-    parser.add_argument("--data.root", dest="root", help="where they lie (default: where the run had them)")
+    parser.add_argument(
+        "--data.root", dest="root", type=data_folder, help="where they lie (default: where the run had them)"
+    )
     parser.add_argument("--data.validation_split", dest="validation_split", help="which split, for timm's data sets")
     parser.add_argument("--output", help="folder for confusion.png and confusion.csv (default: the run's figures)")
 

@@ -3,12 +3,21 @@
 import argparse
 from pathlib import Path
 
-from contagg.arguments import Command, whole_above_zero
+from contagg.arguments import Command, data_folder, whole_above_zero
+from contagg.data.config import NAMED_DATA, PREFIXES
+
+
+def known_data(text: str) -> str:
+    """A folder that is there, or data with a name. ArgumentTypeError for anything else."""
+    try:
+        return text if text in NAMED_DATA or text.lower().startswith(PREFIXES) else data_folder(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, and it is none of {', '.join(NAMED_DATA[:4])}") from error
 
 
 def check(parser: argparse.ArgumentParser) -> None:
     """For `contagg data check`."""
-    parser.add_argument("data", help="a folder, or digits, fashion-mnist, cifar10")
+    parser.add_argument("data", type=known_data, help="a folder, or digits, fashion-mnist, cifar10")
     parser.add_argument(
         "--name",
         choices=("folder", "tar", "parquet", "coco"),

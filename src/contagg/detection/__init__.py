@@ -7,6 +7,7 @@ from contagg.arguments import (
     Command,
     add_device,
     add_figure,
+    data_folder,
     existing_file,
     heads,
     images,
@@ -31,7 +32,9 @@ def validate(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     parser.add_argument("--batch-size", type=whole_above_zero, default=2, help="images at once (default 2)")
     parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
-    parser.add_argument("--data.root", dest="root", help="the data set's folder (default: where the run had it)")
+    parser.add_argument(
+        "--data.root", dest="root", type=data_folder, help="the data set's folder (default: where the run had it)"
+    )
     parser.add_argument("--data.annotations", dest="annotations", help="JSON below it (default: the run's)")
     parser.add_argument("--data.images", dest="images", help="folder of images below it (default: the run's)")
     parser.add_argument("--output", help="folder for scores.json and COCO's result files (default: none)")

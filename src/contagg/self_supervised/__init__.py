@@ -2,7 +2,16 @@
 
 import argparse
 
-from contagg.arguments import Command, add_device, model_name, run_or_weights, whole_above_zero, whole_from_zero
+from contagg.arguments import (
+    Command,
+    add_device,
+    data_folder,
+    model_name,
+    run_or_weights,
+    whole_above_zero,
+    whole_from_zero,
+)
+from contagg.data import known_data
 from contagg.data.config import NAMED_DATA
 from contagg.tasks import Task
 
@@ -15,9 +24,14 @@ def knn(parser: argparse.ArgumentParser) -> None:
         help="a run folder, a weights file, or a checkpoint of the original DINO",
     )
     parser.add_argument(
-        "data", nargs="?", help=f"{', '.join(NAMED_DATA[:4])}, or a folder with train/ and val/; that of the run"
+        "data",
+        nargs="?",
+        type=known_data,
+        help=f"{', '.join(NAMED_DATA[:4])}, or a folder with train/ and val/; that of the run",
     )
-    parser.add_argument("--data.root", dest="root", help="where the data lie (default: where the run had them)")
+    parser.add_argument(
+        "--data.root", dest="root", type=data_folder, help="where the data lie (default: where the run had them)"
+    )
     parser.add_argument(
         "--k", type=whole_above_zero, nargs="+", default=[10, 20, 100, 200], help="default 10 20 100 200"
     )

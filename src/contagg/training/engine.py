@@ -249,4 +249,6 @@ def _quiet_lightning() -> None:
     """Its hints are about choices made here on purpose, and one is an advertisement."""
     logging.getLogger(f"{pytorch_lightning.__name__}.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero")  # nothing to validate yet
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")  # and it is right
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
