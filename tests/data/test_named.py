@@ -72,11 +72,23 @@ def test_fashion_mnist_is_read_from_any_folder(tmp_path: Path, zipped: bool) -> 
         ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), "no whole idx file of 3 dimensions"),
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(99)), "begins with 0x0"),
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9999))[:20], "no whole idx file"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9999))[:10] + b"\xff" * 30, "no whole idx file"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(1 << 27), 1), "it holds more than 67,108,864 bytes"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0"), "5 train images, but 1 labels"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\x0a"), "the label 10, but"),
     ],
     # Named: the bytes of a gzip file hold the time, and xdist's processes must agree on a test's name.
-    ids=["missing", "empty", "header only", "wrong magic", "cut", "too few labels", "label out of range"],
+    ids=[
+        "missing",
+        "empty",
+        "header only",
+        "wrong magic",
+        "cut",
+        "corrupt",
+        "bomb",
+        "too few labels",
+        "label out of range",
+    ],
 )
 def test_broken_fashion_mnist_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     small_fashion(tmp_path)

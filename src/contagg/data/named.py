@@ -1,6 +1,7 @@
 """Small data sets known by name, held in memory."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from contagg.data.datasets import ImageData, MemoryImages, balanced_part
 from contagg.data.sampling import hashed, uniform
 from contagg.errors import UserError
 
+_LONGEST_IDX = 1 << 26  # bytes: 60,000 images take 47 million, and some KB may unpack to any number
 DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
@@ -65,12 +67,15 @@ def _idx(root: Path, name: str, dimensions: int) -> np.ndarray:
     if path is None:
         raise UserError(f"data: no {name}.gz in {root}")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_LONGEST_IDX + 1)
+        if len(content) > _LONGEST_IDX:
+            raise ValueError(f"it holds more than {_LONGEST_IDX:,} bytes")
         header = np.frombuffer(content, ">u4", count=1 + dimensions).astype(int)
         if header[0] != 0x0800 + dimensions:
             raise ValueError(f"it begins with {header[0]:#x}")
         return np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(header[1:])
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"data: {path} is no whole idx file of {dimensions} dimensions: {error}") from error
 
 

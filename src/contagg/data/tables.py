@@ -22,7 +22,7 @@ from contagg.errors import UserError, printable, shortened
 
 logger = logging.getLogger(__name__)
 
-_MEMORY_SHARE = 0.6  # of the machine's, that tables may fill
+_MEMORY_SHARE = 0.4  # of the machine's, that the tables of one of two splits may fill
 _ROWS = 256  # at a time: one image repeated by a dictionary takes its size for each
 
 
