@@ -114,3 +114,13 @@ def test_a_classifiers_average_in_a_wrapper(tmp_path: Path) -> None:
         assert "tensors loaded" in said and ("'model_ema', not 'model'" in said) == ema
         body = features.body.model
         assert torch.equal(body.stages[0].embedding.projection.weight, wanted.stages[0].embedding.projection.weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1])
+def test_weights_that_are_no_fractions_or_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    source, model = detector("retinanet"), detector("retinanet", seed=1)
+    state = {name: torch.full_like(one, value, dtype=torch.tensor(value).dtype) if "conv" in name else one
+             for name, one in source.state_dict().items()}  # fmt: skip
+    save_weights(tmp_path / "odd.safetensors", state, {"task": "detection"})
+    with pytest.raises(UserError, match=r"model\.init_weights .*odd\.safetensors: .*(whole numbers|not finite)"):
+        started(model, tmp_path / "odd.safetensors")

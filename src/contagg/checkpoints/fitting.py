@@ -163,11 +163,7 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
             for name, tensor in expected.items()
             if name in state and state[name].shape != tensor.shape
         ],
-        "of whole numbers": [
-            f"{name} {state[name].dtype}"
-            for name, tensor in expected.items()
-            if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
-        ],
+        "of whole numbers": whole_numbers(state, expected),
     }
     if any(problems.values()):
         found = "; ".join(f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in problems.items() if names)
@@ -175,6 +171,15 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
     require_finite(state, source)
     with torch.no_grad():
         model.load_state_dict(state)
+
+
+def whole_numbers(state: StateDict, expected: StateDict) -> list[str]:
+    """Names and types of tensors that hold no fractions where those of the model do: torch casts them silently."""
+    return [
+        f"{name} {state[name].dtype}"
+        for name, tensor in expected.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
 
 
 def image_size_of(metadata: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -1,15 +1,17 @@
 """A detector's start from weights: those of a detector, or of a classifier for its backbone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from contagg.checkpoints.fitting import adapted, image_size_of, renamed
+from contagg.checkpoints.fitting import adapted, image_size_of, renamed, whole_numbers
 from contagg.checkpoints.reading import Checkpoint, read_checkpoint
 from contagg.detection.backbone import Features
+from contagg.device import require_finite
 from contagg.errors import UserError
 from contagg.nn.released import StateDict
 
@@ -47,7 +49,10 @@ def init_detector(
     for name in fresh:
         given.pop(name, None)
     note = f"; for other classes or of another shape, so these start anew: {_listed(sorted({*fresh}))}" * bool(fresh)
-    return _load(model, given, f"detector: {{}} of {len(wanted)} tensors loaded from {path}", which) + note
+    return (
+        _load(model, given, f"detector: {{}} of {len(wanted)} tensors loaded from {path}", which, checkpoint.path)
+        + note
+    )
 
 
 def load_backbone(features: Features, path: str, ema: bool = False) -> str:
@@ -63,13 +68,17 @@ def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, wh
         raise UserError(f"model.init_weights {path}: none of its {len(state)} tensors is one of the backbone's")
     given, lines = adapted(body, given, f"model.init_weights {path}", image_size_of(checkpoint.metadata))
     _check_shapes(given, wanted, checkpoint)
-    said = _load(body, given, f"backbone: {{}} of {len(wanted)} tensors loaded from {path}", which)
+    said = _load(body, given, f"backbone: {{}} of {len(wanted)} tensors loaded from {path}", which, path)
     return "; ".join([said, *lines])
 
 
-def _load(model: nn.Module, given: StateDict, said: str, which: str) -> str:
+def _load(model: nn.Module, given: StateDict, said: str, which: str, path: Path) -> str:
     wanted = model.state_dict()
     found = {name: given[name] for name in wanted if name in given}
+    source = f"model.init_weights {path}"
+    if whole := whole_numbers(found, wanted):
+        raise UserError(f"{source}: {len(whole)} tensors of whole numbers: {_listed(whole)}")
+    require_finite(found, source)
     with torch.no_grad():
         model.load_state_dict(found, strict=False)
     missing, left = (sorted(one.keys() - other.keys()) for one, other in ((wanted, found), (given, found)))
