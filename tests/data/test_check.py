@@ -112,7 +112,7 @@ def test_how_data_lie_is_seen(tmp_path: Path) -> None:
 
 
 BAD = [
-    (["nowhere"], "there is no folder nowhere, and it is none of digits"),
+    (["nowhere"], "there is no folder 'nowhere', and it is none of digits"),
     (["{empty}"], "no images"),
     (["{empty}", "--name", "coco"], "has no annotations/*.json: give --annotations FILE"),
     (["{empty}", "--name", "tar"], "there is no *.tar in"),

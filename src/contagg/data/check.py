@@ -90,7 +90,7 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
     """The splits of what the arguments name. UserError where there is nothing."""
     known, root = options.data in NAMED_DATA, Path(options.data)
     if not known and not root.is_dir():
-        raise UserError(f"there is no folder {options.data}, and it is none of {', '.join(NAMED_DATA)}")
+        raise UserError(f"there is no folder {options.data!r}, and it is none of {', '.join(NAMED_DATA)}")
     kind = options.data if known else options.name or ("coco" if options.annotations else guessed(root))
     if kind == "coco":
         return _coco(root, options)
