@@ -180,8 +180,8 @@ def _violations(hint: Any, value: Any) -> Iterator[str]:
         for part in parts:
             if value is not None and part is not type(None):
                 yield from _violations(part, value)
-    elif wrong := _wrong_kind(hint, value):
-        yield wrong
+    elif problem := _wrong_kind(hint, value):
+        yield problem
 
 
 def _wrong_kind(kind: Any, value: Any) -> str:
