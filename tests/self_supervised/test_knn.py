@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_leaves
 
 from contagg.data.sampling import IGNORE_INDEX
 from contagg.errors import UserError
-from contagg.self_supervised import knn
 from contagg.self_supervised.knn import Features, accuracies, nearest, vote
 
 CPU = torch.device("cpu")
@@ -40,8 +39,8 @@ def blobs() -> tuple[Features, Features]:
 def test_votes_as_lightly_does(
     blobs: tuple[Features, Features], parts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knn, "QUERIES", parts[0])
-    monkeypatch.setattr(knn, "BANK", parts[1])
+    monkeypatch.setattr("contagg.self_supervised.knn.QUERIES", parts[0])
+    monkeypatch.setattr("contagg.self_supervised.knn.BANK", parts[1])
     queries, bank = blobs
     ours = accuracies(queries, bank, (1, 10, 200), 0.07, CPU)
     for k, accuracy in ours.items():
@@ -64,15 +63,15 @@ class Largest(TorchDispatchMode):
 def test_similarities_are_computed_for_a_part_at_a_time(
     blobs: tuple[Features, Features], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knn, "QUERIES", 17)
-    monkeypatch.setattr(knn, "BANK", 19)
+    monkeypatch.setattr("contagg.self_supervised.knn.QUERIES", 17)
+    monkeypatch.setattr("contagg.self_supervised.knn.BANK", 19)
     with Largest() as largest:
         accuracies(*blobs, (3, 10), 0.07, CPU)
     assert largest.numbers == 17 * (10 + 19) < 53 * 211
 
 
 def test_predictions_are_lightlys(blobs: tuple[Features, Features], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "BANK", 19)
+    monkeypatch.setattr("contagg.self_supervised.knn.BANK", 19)
     queries, bank = blobs
     cosines, labels = nearest(queries.features, bank, 31, CPU)
     theirs = knn_predict(queries.features, bank.features.T, bank.labels, 7, knn_k=31, knn_t=0.07)[:, 0]
