@@ -20,7 +20,7 @@ from contagg.figures import GREEN, GREY, SIGNED, UNSIGNED, bare
 
 MARKER = GREEN
 LEAST_PEAK = 9.0
-"""Times uniform at the strong end of a scale, unless a weight is larger: so even weights are faint, a third of it."""
+"""Times uniform at the strong end of a scale, unless a weight is larger: so even weights are faint, a ninth of it."""
 _OPACITY = 0.8
 _CROWDED = 60.0
 """Times uniform of a scale's end above which its 0 and its 1 would be written over each other."""
@@ -36,7 +36,7 @@ def times_uniform(values: Tensor, prefix: Tensor | None = None) -> Tensor:
 def colours(values: Tensor) -> ScalarMappable:
     """Colours for weights in times uniform, spaced by their square root and as opaque as they are strong.
 
-    0 has none and 1 is faint. Weights without signs have a scale without signs.
+    0 has none and 1 hardly any, so that the photograph stays to be seen. Weights without signs have a scale without signs.
     """
     peak = max(values.abs().max().item(), LEAST_PEAK)
     signed = bool((values < 0).any())
@@ -45,10 +45,10 @@ def colours(values: Tensor) -> ScalarMappable:
 
 
 def _seen_through(palette: Colormap) -> Colormap:
-    """A palette whose opacity grows from its weak end, which of a signed one is its middle."""
+    """A palette as opaque as the weights are large, from its weak end on, which of a signed one is its middle."""
     places = np.linspace(0, 1, 256)
     painted = palette(places)
-    painted[:, 3] = _OPACITY * (np.abs(2 * places - 1) if palette is SIGNED else places)
+    painted[:, 3] = _OPACITY * np.square(2 * places - 1 if palette is SIGNED else places)
     return ListedColormap(painted, palette.name)
 
 
@@ -76,7 +76,7 @@ def draw_overlay(
     """
     height, width = size
     grey = np.asarray(image.convert("L"), dtype=float) / 255
-    axes.imshow(0.7 + 0.3 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(0.5 + 0.5 * grey, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     mappable = scale or colours(values)
     rows, columns = values.shape
     axes.imshow(
