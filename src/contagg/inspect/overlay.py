@@ -20,7 +20,7 @@ from contagg.figures import GREEN, GREY, SIGNED, UNSIGNED, bare
 
 MARKER = GREEN
 LEAST_PEAK = 9.0
-"""Times uniform at the strong end of a scale, unless a weight is larger: so even weights are faint, a ninth of it."""
+"""Times uniform at the strong end of a scale, unless a weight is larger: so even weights are faint, a fifth of it."""
 _OPACITY = 0.8
 _CROWDED = 60.0
 """Times uniform of a scale's end above which its 0 and its 1 would be written over each other."""
@@ -48,7 +48,7 @@ def _seen_through(palette: Colormap) -> Colormap:
     """A palette as opaque as the weights are large, from its weak end on, which of a signed one is its middle."""
     places = np.linspace(0, 1, 256)
     painted = palette(places)
-    painted[:, 3] = _OPACITY * np.square(2 * places - 1 if palette is SIGNED else places)
+    painted[:, 3] = _OPACITY * np.abs(2 * places - 1 if palette is SIGNED else places) ** 1.5
     return ListedColormap(painted, palette.name)
 
 
