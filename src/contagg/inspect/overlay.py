@@ -36,7 +36,7 @@ def times_uniform(values: Tensor, prefix: Tensor | None = None) -> Tensor:
 def colours(values: Tensor) -> ScalarMappable:
     """Colours for weights in times uniform, spaced by their square root and as opaque as they are strong.
 
-    0 has none and 1 hardly any, so that the photograph stays to be seen. Weights without signs have a scale without signs.
+    0 has none and 1 hardly any: the photograph stays visible. Weights without signs have a scale without signs.
     """
     peak = max(values.abs().max().item(), LEAST_PEAK)
     signed = bool((values < 0).any())
