@@ -247,8 +247,8 @@ def test_p6_comes_from_c5_also_where_channels_agree() -> None:
 
 def test_anchors_have_the_papers_sizes() -> None:
     """A third of an octave apart in RetinaNet, an octave in Mask R-CNN, each in three shapes of one area."""
-    retinanet = tiny("retinanet", anchor_size=32.0).network.anchor_generator.cell_anchors
-    mask_rcnn = tiny("mask_rcnn", anchor_size=32.0).network.rpn.anchor_generator.cell_anchors
+    retinanet = tiny("retinanet", anchor_size=32).network.anchor_generator.cell_anchors
+    mask_rcnn = tiny("mask_rcnn", anchor_size=32).network.rpn.anchor_generator.cell_anchors
     for level in range(5):
         for cells, sizes in (
             (retinanet, [32 * 2 ** (level + third / 3) for third in range(3)]),

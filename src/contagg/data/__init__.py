@@ -5,6 +5,7 @@ from pathlib import Path
 
 from contagg.arguments import Command, data_folder, whole_above_zero
 from contagg.data.config import NAMED_DATA, PREFIXES
+from contagg.errors import nearest
 
 
 def known_data(text: str) -> str:
@@ -12,7 +13,9 @@ def known_data(text: str) -> str:
     try:
         return text if text in NAMED_DATA or text.lower().startswith(PREFIXES) else data_folder(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, and it is none of {', '.join(NAMED_DATA[:4])}") from error
+        named = NAMED_DATA[:4]
+        near = f".{nearest(text, named)}" if nearest(text, named) else ""
+        raise argparse.ArgumentTypeError(f"{error}, and it is none of {', '.join(named)}{near}") from error
 
 
 def check(parser: argparse.ArgumentParser) -> None:
