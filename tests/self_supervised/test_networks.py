@@ -216,7 +216,7 @@ def test_kept_features_are_of_the_images_bytes_not_of_their_names(
         (["nothing.pth"], "no weights at 'nothing.pth'"),
         (
             ["dino.pth", "digitz", "--model", "container_light_tiny"],
-            "there is no folder 'digitz', and it is none of digits, fashion-mnist, shifted-fashion-mnist, cifar10. Did you mean",
+            "it is none of digits, fashion-mnist, shifted-fashion-mnist, cifar10. Did you mean 'digits'?",
         ),
         (["dino.pth", "digits", "--model", "container_lite"], "unknown model 'container_lite'. Did you mean"),
         (
