@@ -4,6 +4,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from contagg.checkpoints.locate import find_weights, is_name
 from contagg.errors import UserError, nearest
-from contagg.files import FIGURE_ENDINGS
+from contagg.files import FIGURE_ENDINGS, is_file, is_folder
 
 PLUGINS = ("contagg.tasks", "contagg.affinities")
 """Groups of entry points by which other distributions add to this one."""
@@ -141,25 +142,21 @@ def model_name(text: str) -> str:
 
 def existing_file(text: str) -> str:
     """A file that is there."""
-    if not Path(text).is_file():
+    if not is_file(text):
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
     return text
 
 
 def existing_folder(text: str) -> str:
     """A folder that is there."""
-    if not Path(text).is_dir():
+    if not is_folder(text):
         raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
     return text
 
 
 def data_folder(text: str) -> str:
     """A folder that is there; ~ is a person's own."""
-    try:
-        there = Path(text).expanduser().is_dir()
-    except (OSError, RuntimeError):  # a name too long, or ~ of nobody
-        there = False
-    if not there:
+    if not is_folder(os.path.expanduser(text)):  # noqa: PTH111  which leaves ~ of nobody as it is
         raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
     return text
 

@@ -126,11 +126,7 @@ def open_validation(config: DataConfig, alone: bool = False) -> Split:
     if config.name not in ("folder", "tar", "parquet"):
         data = open_data(config)
         return data.validation, data.class_names
-    root = config.folder()
-    find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
-    training, validation = (
-        next((found for name in names if (found := find(root, name))), []) for names in SPLIT_NAMES.values()
-    )
+    root, find, training, validation = _splits(config)
     if not validation and alone and not training:
         validation = find(root, None)
         logger.warning("%s has no %s: all its images are taken", root, " or ".join(SPLIT_NAMES["validation"]))
@@ -142,13 +138,19 @@ def open_validation(config: DataConfig, alone: bool = False) -> Split:
     return images, class_names
 
 
-def _files(config: DataConfig) -> ImageData:
-    """Both splits below data.root, or what there is of it, of which a part is held out."""
+def _splits(config: DataConfig) -> tuple[Path, Callable[[Path, str | None], list[Path]], list[Path], list[Path]]:
+    """data.root, how a split of it is found by name, and what there is of training and of validation."""
     root = config.folder()
     find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
     training, validation = (
         next((found for name in names if (found := find(root, name))), []) for names in SPLIT_NAMES.values()
     )
+    return root, find, training, validation
+
+
+def _files(config: DataConfig) -> ImageData:
+    """Both splits below data.root, or what there is of it, of which a part is held out."""
+    root, find, training, validation = _splits(config)
     if not training and validation:
         raise UserError(f"data: no training images in data.root {root}: it needs train/ beside {validation[0].name}")
     if not validation:
