@@ -30,11 +30,14 @@ class Command:
         help: One line.
         run: "module:function"; takes the parsed arguments. Imported once they are right.
         arguments: Adds arguments to a parser; its module must not import torch. None takes none.
+        recipe: Whether arguments that it does not know are a recipe's, `-c FILE --key value ...`: `run` finds them in
+            `options.recipe` and reads them before anything heavy is imported.
     """
 
     help: str
     run: str
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    recipe: bool = False
 
 
 def load(reference: str) -> Any:

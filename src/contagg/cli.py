@@ -89,7 +89,10 @@ def _dispatch(arguments: list[str]) -> None:
         rest = arguments[len(name.split()) :]
         command = _of_task(name, known[name], rest)
         parser = _parser(name, command)
-        options = parser.parse_args(rest)
+        if command.recipe:
+            options, options.recipe = parser.parse_known_args(rest)
+        else:
+            options = parser.parse_args(rest)
         load(command.run)(options)
 
 

@@ -38,6 +38,8 @@ class Task:
         help: One line.
         recipe: A frozen dataclass of dataclasses whose `task` is the task's name; its module must not import torch.
         fit: Trains what a recipe says. Its weights files say under `task` whose they are.
+        open: recipe -> its data, opened and checked. Without it and `job` the task's runs cannot be compared.
+        job: (recipe, data) -> the `contagg.training.engine.Job` that `fit` trains.
         commands: What else can be done with such a file, `validate` and `predict` among it, and what the task brings
             beside. Where several tasks have a command, the weights file that is given decides.
     """
@@ -45,6 +47,8 @@ class Task:
     help: str
     recipe: str
     fit: str
+    open: str = ""
+    job: str = ""
     commands: Mapping[str, Command] = field(default_factory=dict)
 
 

@@ -44,6 +44,8 @@ TASK = Task(
     help="tell classes of images apart (Sec. 4.1)",
     recipe="contagg.classification.recipe:ClassificationRecipe",
     fit="contagg.classification.fit:fit",
+    open="contagg.classification.fit:open_images",
+    job="contagg.classification.fit:make_job",
     commands={
         "validate": Command(
             help="accuracy and confusion matrix on held-out images",

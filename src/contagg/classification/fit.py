@@ -28,12 +28,17 @@ def fit(recipe: ClassificationRecipe) -> None:
     """`contagg fit` for classification: trains, draws, reads the best weights back, says where all is."""
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
-    data = open_data(recipe.data)
+    data = open_images(recipe)
     job = make_job(recipe, data)
     folder = claim_folder(recipe.run, recipe)
     train(job, recipe.run, folder)
     if is_first_process():
         report(folder, data, recipe.data, recipe.run, recipe.optimization.batch_size)
+
+
+def open_images(recipe: ClassificationRecipe) -> ImageData:
+    """Both splits. UserError as `open_data`."""
+    return open_data(recipe.data)
 
 
 def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:

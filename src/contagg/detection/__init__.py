@@ -79,6 +79,8 @@ TASK = Task(
     help="find objects and, with Mask R-CNN, outline them (Sec. 4.2 and 4.3)",
     recipe="contagg.detection.config:DetectionRecipe",
     fit="contagg.detection.fit:fit",
+    open="contagg.detection.fit:open_images",
+    job="contagg.detection.fit:make_job",
     commands={
         "validate": Command(
             help="COCO's twelve numbers of a detector", run="contagg.detection.validate:validate", arguments=validate

@@ -37,13 +37,17 @@ def fit(recipe: DetectionRecipe) -> None:
     """`contagg fit` for detection: trains, draws, reads the best weights back, says where all is."""
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
-    masks = recipe.model.detector == "mask_rcnn"
-    training, validation = open_splits(recipe.data, masks)
-    job = make_job(recipe, training, validation)
+    splits = open_images(recipe)
+    job = make_job(recipe, splits)
     folder = claim_folder(recipe.run, recipe)
     train(job, recipe.run, folder)
     if is_first_process():
-        report(folder, validation, recipe)
+        report(folder, splits[1], recipe)
+
+
+def open_images(recipe: DetectionRecipe) -> tuple[CocoImages, CocoImages]:
+    """Training and validation images, with the masks of their objects where they are learnt. See `open_splits`."""
+    return open_splits(recipe.data, masks=recipe.model.detector == "mask_rcnn")
 
 
 def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoImages, CocoImages]:
@@ -66,8 +70,9 @@ def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoImages, CocoImag
     return splits
 
 
-def make_job(recipe: DetectionRecipe, training: CocoImages, validation: CocoImages) -> Job:
+def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> Job:
     """What the engine trains. UserError for a backbone or weights that do not fit."""
+    training, validation = splits
     optimization, run = recipe.optimization, recipe.run
     model = build_detector(recipe.model, len(training.annotations.categories))
     if recipe.model.init_weights:

@@ -52,6 +52,8 @@ TASK = Task(
     help="learn without labels, by self-distillation (DINO, Sec. 4.5)",
     recipe="contagg.self_supervised.recipe:DinoRecipe",
     fit="contagg.self_supervised.fit:fit",
+    open="contagg.self_supervised.fit:open_images",
+    job="contagg.self_supervised.fit:make_job",
     commands={
         "knn": Command(
             help="accuracy of the nearest training images in a network's features (Table 6)",

@@ -24,7 +24,7 @@ def fit(recipe: DinoRecipe) -> None:
     """`contagg fit` for DINO: trains, draws, says where all is."""
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
-    data = _open(recipe)
+    data = open_images(recipe)
     job = make_job(recipe, data)
     folder = claim_folder(recipe.run, recipe)
     train(job, recipe.run, folder)
@@ -32,8 +32,8 @@ def fit(recipe: DinoRecipe) -> None:
         report(folder, recipe)
 
 
-def _open(recipe: DinoRecipe) -> ImageData:
-    """The images, and their classes where the nearest neighbours are asked."""
+def open_images(recipe: DinoRecipe) -> ImageData:
+    """The images, and their classes where the nearest neighbours are asked. UserError as `open_data`."""
     if not recipe.knn.every:
         return open_unlabelled(recipe.data)
     try:

@@ -28,10 +28,13 @@ Tasks = Mapping[str, str]
 """A task's name -> "module:class" of its recipe, a frozen dataclass of dataclasses."""
 
 
-def read_recipe(arguments: Sequence[str], tasks: Tasks) -> Any:
+def read_recipe(arguments: Sequence[str], tasks: Tasks, also: Sequence[str] = ()) -> Any:
     """The recipe that `-c FILE --key value ...` asks for.
 
     `--print_config` prints it whole and `--help` its keys; both leave with SystemExit(0).
+
+    Args:
+        also: Options of the command beside those of a recipe, which an error may suggest.
 
     Raises:
         UserError: no such file, broken YAML, an unknown task, key or option, a wrong type, a value out of range.
@@ -54,7 +57,7 @@ def read_recipe(arguments: Sequence[str], tasks: Tasks) -> Any:
     if options.task:
         content["task"] = options.task
     _check_keys(recipe_class, content, options.config)
-    recipe = _parse(parser, recipe_class, content, rest)
+    recipe = _parse(parser, recipe_class, content, rest, also)
     if options.print_config:
         print(yaml.safe_dump(as_dict(recipe), sort_keys=False), end="")
         raise SystemExit(0)
@@ -108,14 +111,18 @@ def _renamed(key: str) -> str:
 
 
 def _parse(
-    parser: jsonargparse.ArgumentParser, recipe_class: type, content: dict[str, Any], rest: Sequence[str]
+    parser: jsonargparse.ArgumentParser,
+    recipe_class: type,
+    content: dict[str, Any],
+    rest: Sequence[str],
+    also: Sequence[str],
 ) -> Any:
     kinds = dict(_kinds(recipe_class))
     for argument in rest:
         key = argument.removeprefix("--").split("=")[0]
         free = any(key.startswith(f"{name}.") for name, kind in kinds.items() if typing.get_origin(kind) is dict)
         if argument.startswith("--") and key not in kinds and not free:
-            raise UserError(f"unknown option --{key}.{_renamed(key) or nearest(key, kinds)}")
+            raise UserError(f"unknown option --{key}.{_renamed(key) or nearest(key, [*kinds, *also])}")
     arguments = [*_as_options(content, kinds), *rest]
     _check_numbers(arguments, kinds)
     try:
