@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from contagg.affinity.base import Grid
-from contagg.affinity.forms import Band, Dense, Factors, Form, Product, Sparse, Sum
+from contagg.affinity.bands import Band, Sparse
+from contagg.affinity.forms import Dense, Factors, Form, Product, Sum
 from contagg.affinity.scores import Scores
 
 __all__ = [
@@ -55,8 +56,8 @@ class RecordedLayer:
         grid: (H, W) of the tokens that are gathered from.
         prefix: Tokens before the grid, such as a class token.
         terms: What A is the weighted sum of.
-        residual: By lengths of vectors, the mean share of a token's own in what the layer hands on, |x| / (|x| + |f(x)|)
-            for x + f(x); None where nothing is added.
+        residual: By lengths of vectors, the mean share of a token's own in what the layer hands on,
+            |x| / (|x| + |f(x)|) for x + f(x); None where nothing is added.
         target_grid, target_prefix: Of the tokens that gather, where these are others.
         targets: Names of what gathers where that lies on no grid, as a detector's queries; then `target_grid` is None.
     """
