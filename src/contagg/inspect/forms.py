@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from contagg.affinity.base import Grid
 from contagg.affinity.bands import Band, Sparse
+from contagg.affinity.base import Grid
 from contagg.affinity.forms import Dense, Factors, Form, Product, Sum
 from contagg.affinity.scores import Scores
 
