@@ -118,23 +118,15 @@ class Scores(Form):
 
     def _on_places(self, found: Tensor) -> Tensor:
         """Collected shares (M, R, ...) on the places, (M, R, N)."""
-        if self.key_of_place is None:
-            return found
-        held = self.key_of_place >= 0
-        counts = self.key_of_place[held].bincount(minlength=self._keys).clamp_min(1)
-        return (found / counts)[..., self.key_of_place.clamp_min(0)] * held
+        return found if self.key_of_place is None else shared_out(found, self.key_of_place)
 
     def _of_keys(self, values: Tensor) -> Tensor:
         """Values (1 or M, N, R) of the places as the keys hold them, (1 or M, G m, R)."""
-        if self.key_place is not None:
-            place = self.key_place.flatten()
-            return values[:, place.clamp_min(0)] * (place >= 0)[:, None]
-        assert self.key_of_place is not None
-        held = (self.key_of_place >= 0).nonzero()[:, 0]
-        key = self.key_of_place[held]
-        counts = key.bincount(minlength=self._keys).clamp_min(1)
-        sums = values.new_zeros(values.shape[0], self._keys, values.shape[2]).index_add_(1, key, values[:, held])
-        return sums / counts[:, None]
+        if self.key_of_place is not None:
+            return averaged(values, self.key_of_place, self._keys)
+        assert self.key_place is not None
+        place = self.key_place.flatten()
+        return values[:, place.clamp_min(0)] * (place >= 0)[:, None]
 
     def _push_group(self, every: Tensor, group: int, values: Tensor) -> None:
         """Add A v of a group to `every` (M, N', R), for values of all keys (1 or M, G m, R)."""
@@ -146,3 +138,19 @@ class Scores(Form):
 
     def _queries(self, group: int) -> Iterator[Tensor]:
         return iter((self.query_place[group] >= 0).nonzero()[:, 0].split(self._at_once))
+
+
+def shared_out(found: Tensor, key_of_place: Tensor) -> Tensor:
+    """What pooled keys are given (M, R, K), evenly on the places of each, (M, R, N); nothing where a place has none."""
+    held = key_of_place >= 0
+    counts = key_of_place[held].bincount(minlength=found.shape[2]).clamp_min(1)
+    return (found / counts)[..., key_of_place.clamp_min(0)] * held
+
+
+def averaged(values: Tensor, key_of_place: Tensor, keys: int) -> Tensor:
+    """Means over the places of each pooled key, (1 or M, N, R) -> (1 or M, K, R)."""
+    held = (key_of_place >= 0).nonzero()[:, 0]
+    key = key_of_place[held]
+    counts = key.bincount(minlength=keys).clamp_min(1)
+    sums = values.new_zeros(values.shape[0], keys, values.shape[2]).index_add_(1, key, values[:, held])
+    return sums / counts[:, None]
