@@ -22,8 +22,8 @@ class Scores(Form):
         bias: What is added to the scores, each of a shape that is broadcast to (G, M, n, m): positions, masks. -inf
             shuts a key out.
         sink: Scores of one more key whose value is 0, broadcast to (G, M, n, 1); None for none.
-        key_of_place: Of pooled keys, in the place of `key_place`: (N,), the key g m + j that a place was pooled into,
-            or -1. A key's weight is shared out evenly among its places.
+        key_of_place: Instead of `key_place` for pooled keys, (N,): the key g m + j that a place went into, or -1. A
+            key's weight is shared out evenly among its places.
     """
 
     query: Tensor
@@ -56,7 +56,7 @@ class Scores(Form):
                 found.index_put_(
                     (torch.arange(self.heads)[:, None, None], lines[:, None], columns), shares, accumulate=True
                 )
-        return self._on_places(found[..., :-1])[:, line]
+        return shared_out(found[..., :-1], self.key_of_place)[:, line]
 
     def columns(self, positions: Tensor) -> Tensor:
         every = self.query.new_zeros(self.heads, self.shape[0], len(positions))
@@ -70,12 +70,10 @@ class Scores(Form):
     def pull(self, weights: Tensor) -> Tensor:
         found = weights.new_zeros(self.heads, weights.shape[1], self._keys + 1)
         for group in range(self.query.shape[0]):
-            index = (self.query_place[group] >= 0).nonzero()[:, 0]
-            for some in index.split(self._at_once):
-                shares = self.shares(group, some).to(weights.dtype)
-                given = weights[:, :, self.query_place[group, some]] @ shares
+            for some in self._queries(group):
+                given = weights[:, :, self.query_place[group, some]] @ self.shares(group, some).to(weights.dtype)
                 found.index_add_(2, self._column(group), given)
-        return self._on_places(found[..., :-1])
+        return shared_out(found[..., :-1], self.key_of_place)
 
     def push(self, values: Tensor) -> Tensor:
         every = values.new_zeros(self.heads, self.shape[0], values.shape[2])
@@ -116,10 +114,6 @@ class Scores(Form):
         place = self.key_place[group]
         return torch.where(place < 0, self._keys, place)
 
-    def _on_places(self, found: Tensor) -> Tensor:
-        """Collected shares (M, R, ...) on the places, (M, R, N)."""
-        return found if self.key_of_place is None else shared_out(found, self.key_of_place)
-
     def _of_keys(self, values: Tensor) -> Tensor:
         """Values (1 or M, N, R) of the places as the keys hold them, (1 or M, G m, R)."""
         if self.key_of_place is not None:
@@ -140,8 +134,10 @@ class Scores(Form):
         return iter((self.query_place[group] >= 0).nonzero()[:, 0].split(self._at_once))
 
 
-def shared_out(found: Tensor, key_of_place: Tensor) -> Tensor:
-    """What pooled keys are given (M, R, K), evenly on the places of each, (M, R, N); nothing where a place has none."""
+def shared_out(found: Tensor, key_of_place: Tensor | None) -> Tensor:
+    """What pooled keys are given (M, R, K), evenly on the places of each, (M, R, N); None where keys are places."""
+    if key_of_place is None:
+        return found
     held = key_of_place >= 0
     counts = key_of_place[held].bincount(minlength=found.shape[2]).clamp_min(1)
     return (found / counts)[..., key_of_place.clamp_min(0)] * held
