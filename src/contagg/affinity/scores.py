@@ -51,11 +51,8 @@ class Scores(Form):
             index = torch.isin(self.query_place[group], chosen).nonzero()[:, 0]
             target = torch.searchsorted(chosen, self.query_place[group, index])
             for part, lines in zip(index.split(self._at_once), target.split(self._at_once), strict=True):
-                shares = self.shares(group, part)
-                columns = self._column(group)
-                found.index_put_(
-                    (torch.arange(self.heads)[:, None, None], lines[:, None], columns), shares, accumulate=True
-                )
+                entries = (torch.arange(self.heads)[:, None, None], lines[:, None], self._column(group))
+                found.index_put_(entries, self.shares(group, part), accumulate=True)
         return shared_out(found[..., :-1], self.key_of_place)[:, line]
 
     def columns(self, positions: Tensor) -> Tensor:
@@ -84,8 +81,7 @@ class Scores(Form):
 
     def shares(self, group: int, index: Tensor) -> Tensor:
         """What queries `index` (R,) of a group give to its keys, (M, R, m)."""
-        query, key = self.query[group, :, index], self.key[group]
-        scores = self.scale * query @ key.mT
+        scores = self.scale * self.query[group, :, index] @ self.key[group].mT
         whole = (self.query.shape[0], self.heads, self.query.shape[2], self.key.shape[2])
         for bias in self.bias:
             scores = scores + bias.expand(whole)[group][:, index].to(scores.dtype)
