@@ -20,7 +20,7 @@ import contagg.nn.vit
 from contagg.errors import UserError
 from contagg.models import CONFIGS
 
-NAMES = [*CONFIGS, "deit_small_pam"]
+NAMES = [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"]
 SIZE = 64
 
 
@@ -232,7 +232,7 @@ def test_hub_folder_is_pushed_and_pulled(tmp_path) -> None:
         ),
         ({"name": "deit_small_pam", "num_head": 3}, "no argument 'num_head'. Did you mean 'num_heads'"),
         ({"name": "deit_small_pam", "depth": 0}, "depth 0 must be a whole number from 1 on"),
-        ({"name": "deit_small_pam", "num_heads": 5}, "dim should be divisible by num_heads"),
+        ({"name": "deit_small_pam", "num_heads": 5}, "embed_dim 384 must be divisible by num_heads 5"),
         ({"name": "deit_small_pam", "class_token": False}, "Token pooling needs the class token"),
         ({"name": 5}, "model 5 must be a name"),
     ],

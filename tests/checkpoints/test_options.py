@@ -160,6 +160,7 @@ def test_a_detectors_file_fetches_nothing_by_its_own_key(tmp_path: Path, monkeyp
 def test_what_networks_document_is_taken() -> None:
     for name, options in {
         "container_light": {"affinity": ["dwconv3", "dwconv3", "dwconv3", "attention"], "embed_dims": [8, 8, 16, 32]},
+        "vit_tiny_mixer": {"affinity": ["attention", "dwconv3"], "gate": "sum", "depth": 2, "class_token": False},
         "deit_small_pam": {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32},
         "vit_tiny_patch16_224.augreg_in21k": {"dynamic_img_size": True, "class_token": False, "global_pool": "avg"},
         "swin_tiny_patch4_window7_224": {"window_size": 2, "strict_img_size": False, "depths": [1, 1]},

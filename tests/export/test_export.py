@@ -68,6 +68,16 @@ def test_a_static_dense_affinity_is_exported_for_its_grid_and_any_batch() -> Non
     assert_answers(answer, model, [(1, 64, 64), (3, 64, 64)])
 
 
+@pytest.mark.parametrize("words", [["attention rope", "cross scan16"], ["window7 shifted", "attention + dwconv3"]])
+def test_a_transformer_of_affinities_is_exported_for_its_size_and_any_batch(words: list[str]) -> None:
+    """With a class token and without."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": (64, 96)}
+    model = contagg.create("vit_tiny_mixer", affinity=words, num_classes=5, **sizes).eval()
+    answer = open_onnx(to_onnx(export_program(model, (3, 64, 96), any_size=False), {}))
+    assert_answers(answer, model, [(1, 64, 96), (3, 64, 96)])
+
+
 def test_onnx_answers_names_its_axes_and_carries_metadata(light: tuple[nn.Module, ExportedProgram]) -> None:
     content = to_onnx(light[1], {"preprocessing": {"mean": [0.5]}, "class_names": ["a", "b"]})
     assert_answers(open_onnx(content), light[0], SIZES)

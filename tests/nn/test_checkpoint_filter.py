@@ -19,6 +19,7 @@ SMALL: dict[str, dict] = {
     "container_tiny": {},
     "container_mlp": {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "mlp_ratios": (1, 1, 1, 1)},
     "container_mh_mlp_lr": {"embed_dims": (32, 32, 32, 32), "depths": (1, 1, 1, 1)},
+    "vit_tiny_mixer": PAM | {"affinity": ["attention relative", "window7"]},
     "deit_small_pam": PAM,
 }
 

@@ -55,12 +55,12 @@ def assert_same_answers(model: nn.Module, tolerance: float) -> None:
         assert (got - expected).norm() < tolerance * expected.norm()
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "deit_small_pam"])
+@pytest.mark.parametrize("name", [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"])
 def test_answers_in_fp32(name: str) -> None:
     assert_same_answers(drawn(name), 1e-5)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "deit_small_pam"])
+@pytest.mark.parametrize("name", [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"])
 def test_answers_in_float64(name: str) -> None:
     assert_same_answers(drawn(name).double(), 1e-10)
 

@@ -17,17 +17,18 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import contagg
 from contagg.errors import UserError
 from contagg.models import CONFIGS
+from contagg.nn.vit import VITS
 
 NETWORK = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "mlp_ratios": (1, 1, 1, 1)}
 TRANSFORMER = {"embed_dim": 96, "depth": 2, "num_heads": 3}
-NAMES = [*CONFIGS, "deit_small_pam"]
-ONE_OF_EACH = ["container_light_tiny", "container_tiny", "container_mh_mlp_lr", "deit_small_pam"]
+NAMES = [*CONFIGS, *VITS]
+ONE_OF_EACH = ["container_light_tiny", "container_tiny", "container_mh_mlp_lr", "vit_tiny_mixer", "deit_small_pam"]
 ANY_SIZE = ["container_light_tiny", "container_tiny"]
 
 
 def make(name: str, **arguments: Any) -> nn.Module:
     torch.manual_seed(0)
-    sizes = TRANSFORMER if name == "deit_small_pam" else NETWORK
+    sizes = TRANSFORMER if name in VITS else NETWORK
     return contagg.create(name, **{"num_classes": 5, **sizes, **arguments}).eval()
 
 
@@ -64,7 +65,7 @@ def test_another_mixer_decides_whether_the_size_is_fixed() -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_head_and_features_without_it(name: str, pool: str) -> None:
-    if name == "deit_small_pam" and pool == "catavgmax":
+    if name in VITS and pool == "catavgmax":
         with pytest.raises(UserError, match="Only avg, avgmax, max"):
             make(name, global_pool=pool)
         return
@@ -171,7 +172,7 @@ def test_intermediates_with_channels_last() -> None:
         model.forward_intermediates(batch, output_fmt="NLC")
 
 
-@pytest.mark.parametrize("name", ["container_tiny", "deit_small_pam"])
+@pytest.mark.parametrize("name", ["container_tiny", "vit_tiny_mixer", "deit_small_pam"])
 @pytest.mark.parametrize("rate", ["attn_drop_rate", "proj_drop_rate", "drop_rate", "drop_path_rate"])
 def test_dropout_acts_in_training_alone(name: str, rate: str) -> None:
     plain, dropping = make(name, img_size=64), make(name, img_size=64, **{rate: 0.5})

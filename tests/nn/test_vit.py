@@ -1,14 +1,106 @@
-"""DeiT with PAM (appendix B) against timm's DeiT-S."""
+"""Vision transformers of any affinity against timm's; DeiT with PAM (appendix B) is one of them."""
 
 import pytest
 import timm
 import torch
 
 import contagg
-from contagg.affinity import TokenMLP
+from contagg.affinity import Site, TokenMLP, list_affinities
+from contagg.affinity.base import Affinity
 from contagg.errors import UserError
+from contagg.inspect.recording import record
+from contagg.inspect.statistics import statistics
+from contagg.nn.aggregation import affinities
+from contagg.nn.vit import SIZES, serves_class_token
 
 SMALL = {"num_classes": 5, "depth": 2, "embed_dim": 96, "num_heads": 3}
+
+
+def test_with_attention_it_is_timms_vit_small() -> None:
+    """The whole network at 224 pixels, through timm's own names of its weights."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_small_patch16_224").eval()
+    ours = contagg.create("vit_small_mixer", affinity="attention").eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+        features = [model.forward_intermediates(images, [3, 11], intermediates_only=True) for model in (ours, theirs)]
+        torch.testing.assert_close(features[0], features[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_each_is_as_large_as_timms_of_its_name(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = contagg.create(name), timm.create_model(name.replace("mixer", "patch16_224"))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert [affinity.heads for affinity in affinities(ours)] == [block.attn.num_heads for block in theirs.blocks]
+
+
+@pytest.mark.parametrize("word", [*list_affinities(), "attention + dwconv5", "attention + token mlp", "full-conv3"])
+def test_any_word_serves(word: str) -> None:
+    """A step in training, statistics, a copy without gates, and another image size, with a class token or without."""
+    torch.manual_seed(0)
+    given = {"gate": "sigmoid/head", "img_size": (48, 80), "affinity": ["attention", word]}
+    model = contagg.create("vit_tiny_mixer", **{**SMALL, "embed_dim": 128, "num_heads": 2} | given)
+    images = torch.randn(2, 3, 48, 80)
+    model(images).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    model.eval()
+    assert model.num_prefix_tokens == int(serves_class_token(word, Site(channels=128, grid=(3, 5))))
+    with torch.no_grad(), record(model, lambda layer: layer.has_affinity) as layers:
+        expected = model(images)
+    assert all(numbers.entropy.isfinite().all() for layer in layers for numbers in statistics(layer).values())
+    torch.testing.assert_close(contagg.fuse(model)(images), expected, rtol=1e-4, atol=1e-5)
+    model.set_input_size((80, 32))
+    assert model(torch.randn(2, 3, 80, 32)).shape == (2, 5)
+
+
+def test_a_word_a_block_and_a_factory() -> None:
+    class Still(Affinity):
+        heads, dynamic = 1, False
+
+        def forward(self, values, tokens, grid, mask=None):
+            return values.clone()
+
+        def rows(self, tokens, grid, positions, mask=None):
+            return torch.eye(tokens.shape[1])[None, None, positions]
+
+        def multiply_adds(self, grid):
+            return 0
+
+    words = ["attention rope", lambda site: Still()]
+    model = contagg.create("vit_tiny_mixer", affinity=words, img_size=64, **SMALL)
+    assert [type(affinity).__name__ for affinity in affinities(model)] == ["RotaryAttention", "Still"]
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_heads_are_as_wide_as_the_transformers_unless_a_word_says_so() -> None:
+    words = ["attention", "attention/32", "agent49 + attention/16", "delta"]
+    model = contagg.create("vit_small_mixer", affinity=words, depth=4, img_size=64)
+    assert [affinity.heads for affinity in affinities(model)] == [6, 12, 24, 6]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"affinity": "window7", "class_token": True}, "class_token True: the affinity 'window7' serves no class"),
+        ({"affinity": ["attention", "dwconv3"], "reg_tokens": 4}, "reg_tokens 4: the affinity 'dwconv3' serves no"),
+        ({"affinity": "pooled4", "global_pool": "token"}, "global_pool 'token': the affinity 'pooled4' serves no"),
+        ({"affinity": ["attention"] * 3}, "the transformer has 2 blocks and 3 words"),
+        ({"affinity": "atention"}, "Did you mean 'attention'"),
+        ({"affinity": 7}, "affinity 7 of the transformer must be one word, or one a block"),
+        ({"affinity": "attention", "num_heads": 5}, "embed_dim 96 must be divisible by num_heads 5"),
+        ({"affinity": "attention/31"}, "head width 31 does not divide 96 channels"),
+        ({"afinity": "attention"}, "no argument 'afinity'. Did you mean 'affinity'"),
+        ({"affinity": "attention + dwconv3", "gate": "fre"}, "gate 'fre' is not one of"),
+        ({"affinity": "attention", "class_token": False}, "Token pooling needs the class token"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        contagg.create("vit_tiny_mixer", img_size=64, **SMALL | given)
+    assert "\n" not in str(caught.value)
 
 
 def as_deit(pam: torch.nn.Module) -> dict[str, torch.Tensor]:

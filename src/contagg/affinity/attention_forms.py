@@ -20,7 +20,8 @@ class DifferentialAttention(SelfAttention):
     lambda = exp(a b) - exp(a' b') + 0.8, learnt and the same for all heads.
     """
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         if head_width % 2:
             raise UserError(f"attention diff: head width {head_width} must be even, half of it for each of two")
@@ -66,7 +67,8 @@ class GatedAttention(Affinity):
 
     dynamic = True
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__()
         self.attention = SelfAttention(site.channels, head_width, site.prefix, site.attn_drop)
         self.gate = nn.Linear(site.channels, site.channels)
@@ -95,7 +97,8 @@ class SinkAttention(SelfAttention):
     Miller, "Attention Is Off By One" (https://www.evanmiller.org/attention-is-off-by-one.html).
     """
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.sink = nn.Parameter(torch.zeros(self.heads, 1, head_width))
 

@@ -49,7 +49,8 @@ class RelativeAttention(SelfAttention):
 
     forms_matrix = True
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.table = nn.Parameter(torch.empty(self.heads, 2 * site.grid[0] - 1, 2 * site.grid[1] - 1))
         nn.init.trunc_normal_(self.table, std=0.02)
@@ -86,7 +87,8 @@ class RotaryAttention(SelfAttention):
     alone. timm's `RotaryEmbeddingCat(in_pixels=False)`. Class tokens are not turned.
     """
 
-    def __init__(self, site: Site, head_width: int = 32, temperature: float = 100.0) -> None:
+    def __init__(self, site: Site, head_width: int | None = None, temperature: float = 100.0) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         if head_width % 4:
             raise UserError(f"attention rope: head width {head_width} must be a multiple of 4, two pairs of channels")
@@ -116,7 +118,8 @@ class DecayingAttention(SelfAttention):
 
     forms_matrix = True
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:

@@ -28,13 +28,15 @@ AT_ONCE = 256
 class Site:
     """Where an affinity works: channels, the grid it is made for, and the tokens before the grid.
 
-    `attn_drop` is the dropout rate of an affinity that depends on the tokens.
+    `attn_drop` is the dropout rate of an affinity that depends on the tokens, `head_width` the channels of its heads
+    where its word does not say: 32, in a plain transformer as many as its `num_heads` leave.
     """
 
     channels: int
     grid: Grid
     prefix: int = 0
     attn_drop: float = 0.0
+    head_width: int = 32
 
 
 class Affinity(nn.Module, ABC):

@@ -88,7 +88,8 @@ class OutlookAttention(_PositionKernels):
     around it gather from each other, so that a position gathers through every window that it lies in.
     """
 
-    def __init__(self, site: Site, size: int, head_width: int = 32) -> None:
+    def __init__(self, site: Site, size: int, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site, "outlook", size, head_width, size**4)
         self.local = 2 * (size // 2)
         self.scale = head_width**-0.5

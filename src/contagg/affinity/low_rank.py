@@ -29,7 +29,8 @@ class PooledAttention(SelfAttention):
     without the layers between pooling and keys. The last squares of a row or column are as large as is left of them.
     """
 
-    def __init__(self, site: Site, size: int, head_width: int = 32) -> None:
+    def __init__(self, site: Site, size: int, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.size = size
 
@@ -73,7 +74,8 @@ class LinearAttention(SelfAttention):
     drop, so that `attn_drop` is nothing to it.
     """
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix)
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
@@ -103,7 +105,8 @@ class AgentAttention(SelfAttention):
     average pooling has them.
     """
 
-    def __init__(self, site: Site, agents: int, head_width: int = 32) -> None:
+    def __init__(self, site: Site, agents: int, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.side = math.isqrt(agents)
         if self.side**2 != agents:

@@ -81,7 +81,8 @@ def check_tokens(tokens: Tensor, grid: Grid, prefix: int, what: str) -> None:
 def full_precision(tokens: Tensor) -> AbstractContextManager[object]:
     """No autocast: the decays of a chunk have the range of fp32."""
     device = tokens.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # there is none on "meta"
+    return torch.autocast(device, enabled=False) if lowered else nullcontext()
 
 
 def carried(advance: Advance, transitions: Tensor, added: Tensor) -> Tensor:

@@ -168,8 +168,8 @@ def _checked(affinity: Affinity, factory: Callable[..., Affinity]) -> Affinity:
     return affinity
 
 
-def _attention(site: Site, head_width: int = 32) -> Affinity:
-    return SelfAttention(site.channels, head_width, site.prefix, site.attn_drop)
+def _attention(site: Site, head_width: int | None = None) -> Affinity:
+    return SelfAttention(site.channels, head_width or site.head_width, site.prefix, site.attn_drop)
 
 
 def _depthwise(site: Site, kernel_size: int, head_width: int = 1, dilation: int = 1) -> Affinity:
@@ -233,6 +233,6 @@ register_affinity(
 )
 register_affinity(
     "delta[/{head_width}]",
-    lambda site, head_width=32: DeltaRule(site.channels, head_width, site.prefix),
+    lambda site, head_width=None: DeltaRule(site.channels, head_width or site.head_width, site.prefix),
     ["delta"],
 )

@@ -23,7 +23,8 @@ class WindowAttention(SelfAttention):
     Swin's, a window that holds the whole grid is moved as well.
     """
 
-    def __init__(self, site: Site, size: int, head_width: int = 32, shift: int = 0) -> None:
+    def __init__(self, site: Site, size: int, head_width: int | None = None, shift: int = 0) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.size, self.shift = size, shift
         self.local = size - 1
@@ -31,7 +32,7 @@ class WindowAttention(SelfAttention):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     @classmethod
-    def shifted(cls, site: Site, size: int, head_width: int = 32) -> "WindowAttention":
+    def shifted(cls, site: Site, size: int, head_width: int | None = None) -> "WindowAttention":
         """Moved by half a window, as every second block of Swin has it."""
         return cls(site, size, head_width, size // 2)
 
@@ -98,7 +99,8 @@ class NeighborhoodAttention(SelfAttention):
 
     TILE = 4
 
-    def __init__(self, site: Site, size: int, head_width: int = 32) -> None:
+    def __init__(self, site: Site, size: int, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         if size % 2 == 0:
             raise UserError(f"neighborhood{size}: the size must be odd, so that a position has a centre")
@@ -173,7 +175,8 @@ class AxialAttention(SelfAttention):
     queries and keys for both.
     """
 
-    def __init__(self, site: Site, head_width: int = 32) -> None:
+    def __init__(self, site: Site, head_width: int | None = None) -> None:
+        head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import re
 from timm.models._input import get_model_input_config
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, clear_padding
+from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_padding
 from contagg.affinity.mixture import GateWord
 from contagg.affinity.registry import Factory, Site, build_affinity
 from contagg.errors import UserError
@@ -35,6 +35,7 @@ class ChannelMixingConvolution(nn.Module):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C), each channel from all channels of its group in the window."""
+        check_fills(values, grid, f"a convolution of {self.convolution.groups} groups")
         return as_tokens(self.convolution(as_map(values, grid)))
 
 

@@ -6,8 +6,9 @@ file calls the same function. Loading as it is (`load_state_dict`, timm's `check
 
 import copy
 import math
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from timm.layers import to_2tuple
@@ -27,8 +28,9 @@ _LARGEST = 4096
 def checkpoint_filter_fn(state: StateDict, model: nn.Module, image_size: Size | None = None) -> StateDict:
     """The tensors of a checkpoint under the names of `model`, and for the image size of `model`.
 
-    What a wrapper put before the names is cut off, the authors' names become ours, and what was learnt for one grid
-    (positions, static N x N) is resized as `model.set_input_size` does it. Stem and classifier stay as they are.
+    What a wrapper put before the names is cut off, the authors' names become ours, and so do timm's of the attention of
+    a vision transformer; what was learnt for one grid (positions, static N x N) is resized as `model.set_input_size`
+    does it. Stem and classifier stay as they are.
 
     Args:
         state: names to tensors.
@@ -64,7 +66,7 @@ def accept_other_names(module: nn.Module, state: StateDict, prefix: str, *_: Any
 
 
 def _under_our_names(state: StateDict, model: nn.Module) -> StateDict:
-    """Without a wrapper's prefix and the names of the release; `state` itself where it has neither."""
+    """Without a wrapper's prefix, the names of the release and timm's; `state` itself where it has none of them."""
     stem = next(name for name, parameter in model.named_parameters() if parameter.ndim == 4)
     prefixes = {
         name.removesuffix(ending)
@@ -79,7 +81,30 @@ def _under_our_names(state: StateDict, model: nn.Module) -> StateDict:
     if prefixes and "" not in prefixes:
         prefix = prefixes.pop()
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return from_released(state) if is_released(state) and stem != RELEASED_STEM else state
+    if is_released(state) and stem != RELEASED_STEM:
+        return from_released(state)
+    return _from_timms_attention(state, [name for name, _ in model.named_parameters()])
+
+
+def _from_timms_attention(state: StateDict, ours: Sequence[str]) -> StateDict:
+    """timm's names of a vision transformer's attention under those of a transformer of affinities.
+
+    The joint projection becomes query and key of an affinity that has them, and value. `state` itself for others.
+    """
+    if not any(".attn.aggregation." in name for name in ours):
+        return state
+    found = {}
+    for name, tensor in state.items():
+        if not (match := re.fullmatch(r"(.+\.attn)\.(qkv|proj)\.(weight|bias)", name)):
+            found[name] = tensor
+        elif match[2] == "proj":
+            found[f"{match[1]}.aggregation.output.{match[3]}"] = tensor
+        else:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                ending = f".{part}.{match[3]}"
+                places = [one for one in ours if one.startswith(f"{match[1]}.") and one.endswith(ending)]
+                found[places[0] if places else match[1] + ending] = third.clone()
+    return found if found.keys() != state.keys() else state
 
 
 def _for_the_image_size(state: StateDict, model: nn.Module, image_size: Size | None) -> StateDict:

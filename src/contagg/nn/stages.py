@@ -65,7 +65,8 @@ class NetworkConfig:
     def blocks(self) -> tuple[tuple[Word, ...], ...]:
         """The affinity of each block of each stage."""
         stages = self.affinity if isinstance(self.affinity, list | tuple) else (self.affinity,) * STAGES
-        return tuple(_a_block_each(*of) for of in zip(range(1, STAGES + 1), stages, self.depths, strict=True))
+        names = [f"stage {number}" for number in range(1, STAGES + 1)]
+        return tuple(a_block_each(*of) for of in zip(names, stages, self.depths, strict=True))
 
     @property
     def fixed_input_size(self) -> bool:
@@ -94,14 +95,14 @@ class NetworkConfig:
             yield height, width
 
 
-def _a_block_each(stage: int, given: Word | Sequence[Word], depth: int) -> tuple[Word, ...]:
-    """A word or a factory for each block of a stage. UserError for anything else."""
+def a_block_each(where: str, given: Word | Sequence[Word], depth: int) -> tuple[Word, ...]:
+    """A word or a factory for each of the `depth` blocks of `where`. UserError for anything else."""
     words: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given,) * depth
     if len(words) != depth:
-        raise UserError(f"affinity: stage {stage} has {depth} blocks and {len(words)} words, {words!r}")
+        raise UserError(f"affinity: {where} has {depth} blocks and {len(words)} words, {words!r}")
     for word in words:
         if not isinstance(word, str) and not callable(word):
-            raise UserError(f"affinity {word!r} of stage {stage} must be one word, or one a block, or make an Affinity")
+            raise UserError(f"affinity {word!r} of {where} must be one word, or one a block, or make an Affinity")
     return words
 
 
