@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contagg.affinity import Grid, SelfAttention, Site, build_affinity, list_affinities
 from contagg.affinity.bands import Band, Sparse
 from contagg.affinity.forms import Dense, Factors, Form, Product, Sum
 from contagg.affinity.scores import Scores
+from contagg.testing.case import Case
+from contagg.testing.numbers import form
 
 GRID, M = (3, 5), 2
 N = 15
@@ -160,3 +163,43 @@ def test_a_row_without_a_key_is_zero() -> None:
 def test_scores_without_places_of_keys_are_refused() -> None:
     with pytest.raises(ValueError, match="key_place"):
         Scores(query=normal(1, 1, 1, 1), key=normal(1, 1, 1, 1), query_place=torch.zeros(1, 1), shape=(1, 1))
+
+
+@pytest.mark.parametrize("word", [*list_affinities(), "attention/32 + dwconv3", "decay + attention diff"])
+def test_every_kind_writes_its_matrix_down(word: str) -> None:
+    torch.manual_seed(0)
+    form(Case(word, 64))
+
+
+def test_a_class_token_is_in_the_form() -> None:
+    site = Site(channels=64, grid=GRID, prefix=1)
+    tokens = normal(1, N + 1, 64)
+    for word in (
+        "attention",
+        "attention relative",
+        "attention rope",
+        "attention sink",
+        "linear",
+        "token mlp rank 4",
+        "scan16",
+    ):
+        affinity = build_affinity(word, site).double()
+        written = affinity.form(tokens, GRID)
+        assert written is not None
+        torch.testing.assert_close(written.rows(torch.arange(N + 1)), affinity.matrix(tokens, GRID)[0])
+
+
+def test_rows_of_another_kind_are_not_written_down_as_those_of_the_kind_it_derives_from() -> None:
+    class Halved(SelfAttention):
+        def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+            return super().rows(tokens, grid, positions, mask) / 2
+
+    tokens, halved = normal(1, N, 64), Halved(64).double()
+    written = halved.form(tokens, GRID)
+    assert written is not None
+    torch.testing.assert_close(written.rows(torch.arange(N)), halved.matrix(tokens, GRID)[0])
+
+
+def test_a_matrix_that_is_too_large_is_not_formed() -> None:
+    affinity = build_affinity("heat", Site(channels=64, grid=(64, 64)))
+    assert affinity.form(torch.randn(1, 4096, 64), (64, 64)) is None

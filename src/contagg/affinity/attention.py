@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, join_heads, split_heads, tokens_on
+from contagg.affinity.forms import Form
+from contagg.affinity.scores import Scores
 from contagg.errors import UserError
 
 
@@ -43,6 +45,17 @@ class SelfAttention(Affinity):
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key = self.queries_keys(tokens, grid)
         return masked_softmax(self.scale * query[:, :, positions] @ key.transpose(2, 3), key_mask(mask))
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        return self._scores(*self.queries_keys(tokens, grid))
+
+    def _scores(self, query: Tensor, key: Tensor, bias: tuple[Tensor, ...] = ()) -> Scores:
+        """Of one image (1, M, N, d) that is one group."""
+        place = torch.arange(query.shape[2])[None]
+        shape = (query.shape[2], key.shape[2])
+        return Scores(
+            query=query, key=key, query_place=place, key_place=place, shape=shape, scale=self.scale, bias=bias
+        )
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid, self.prefix), self.query.in_features

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from contagg.affinity.attention import SelfAttention, key_mask, masked_softmax
 from contagg.affinity.base import Affinity, Grid, Site, join_heads, split_heads, tokens_on
+from contagg.affinity.forms import Form, Sum
+from contagg.affinity.scores import Scores
 from contagg.errors import UserError
 
 
@@ -44,6 +46,10 @@ class DifferentialAttention(SelfAttention):
             for query, key in self._pairs(tokens)
         )
         return first - self._lambda() * second
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        first, second = (self._scores(query, key) for query, key in self._pairs(tokens))
+        return Sum(parts=((tokens.new_ones(1), first), (-self._lambda().view(1), second)))
 
     def _pairs(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys of both, (B, M, N, d/2) each; those of a head lie side by side."""
@@ -114,6 +120,19 @@ class SinkAttention(SelfAttention):
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key = self.queries_keys(tokens, grid)
         return masked_softmax(self.scale * query[:, :, positions] @ key.mT, _with_sink(mask))[..., 1:]
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key = self.queries_keys(tokens, grid)
+        place = torch.arange(tokens.shape[1])[None]
+        return Scores(
+            query=query,
+            key=key[:, :, 1:],
+            query_place=place,
+            key_place=place,
+            shape=(tokens.shape[1], tokens.shape[1]),
+            scale=self.scale,
+            sink=self.scale * query @ key[:, :, :1].mT,
+        )
 
     def multiply_adds(self, grid: Grid) -> int:
         return super().multiply_adds(grid) + 2 * tokens_on(grid, self.prefix) * self.query.in_features

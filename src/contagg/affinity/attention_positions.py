@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from contagg.affinity.attention import SelfAttention, key_mask, masked_softmax
 from contagg.affinity.base import Grid, Site, check_fills, join_heads, split_heads
+from contagg.affinity.forms import Form
 from contagg.errors import UserError
 
 
@@ -69,6 +70,11 @@ class RelativeAttention(SelfAttention):
         added = offset_bias(self.table, every[on_grid.clamp_min(0)], every) * (on_grid >= 0)[:, None]
         logits = self.scale * query[:, :, positions] @ key.mT
         return masked_softmax(logits + F.pad(added, (logits.shape[3] - len(every), 0)), key_mask(mask))
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        added = F.pad(_grid_bias(self.table, grid), (prefix, 0, prefix, 0))
+        return self._scores(*self.queries_keys(tokens, grid), (added[None],))
 
     @torch.no_grad()
     def resize(self, grid: Grid) -> None:

@@ -4,7 +4,7 @@ Shapes are those of `contagg.affinity.forms`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contagg.affinity.base import Grid
 from contagg.affinity.forms import ELEMENTS, Form
 
 
@@ -65,7 +64,7 @@ class Band(Form):
     """
 
     kernel: Tensor
-    grid: Grid
+    grid: tuple[int, int]
     dilation: int = 1
     padding: Literal["zeros", "circular", "reflect", "replicate", "mean"] = "zeros"
     prefix: int = 0
@@ -142,3 +141,18 @@ class Band(Form):
             turn = max(1, 2 * length - 2)
             return (length - 1 - (index % turn - (length - 1)).abs()).clamp_min(0)
         return torch.where((index >= 0) & (index < length), index, -1)
+
+
+def within_reach(rows: Callable[[Tensor], Tensor], heads: int, local: int, grid: tuple[int, int]) -> Sparse:
+    """The entries no farther than `local` of a matrix whose rows at positions (R,) are asked for, (M, R, N)."""
+    count, width = grid[0] * grid[1], grid[1]
+    reach = torch.arange(-local, local + 1)
+    row = (torch.arange(count) // width)[:, None, None] + reach[:, None]
+    column = (torch.arange(count) % width)[:, None, None] + reach
+    within = (row >= 0) & (row < grid[0]) & (column >= 0) & (column < width)
+    targets = torch.where(within, row * width + column, -1).flatten(1)
+    weights = [
+        rows(some).take_along_dim(targets[some].clamp_min(0)[None], 2) * (targets[some] >= 0)
+        for some in torch.arange(count).split(max(1, ELEMENTS // (heads * count)))
+    ]
+    return Sparse(weights=torch.cat(weights, 1), targets=targets[None], places=count)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contagg.affinity.bands import within_reach
+from contagg.affinity.forms import Dense, Form
 from contagg.errors import UserError
 
 Grid = tuple[int, int]
@@ -37,6 +39,10 @@ class Site:
     prefix: int = 0
     attn_drop: float = 0.0
     head_width: int = 32
+
+
+LARGEST_MATRIX = 2**24
+"""Numbers of all heads' matrices that are still kept where A has no smaller form."""
 
 
 class Affinity(nn.Module, ABC):
@@ -67,6 +73,11 @@ class Affinity(nn.Module, ABC):
         super().__init__()
         if not hasattr(type(self), "bias"):  # a mixture's is a property
             self.bias: Tensor | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "rows" in vars(cls) and "form" not in vars(cls):  # the form of other rows than these is not its own
+            cls.form = Affinity.form  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
@@ -104,6 +115,18 @@ class Affinity(nn.Module, ABC):
     def matrix(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """The whole of A, (B or 1, M, N, N): the oracle for small grids."""
         return self.rows(tokens, grid, torch.arange(tokens.shape[1], device=tokens.device), mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        """A on one image (1, N, C), written down in numbers that grow with N, for whoever shows or keeps it.
+
+        Without one of its own, a kind that is local gives what lies within its reach, and another one the matrix, or
+        None where that is larger than `LARGEST_MATRIX`.
+        """
+        if self.local is not None and (2 * self.local + 1) ** 2 < tokens.shape[1]:
+            return within_reach(lambda some: self.rows(tokens, grid, some)[0], self.heads, self.local, grid)
+        if self.heads * tokens.shape[1] ** 2 > LARGEST_MATRIX:
+            return None
+        return Dense(matrix=self.matrix(tokens, grid)[0])
 
     @abstractmethod
     def multiply_adds(self, grid: Grid) -> int:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contagg.affinity.bands import Band
 from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_columns, frozen, spread
 from contagg.affinity.depthwise import depthwise
+from contagg.affinity.forms import Form
 from contagg.errors import UserError
 
 
@@ -48,6 +50,9 @@ class DepthwiseConv(Affinity):
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         check_fills(tokens, grid, f"dwconv{self.kernel_size}")
         return clear_columns(kernel_rows(self.weight, grid, positions, self.dilation)[None], mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        return Band(kernel=self.weight[:, 0], grid=grid, dilation=self.dilation)
 
     def multiply_adds(self, grid: Grid) -> int:
         return grid[0] * grid[1] * self.heads * self.head_width * self.kernel_size**2

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.attention_positions import places
+from contagg.affinity.bands import Band
 from contagg.affinity.base import Affinity, Grid, Site, as_map, check_fills, clear_columns, split_heads, tokens_on
+from contagg.affinity.forms import Form
 from contagg.errors import UserError
 
 
@@ -75,6 +77,10 @@ class DynamicConv(_PositionKernels):
         kernel = split_heads(self.kernel(tokens[:, positions]), self.heads)
         targets = places(grid, tokens.device)[positions][:, None] + window(self.size, tokens.device)
         return clear_columns(scatter(kernel, targets, grid), mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        kernel = self.kernel(tokens[0]).unflatten(1, (self.heads, self.size, self.size))
+        return Band(kernel=kernel, grid=grid)
 
     def multiply_adds(self, grid: Grid) -> int:
         channels = self.kernel.in_features

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contagg.affinity.bands import Band, Sparse
 from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_columns, frozen, tokens_on
 from contagg.affinity.depthwise import depthwise
 from contagg.affinity.depthwise_conv import kernel_rows
+from contagg.affinity.forms import Form, Sum
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.errors import UserError
 
@@ -45,6 +47,11 @@ class Pooling(Affinity):
         near = clear_columns(kernel_rows(tokens.new_ones(1, 1, self.size, self.size), grid, positions)[None], mask)
         itself = clear_columns(kernel_rows(tokens.new_ones(1, 1, 1, 1), grid, positions)[None], mask)
         return near / near.sum(-1, keepdim=True).clamp_min(1) - itself
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        one = tokens.new_ones(1)
+        mean = Band(kernel=tokens.new_full((1, self.size, self.size), self.size**-2), grid=grid, padding="mean")
+        return Sum(parts=((one, mean), (-one, Band(kernel=tokens.new_ones(1, 1, 1), grid=grid))))
 
     def multiply_adds(self, grid: Grid) -> int:
         return 0
@@ -91,6 +98,14 @@ class Strips(Affinity):
         rows = torch.cat([kernel_rows(kernel, grid, positions) for kernel in kernels])
         return clear_columns(rows[None], mask)
 
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        """All kernels as large as the largest."""
+        kernels = [self.shifts.new_ones(self.widths[0], 1, 1, 1), *self.kernels]
+        size = max(3, self.size)
+        margins = [[(size - side) // 2 for side in kernel.shape[2:]] for kernel in kernels]
+        larger = [F.pad(each, (x, x, y, y)) for each, (y, x) in zip(kernels, margins, strict=True)]
+        return Band(kernel=torch.cat(larger)[:, 0], grid=grid)
+
     def multiply_adds(self, grid: Grid) -> int:
         return tokens_on(grid) * self.widths[-1] * (9 + 2 * self.size)
 
@@ -112,6 +127,10 @@ class Identity(Affinity):
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         every = torch.arange(tokens.shape[1], device=tokens.device)
         return clear_columns((positions[:, None] == every).to(tokens)[None, None], mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        count = tokens.shape[1]
+        return Sparse(weights=tokens.new_ones(1, count, 1), targets=torch.arange(count)[None, :, None], places=count)
 
     def multiply_adds(self, grid: Grid) -> int:
         return 0

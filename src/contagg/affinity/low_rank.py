@@ -18,6 +18,8 @@ from contagg.affinity.base import (
     squares_on,
     tokens_on,
 )
+from contagg.affinity.forms import Factors, Form
+from contagg.affinity.scores import Scores
 from contagg.errors import UserError
 
 
@@ -52,6 +54,20 @@ class PooledAttention(SelfAttention):
         rows = spread[..., : grid[0], : grid[1]].flatten(3)
         keys = key_mask(mask)
         return rows if keys is None else rows * keys
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key, _ = self._pooled(tokens, grid, None)
+        across = squares_on(grid, self.size)[1]
+        row, column = (torch.arange(length) // self.size for length in grid)
+        count = tokens.shape[1]
+        return Scores(
+            query=query,
+            key=key,
+            query_place=torch.arange(count)[None],
+            key_of_place=(row[:, None] * across + column).flatten(),
+            shape=(count, count),
+            scale=self.scale,
+        )
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid), self.query.in_features
@@ -88,6 +104,10 @@ class LinearAttention(SelfAttention):
         entries = query[:, :, positions] @ key.mT
         return entries / entries.sum(3, keepdim=True)
 
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key = self._positive(tokens, grid, None)
+        return Factors(left=(query / (query @ key.sum(2)[..., None]))[0], right=key[0])
+
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid, self.prefix), self.query.in_features
         return 2 * count * channels * (channels + channels // self.heads)
@@ -121,6 +141,11 @@ class AgentAttention(SelfAttention):
         query, key, agents = self._agents(tokens, grid, mask)
         of_agents = masked_softmax(self.scale * agents @ key.mT, key_mask(mask))
         return (self.scale * query[:, :, positions] @ agents.mT).softmax(-1) @ of_agents
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key, agents = self._agents(tokens, grid, None)
+        gathered = (self.scale * agents @ key.mT).softmax(-1)
+        return Factors(left=(self.scale * query @ agents.mT).softmax(-1)[0], right=gathered[0].mT)
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels, agents = tokens_on(grid), self.query.in_features, self.side**2

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, spread
+from contagg.affinity.forms import Form, Sum
 from contagg.errors import UserError, nearest
 
 GateWord = Literal["free", "free/head", "sigmoid", "sigmoid/head", "sum"]
@@ -113,6 +114,11 @@ class Mixture(Affinity):
             for term, weight in self.terms()
         )
         return first + second
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        first, second = self.first.form(tokens, grid), self.second.form(tokens, grid)
+        alpha, beta = (weight.to(tokens) for _, weight in self.terms())
+        return None if first is None or second is None else Sum(parts=((alpha, first), (beta, second)))
 
     def multiply_adds(self, grid: Grid) -> int:
         return self.first.multiply_adds(grid) + self.second.multiply_adds(grid)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import flop_counter
 
+from contagg.affinity.bands import Band
 from contagg.affinity.base import (
     Affinity,
     Grid,
@@ -28,6 +29,7 @@ from contagg.affinity.base import (
     spread,
     tokens_on,
 )
+from contagg.affinity.forms import Form
 from contagg.errors import UserError
 
 
@@ -97,6 +99,11 @@ class GlobalFilter(_OfOffsets):
         row, column = _offsets(positions, grid)
         return clear_columns(self._kernel()[None, :, row % grid[0], column % grid[1]], mask)
 
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        self._check(tokens, grid)
+        row, column = ((length // 2 - torch.arange(length)) % length for length in grid)
+        return Band(kernel=self._kernel()[:, row[:, None], column], grid=grid, padding="circular")
+
     def _kernel(self) -> Tensor:
         """(C, H, W): what an offset of (0, 0), (0, 1), ... weighs."""
         return torch.fft.irfft2(torch.view_as_complex(single(self.weight)), s=self.grid)
@@ -142,6 +149,10 @@ class Toeplitz(_OfOffsets):
         self._check(tokens, grid)
         row, column = _offsets(positions, grid)
         return clear_columns(self.weight[None, :, row + grid[0] - 1, column + grid[1] - 1], mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        self._check(tokens, grid)
+        return Band(kernel=self.weight.flip(1, 2), grid=grid)
 
     def multiply_adds(self, grid: Grid) -> int:
         transforms = self.heads * (2 * self.head_width + 1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid, clear_columns, frozen, spread, tokens_on
+from contagg.affinity.forms import Factors, Form
 from contagg.errors import UserError
 
 
@@ -60,6 +61,12 @@ class TokenMLP(Affinity):
         for factor in list(self.factors)[1:]:
             rows = rows @ factor
         return clear_columns(rows[None], mask)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        if not self.low_rank:
+            return super().form(tokens, grid)
+        self._check(tokens, grid)
+        return Factors(left=self.factors[0], right=self.factors[1].mT)
 
     def multiply_adds(self, grid: Grid) -> int:
         count = tokens_on(grid, self.prefix)

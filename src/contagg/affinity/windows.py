@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from contagg.affinity.attention import SelfAttention, masked_softmax
 from contagg.affinity.attention_positions import offset_bias, places
 from contagg.affinity.base import Grid, Site, check_fills, cut_squares, image_sizes, join_squares, squares_on, tokens_on
+from contagg.affinity.forms import Form, Product
+from contagg.affinity.scores import Scores
 from contagg.errors import UserError
 
 
@@ -58,6 +60,28 @@ class WindowAttention(SelfAttention):
         if mask is not None:
             counts = counts & mask.flatten(1)[:, None]
         return masked_softmax(logits, counts[:, None])
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key = (
+            self._cut(each(tokens), grid)[0].unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for each in (self.query, self.key)
+        )
+        count = tokens.shape[1]
+        place = self._cut(torch.arange(1, count + 1)[None, :, None], grid)[0, ..., 0] - 1
+        every = places((self.size, self.size), tokens.device)
+        bias = offset_bias(self.table, every, every)[None]
+        # Where windows are moved, those that the two ends of the grid share are two.
+        part = (self._added(grid, None, bias)[0, :, :1] < torch.finfo(bias.dtype).min / 4).to(bias)
+        apart = torch.zeros_like(part).masked_fill(part.bool(), -torch.inf)
+        return Scores(
+            query=query,
+            key=key,
+            query_place=place,
+            key_place=place,
+            shape=(count, count),
+            scale=self.scale,
+            bias=(bias, apart) if self.shift else (bias,),
+        )
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid), self.query.in_features
@@ -209,6 +233,22 @@ class AxialAttention(SelfAttention):
         of_row = masked_softmax(of_row, held)
         of_column = masked_softmax(of_column, None if held is None else held.any(-1))
         return (of_column[..., None] * of_row).flatten(3)
+
+    def form(self, tokens: Tensor, grid: Grid) -> Form | None:
+        query, key = (each[0].unflatten(1, grid) for each in self.queries_keys(tokens, grid))
+        place, count = torch.arange(tokens.shape[1]).view(grid), tokens.shape[1]
+        of_rows, of_columns = (
+            Scores(
+                query=query.movedim(axis, 0),
+                key=key.movedim(axis, 0),
+                query_place=place.movedim(axis - 1, 0),
+                key_place=place.movedim(axis - 1, 0),
+                shape=(count, count),
+                scale=self.scale,
+            )
+            for axis in (1, 2)
+        )
+        return Product(second=of_columns, first=of_rows)
 
     def multiply_adds(self, grid: Grid) -> int:
         count, channels = tokens_on(grid), self.query.in_features

@@ -12,6 +12,7 @@ CHECKS = (
     numbers.values,
     numbers.gradients,
     numbers.rows_and_columns,
+    numbers.form,
     numbers.dependence,
     numbers.reach,
     numbers.prefix_tokens,

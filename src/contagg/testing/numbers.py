@@ -73,6 +73,19 @@ def rows_and_columns(case: Case) -> None:
     same(affinity.columns(tokens, GRID, positions), matrix[..., positions], "columns and the matrix")
 
 
+def form(case: Case) -> None:
+    """What `form` writes down gives rows and columns as `matrix` has them, also on a grid that reaches farther."""
+    positions = torch.tensor([34, 0, 17, 17])
+    for grid in (GRID, (11, 13)):
+        affinity, (_, tokens) = case.drawn(grid), case.inputs(grid, batch=1)
+        with torch.no_grad():
+            written, matrix = affinity.form(tokens, grid), affinity.matrix(tokens, grid)[0]
+        if written is None:
+            raise Skipped("form is None")
+        same(written.rows(positions), matrix[:, positions], f"rows of the form on {grid} and the matrix")
+        same(written.columns(positions), matrix[..., positions], f"columns of the form on {grid} and the matrix")
+
+
 def dependence(case: Case) -> None:
     """A depends on the tokens where `dynamic` says so, and only there; never on the values."""
     affinity, (values, tokens) = case.drawn(), case.inputs()
