@@ -6,7 +6,8 @@ Needs no torch.
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 BROKEN_PIPE = 141
@@ -63,6 +64,18 @@ class WatchedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.watched, name)
+
+
+def counted(items: Sequence[Any], what: str, every: float = 10.0) -> Iterator[Any]:
+    """The items; every so many seconds standard error says how many are done and about how long the others take."""
+    began = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            left = (now - began) / done * (len(items) - done)
+            print(f"{done:,} of {len(items):,} {what}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        yield item
 
 
 @contextlib.contextmanager

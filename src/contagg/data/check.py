@@ -20,6 +20,7 @@ from contagg.data.decode import UnreadableSampleError, open_regular, read_image
 from contagg.data.sources import open_splits
 from contagg.errors import UserError
 from contagg.files import write_output
+from contagg.output import counted
 
 SHOWN = 5
 """Names of a kind that are printed; a file has all."""
@@ -94,6 +95,10 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
     kind = options.data if known else options.name or ("coco" if options.annotations else guessed(root))
     if kind == "coco":
         return _coco(root, options)
+    if kind == "folder" and (command := converter(root)):
+        raise UserError(
+            f"{root} is not in COCO's form: contagg data {command} {root} -o OUT, then contagg data check OUT"
+        )
     parts = {}
     for name, (images, class_names) in open_splits(DataConfig(name=kind, root=None if known else str(root))).items():
         per_class = np.bincount(images.labels, minlength=len(class_names)).tolist()
@@ -114,6 +119,14 @@ def guessed(root: Path) -> str:
     return "tar" if any(next(root.glob(pattern), None) for pattern in ("*.tar", "train/*.tar")) else "folder"
 
 
+def converter(root: Path) -> str:
+    """The command that makes COCO's form of a folder of Pascal VOC's or YOLO's; empty for others."""
+    if any(next(root.glob(pattern), None) for pattern in ("Annotations/*.xml", "*.xml", "train/*.xml")):
+        return "from-voc"
+    labels = any((root / name).is_dir() for name in ("labels", "train/labels"))
+    return "from-yolo" if labels and any(root.glob("*.y*ml")) else ""
+
+
 def examine(
     name: str, part: Part, first: dict[bytes, tuple[str, str]], workers: int
 ) -> tuple[Findings, dict[str, list[tuple[str, str]]]]:
@@ -126,7 +139,8 @@ def examine(
     shared: dict[str, list[tuple[str, str]]] = {}
     unreadable, sizes, modes = [], [], Counter[str]()
     with ThreadPoolExecutor(workers) as pool:
-        for place, seen in zip(part.names, pool.map(partial(_look, part), range(len(part.names))), strict=True):
+        looked = pool.map(partial(_look, part), range(len(part.names)))
+        for place, seen in zip(counted(part.names, f"images of {name} read"), looked, strict=True):
             if isinstance(seen, str):
                 unreadable.append(seen)
                 continue
@@ -207,17 +221,28 @@ def _coco(root: Path, options: argparse.Namespace) -> dict[str, Part]:
 def _coco_part(annotations: CocoAnnotations) -> Part:
     names = {category.id: category.name for category in annotations.categories}
     counts = Counter(dict.fromkeys(names.values(), 0))
-    empty = crowds = 0
+    crowds = 0
+    each, sides = [], []
     for index in range(len(annotations.images)):
         objects = annotations.objects(index)
         counts.update(names[found["category_id"]] for found in objects)
         crowds += sum(bool(found["iscrowd"]) for found in objects)
-        empty += not objects
+        each.append(len(objects))
+        sides += [max(found["bbox"][2:]) for found in objects if not found["iscrowd"]]
+    notes = [f"counted are {sum(counts.values())} objects, {crowds} of them crowds; {each.count(0)} images have none"]
+    if sides:
+        small, half, large = np.percentile(sides, (5, 50, 95))
+        notes += [
+            f"objects in an image: median {np.median(each):.0f}, most {max(each)} (model.detections_per_image, "
+            "model.sets.queries)",
+            f"longer side of an object in pixels: median {half:.0f}, nine in ten from {small:.0f} to {large:.0f} "
+            "(model.anchor_size, once the image is resized)",
+        ]
     return Part(
         names=[entry.file_name for entry in annotations.images],
         read=partial(_read_coco, annotations),
         counts=counts,
-        notes=[f"counted are {sum(counts.values())} objects, {crowds} of them crowds; {empty} images have none"],
+        notes=notes,
     )
 
 

@@ -37,6 +37,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_UPRIGHT[number] for number in (5, 6, 7, 8)}
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _told_of_depth = False
 
@@ -86,6 +87,19 @@ def read_image(
         raise UnreadableSampleError(name, _first_line(error)) from error
 
 
+def read_size(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a file's image, upright, from its header alone. UnreadableSampleError as `read_image`."""
+    try:
+        with open_regular(path) as file, _opened(file) as image:
+            _check_shape(*image.size, max_pixels)
+            width, height = image.size
+            return (height, width) if _transposed(image) in _SIDEWAYS else (width, height)
+    except UnidentifiedImageError as error:
+        raise UnreadableSampleError(name, f"cannot identify it as {', '.join(FORMATS)}") from error
+    except Exception as error:
+        raise UnreadableSampleError(name, _first_line(error)) from error
+
+
 def open_image(path: str | Path, bit_depth: int | None = None) -> Image.Image:
     """`read_image` for a file that a person named. UserError, in one line, where it is missing or cannot be read."""
     if not Path(path).exists():
@@ -106,16 +120,19 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def _decoded(file: IO[bytes], name: str, max_pixels: int, bit_depth: int | None) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels stands for it
-        try:
-            image = Image.open(file, formats=FORMATS)
-        except UnidentifiedImageError:
-            image = Image.open(io.BytesIO(_without_broken_notes(file)), formats=("PNG",))
-    with image:
+    with _opened(file) as image:
         _check_shape(*image.size, max_pixels)
         image.load()
         return _grey_or_rgb(_upright(image), name, bit_depth or _depth_of_tiff(image))
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels stands for it
+        try:
+            return Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            return Image.open(io.BytesIO(_without_broken_notes(file)), formats=("PNG",))
 
 
 def _without_broken_notes(file: IO[bytes]) -> bytes:
@@ -140,11 +157,15 @@ def _check_shape(width: int, height: int, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says; as stored where the EXIF cannot be read, since its pixels could (Pillow#5528)."""
-    try:
-        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return image
+    method = _transposed(image)
     return image if method is None else image.transpose(method)
+
+
+def _transposed(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return None
 
 
 def _depth_of_tiff(image: Image.Image) -> int | None:

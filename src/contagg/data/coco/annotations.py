@@ -3,7 +3,6 @@
 Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from contagg.data.coco.entries import (
     text,
     whole,
 )
+from contagg.data.coco.faults import Faults
 from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.data.fingerprint import Listing
 from contagg.errors import UserError
@@ -35,7 +35,6 @@ from contagg.files import is_file, is_folder
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
-_LONGEST = 115  # of one fault among several, so that all that are shown fit into one line
 
 
 @dataclass(frozen=True)
@@ -140,32 +139,6 @@ class _Stored:
         return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()
 
 
-class _Faults:
-    """Collects what is wrong, so that a person mends a file once and not fault by fault."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.count, self.first = path, 0, list[str]()
-
-    @contextlib.contextmanager
-    def of(self, where: str) -> Iterator[None]:
-        """Keep the fault that is raised inside, with the name of what it is of."""
-        try:
-            yield
-        except UserError as error:
-            self.count += 1
-            if len(self.first) < _SHOWN:
-                self.first.append(f"{where}{error}")
-
-    def settle(self) -> None:
-        """UserError with the first of them and their number, where there are any."""
-        if self.count == 1:
-            raise UserError(f"{self.path}: {self.first[0]}")
-        if self.count:
-            shown = "; ".join(f if len(f) <= _LONGEST else f"{f[: _LONGEST - 4]} ..." for f in self.first)
-            more = f"; and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
-            raise UserError(f"{self.path} has {self.count:,} faults: {shown}{more}")
-
-
 def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_boxes: float = 1.0) -> CocoAnnotations:
     """Read and check a JSON of instances.
 
@@ -183,7 +156,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
     content = _content(path)
     if not is_folder(folder):
         raise UserError(f"no folder of images at {folder}")
-    faults = _Faults(path)
+    faults = Faults(path)
     categories = _categories(content["categories"], faults)
     places, sizes = _images(content["images"], folder, faults)
     images = [image for image in places.values() if image is not None]
@@ -236,7 +209,7 @@ def _content(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _categories(entries: list[Any], faults: _Faults) -> tuple[Category, ...]:
+def _categories(entries: list[Any], faults: Faults) -> tuple[Category, ...]:
     found: dict[int, Category] = {}
     for entry in entries:
         with faults.of(f"category {entry!r:.80}"):
@@ -247,7 +220,7 @@ def _categories(entries: list[Any], faults: _Faults) -> tuple[Category, ...]:
     return tuple(found[number] for number in sorted(found))
 
 
-def _images(entries: list[Any], folder: Path, faults: _Faults) -> tuple[dict[int | str, ImageEntry | None], list[int]]:
+def _images(entries: list[Any], folder: Path, faults: Faults) -> tuple[dict[int | str, ImageEntry | None], list[int]]:
     """By id, None for one with a fault; and the bytes of the others' files."""
     found: dict[int | str, ImageEntry | None] = {}
     sizes: list[int] = []

@@ -1,0 +1,59 @@
+"""`contagg data from-voc` and `contagg data from-yolo`: a COCO folder that `fit`, `check` and `validate` take."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from contagg.data.coco.faults import Faults
+from contagg.data.coco.labelled import Reading, require_new, write
+from contagg.data.coco.voc import VocReader
+from contagg.data.coco.yolo import YoloReader
+from contagg.errors import UserError, printable
+
+SHOWN = 10
+"""Classes whose objects are counted on the terminal."""
+
+
+def from_voc(options: argparse.Namespace) -> None:
+    """Read XMLs, and write what they say."""
+    root, classes = _root(options), tuple(options.classes or ())
+    if len(set(classes)) < len(classes):
+        raise UserError(f"--classes {' '.join(classes)}: a name stands twice")
+    reader = VocReader(root, Faults(root), options.clip_boxes, options.from_zero)
+    _write(reader.read(classes, options.hold_out, options.split == "hash"), options.output)
+
+
+def from_yolo(options: argparse.Namespace) -> None:
+    """Read texts, and write what they say."""
+    root = _root(options)
+    _write(YoloReader(root, Faults(root), options.clip_boxes).read(options.hold_out), options.output)
+
+
+def _root(options: argparse.Namespace) -> Path:
+    if options.hold_out < 2:
+        raise UserError(f"--hold-out {options.hold_out}: of 2 images or more one is held out")
+    require_new(options.output)
+    return Path(options.folder).expanduser()
+
+
+def _write(reading: Reading, output: Path) -> None:
+    linked = write(reading.splits, reading.classes, output)
+    for split, images in reading.splits.items():
+        counts = Counter({name: 0 for name in reading.classes})
+        counts.update(found.name for image in images for found in image.objects)
+        listed = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
+        more = f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
+        print(printable(f"{split}: {len(images):,} images, {counts.total():,} objects: {listed}{more}"))
+    for note in reading.notes:
+        print(f"note: {note}")
+    how = "linked: they take no space, and are the same files" if linked else "copied"
+    keys = {
+        "data.root": output,
+        "data.train_images": "train",
+        "data.train_annotations": "annotations/train.json",
+        "data.validation_images": "val",
+        "data.validation_annotations": "annotations/val.json",
+    }
+    given = " ".join(f"--{key} {value}" for key, value in keys.items())
+    print(f"written to {output}; images are {how}\n\nnext  contagg data check {output}")
+    print(f"      contagg fit -c RECIPE {given}")

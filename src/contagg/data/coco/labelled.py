@@ -1,0 +1,184 @@
+"""Images with what people marked on them, as other formats have it, and a COCO folder made of them. Needs no torch."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from contagg.data.coco.annotations import read_annotations
+from contagg.data.coco.masks import area, check
+from contagg.errors import UserError
+from contagg.files import write_atomically
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels from 0; right and bottom are where the object ends."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """What is marked on an image.
+
+    Attributes:
+        name: Of its class.
+        box: Within the image.
+        polygon: x, y, x, y, ... in pixels, where there is one.
+        crowd: Neither learnt nor counted as missed.
+    """
+
+    name: str
+    box: Box
+    polygon: list[float] | None = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image.
+
+    Attributes:
+        file: Where it lies.
+        name: Below its split's folder.
+        size: Height and width in pixels, upright.
+    """
+
+    file: Path
+    name: str
+    size: tuple[int, int]
+    objects: list[Object]
+
+
+@dataclass
+class Reading:
+    """What a folder of another format holds.
+
+    Attributes:
+        classes: In the order of their ids, which begin at 1.
+        splits: train, val or test.
+        notes: What a person should know of how it was read, a line each.
+    """
+
+    classes: Sequence[str]
+    splits: dict[str, list[Labelled]]
+    notes: list[str] = field(default_factory=list)
+
+
+def clipped(box: Box, size: tuple[int, int], clip_boxes: float) -> Box:
+    """A box within its image of `size` (height, width).
+
+    Raises:
+        UserError: it reaches more than `clip_boxes` pixels beyond it, or covers nothing of it.
+
+    >>> clipped((-0.5, 2, 7, 9), (9, 8), clip_boxes=1)
+    (0, 2, 7, 9)
+    """
+    left, top, right, bottom = box
+    height, width = size
+    shown = f"the box from {left:g}, {top:g} to {right:g}, {bottom:g}"
+    if right <= left or bottom <= top:
+        raise UserError(f": {shown} has no width or height")
+    beyond = max(-left, -top, right - width, bottom - height)
+    if beyond > clip_boxes:
+        raise UserError(f": {shown} leaves the {width} x {height} pixels by {beyond:.4g}; --clip-boxes allows some")
+    box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise UserError(f": {shown} covers nothing of the {width} x {height} pixels")
+    return box
+
+
+def hold_out(images: Sequence[Labelled], one_in: int) -> dict[str, list[Labelled]]:
+    """Training and validation: of `one_in` images one, by a hash of its name (without ending), whatever others come.
+
+    UserError where one of both has none.
+    """
+    chosen = [int(sha256(Path(image.name).stem.encode()).hexdigest(), 16) % one_in == 0 for image in images]
+    if all(chosen) or not any(chosen):
+        raise UserError(
+            f"of {len(images)} images --hold-out {one_in} takes {sum(chosen)} for validation: give another number, "
+            "or folders for training and validation"
+        )
+    parts = {"train": False, "val": True}
+    return {name: [i for i, held in zip(images, chosen, strict=True) if held == part] for name, part in parts.items()}
+
+
+def as_coco(images: Sequence[Labelled], classes: Sequence[str]) -> dict[str, Any]:
+    """A COCO JSON of instances."""
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(images, 1):
+        for found in image.objects:
+            left, top, right, bottom = (round(value, 3) for value in found.box)
+            box = [left, top, round(right - left, 3), round(bottom - top, 3)]
+            mask: dict[str, Any] = {"area": round(box[2] * box[3], 3)}
+            if found.polygon:
+                polygons = [[round(value, 3) for value in found.polygon]]
+                mask = {"area": area(polygons, image.size), "segmentation": polygons}
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": numbers[found.name]}
+            annotations.append({**ids, "bbox": box, "iscrowd": int(found.crowd), **mask})
+    return {
+        "images": [
+            {"id": number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
+            for number, image in enumerate(images, 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+    }
+
+
+def check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
+    """UserError for a polygon that encloses no pixel of an image of `size` (height, width)."""
+    try:
+        check([polygon], size)
+    except UserError as error:
+        raise UserError(f": {error}") from error
+    if not area([polygon], size):
+        raise UserError(": the polygon encloses no pixel")
+
+
+def require_new(output: Path) -> None:
+    """UserError for a folder that holds something."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} is there and not empty: give a new folder")
+
+
+def write(splits: Mapping[str, Sequence[Labelled]], classes: Sequence[str], output: Path) -> bool:
+    """OUTPUT/annotations/NAME.json and OUTPUT/NAME/ with the images of each split, all of it or nothing.
+
+    Returns:
+        Whether all images are hard links, which take no space: they are copied where the disk is another.
+
+    Raises:
+        UserError: OUTPUT is there and not empty, or cannot be written.
+    """
+    require_new(output)
+    partial = output.absolute().parent / f".{output.absolute().name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed one left
+        (partial / "annotations").mkdir(parents=True)
+        linked = all([_place(image, partial / name) for name, images in splits.items() for image in images])
+        for name, images in splits.items():
+            (partial / name).mkdir(exist_ok=True)
+            path = partial / "annotations" / f"{name}.json"
+            write_atomically(path, json.dumps(as_coco(images, classes), ensure_ascii=False).encode())
+            read_annotations(path, partial / name, clip_boxes=0.01)  # what is written is what `fit` takes
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return linked
+
+
+def _place(image: Labelled, folder: Path) -> bool:
+    """Put an image into a folder; whether as a link."""
+    place = folder / image.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source = image.file.resolve()
+    with contextlib.suppress(OSError):
+        place.hardlink_to(source)
+        return True
+    shutil.copyfile(source, place)
+    return False

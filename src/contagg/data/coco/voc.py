@@ -1,0 +1,266 @@
+"""Boxes as Pascal VOC has them: an XML an image, pixels counted from 1 and the last one included. Needs no torch.
+
+    VOC/ImageSets/Main/train.txt val.txt      which images are of which split, if there are such files
+    VOC/Annotations/a.xml  VOC/JPEGImages/a.jpg
+
+or train/, valid/ (or val/), test/, or one folder, with a.xml beside a.jpg.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from contagg.data.coco.faults import Faults
+from contagg.data.coco.labelled import Labelled, Object, Reading, clipped, hold_out
+from contagg.data.coco.masks import LARGEST
+from contagg.data.decode import UnreadableSampleError, open_regular, read_size
+from contagg.data.folders import is_hidden, is_image
+from contagg.errors import UserError, class_name, nearest
+from contagg.output import counted
+
+LARGEST_FILE = 16 << 20
+"""Bytes of an XML; one of 1,000 objects has about 300,000."""
+MOST_ELEMENTS = 500_000
+DEEPEST = 30
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What folders and files of splits are called, and how they are called here."""
+
+
+@dataclass
+class Element:
+    """Of an XML: its name, the line where it begins, what is in it."""
+
+    name: str
+    line: int
+    children: list["Element"] = field(default_factory=list)
+    text: str = ""
+
+    def child(self, name: str) -> "Element | None":
+        """The first of a name."""
+        return next((one for one in self.children if one.name == name), None)
+
+    def said(self, name: str) -> str:
+        """The text of the first child of a name, without the space around it; empty where there is none."""
+        found = self.child(name)
+        return found.text.strip() if found else ""
+
+    def number(self, name: str) -> float:
+        """The first child of a name as a number. UserError if it is none."""
+        text = self.said(name)
+        if not re.fullmatch(r"[-+]?\d{1,12}(\.\d*)?", text) or abs(float(text)) > LARGEST:
+            raise UserError(f": its <{name}> must be a number, not {text!r:.40}")
+        return float(text)
+
+
+def read_xml(path: Path) -> Element:
+    """The outermost element of a file.
+
+    Nothing but elements and their text is read, with bounds on all: a document type, which could declare entities that
+    stand for each other or for files, is refused.
+
+    Raises:
+        UserError: no such file, no XML, or beyond the bounds.
+    """
+    top = Element("", 0)
+    opened, count = [top], 0
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_ELEMENTS or len(opened) > DEEPEST:
+            raise UserError(f": more than {MOST_ELEMENTS:,} elements, or more than {DEEPEST} within each other")
+        opened[-1].children.append(Element(name, parser.CurrentLineNumber))
+        opened.append(opened[-1].children[-1])
+
+    def end(name: str) -> None:
+        opened.pop()
+
+    def text(characters: str) -> None:
+        opened[-1].text += characters
+
+    def refuse(*_: object) -> None:
+        raise UserError(": it declares a document type, which annotations have no use for and which could do harm")
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = begin, end, text
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UserError(f": larger than {LARGEST_FILE:,} bytes")
+        parser.Parse(content, True)
+    except (expat.ExpatError, OSError, ValueError, LookupError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f": it is no readable XML: {error}") from error
+    return top.children[0]
+
+
+@dataclass
+class VocReader:
+    """Reads the XMLs of a folder.
+
+    Attributes:
+        root: The folder.
+        faults: Takes what is wrong, each with its file and line.
+        clip_boxes: Pixels that a box may reach beyond its image: it is clipped.
+        from_zero: Pixels count from 0, and a box ends where its last pixel ends, as many tools write it.
+    """
+
+    root: Path
+    faults: Faults
+    clip_boxes: float = 1.0
+    from_zero: bool = False
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    def read(self, classes: Sequence[str] = (), one_in: int = 5, by_hash: bool = False) -> Reading:
+        """All images and boxes.
+
+        Args:
+            classes: Their names in the order of their ids; without, those that are met, sorted.
+            one_in: Of so many images one is for validation where there are no splits, or `by_hash` whether there are.
+
+        Raises:
+            UserError: there is nothing of the kind, or nothing in it.
+        """
+        wanted = splits_of(self.root, by_hash)
+        every = [(split, path, folder) for split, pairs in wanted.items() for path, folder in pairs]
+        found: dict[str, list[Labelled]] = {split: [] for split in wanted}
+        stems = {folder: _stems(folder) for folder in {folder for _, _, folder in every}}
+        for split, path, folder in counted(every, "annotations read"):
+            with self.faults.of(str(path.relative_to(self.root))):
+                found[split].append(self._image(path, folder, stems[folder]))
+        self.faults.settle()
+        names = sorted({one.name for images in found.values() for image in images for one in image.objects})
+        if not names:
+            raise UserError(f"{self.root}: no object is marked in any image")
+        if classes:
+            _check_names(names, classes, found, self.faults)
+        splits = found if len(found) > 1 else hold_out(next(iter(found.values())), one_in)
+        return Reading(classes or names, splits, list(self._notes()))
+
+    def _image(self, path: Path, folder: Path, stems: dict[str, list[str]]) -> Labelled:
+        document = read_xml(path)
+        file = _image_of(path, document, folder, stems)
+        size = _size_of(file, document)
+        objects = []
+        for one in document.children:
+            if one.name == "object":
+                with self.faults.of(f"{path.relative_to(self.root)}, line {one.line}"):
+                    objects.append(self._object(one, size))
+        return Labelled(file, file.name, size, objects)
+
+    def _object(self, one: Element, size: tuple[int, int]) -> Object:
+        box, name = one.child("bndbox"), one.said("name")
+        if box is None or not name:
+            raise UserError(f": the object has no <{'name' if box else 'bndbox'}>")
+        left, top, right, bottom = (box.number(side) for side in ("xmin", "ymin", "xmax", "ymax"))
+        first = 0 if self.from_zero else 1
+        self._seen["at zero"] += min(left, top) == 0
+        self._seen["polygons"] += one.child("polygon") is not None
+        crowd = one.said("difficult") == "1"
+        self._seen["difficult"] += crowd
+        within = clipped((left - first, top - first, right, bottom), size, self.clip_boxes)
+        return Object(class_name(name), within, crowd=crowd)
+
+    def _notes(self) -> Iterator[str]:
+        if self._seen["at zero"] and not self.from_zero:
+            yield (
+                f"{self._seen['at zero']:,} boxes begin at pixel 0, and VOC's first is 1: they were clipped; if your "
+                "tool counts from 0, say --from-zero"
+            )
+        if self._seen["difficult"]:
+            yield f"{self._seen['difficult']:,} difficult objects became crowds: neither learnt nor counted as missed"
+        if self._seen["polygons"]:
+            yield f"{self._seen['polygons']:,} polygons were left out: of VOC boxes are read"
+
+
+def splits_of(root: Path, by_hash: bool) -> dict[str, list[tuple[Path, Path]]]:
+    """Each split's XMLs, each with the folder of its image; one split, `all`, where the folder does not say."""
+    inner = next((root / name for name in SPLITS if (root / name).is_dir()), None)
+    if not (root / "Annotations").is_dir() and inner is not None:
+        found = {SPLITS[p.name]: _pairs(p) for p in sorted(root.iterdir()) if p.is_dir() and p.name in SPLITS}
+        return {"all": [pair for pairs in found.values() for pair in pairs]} if by_hash else found
+    pairs = _pairs(root)
+    lists = {SPLITS[p.stem]: p for p in sorted((root / "ImageSets" / "Main").glob("*.txt")) if p.stem in SPLITS}
+    if by_hash or not {"train", "val"} <= lists.keys():
+        return {"all": pairs}
+    by_stem = {path.stem: (path, folder) for path, folder in pairs}
+    found = {}
+    for split, listed in lists.items():
+        stems = _lines(listed)
+        if missing := [stem for stem in stems if stem not in by_stem]:
+            raise UserError(f"{listed} lists {missing[0]!r}, and {len(missing) - 1} more, without an XML")
+        found[split] = [by_stem[stem] for stem in stems]
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with open_regular(path) as file:
+            return [line.split()[0] for line in file.read(LARGEST_FILE).decode().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    marks, images = folder / "Annotations", folder / "JPEGImages"
+    if not marks.is_dir():
+        marks = images = folder
+    if not images.is_dir():
+        raise UserError(f"{folder} has Annotations/ but no JPEGImages/")
+    paths = sorted(path for path in marks.iterdir() if path.suffix.lower() == ".xml" and not is_hidden(path.name))
+    if not paths:
+        raise UserError(f"{marks} has no XML files: Pascal VOC has one for each image")
+    return [(path, images) for path in paths]
+
+
+def _stems(folder: Path) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if is_image(path.name):
+            found[path.stem].append(path.name)
+    return found
+
+
+def _image_of(path: Path, document: Element, folder: Path, stems: dict[str, list[str]]) -> Path:
+    """The image called as the XML is, or else as the XML says: files are renamed, and what is in them stays."""
+    if document.name != "annotation":
+        raise UserError(f", line {document.line}: it begins with <{document.name}>, VOC's with <annotation>")
+    said, named = document.said("filename"), stems.get(path.stem, [])
+    if len(named) == 1:
+        return folder / named[0]
+    if said and Path(said).name == said and is_image(said) and (folder / said).is_file():
+        return folder / said
+    if named:
+        raise UserError(f": which image is it of: {', '.join(named)}?")
+    raise UserError(f": there is no image {path.stem}.* in {folder.name}/, and no {said!r:.80}")
+
+
+def _size_of(file: Path, document: Element) -> tuple[int, int]:
+    """Height and width. UserError where the XML says another size."""
+    try:
+        width, height = read_size(file, file.name)
+    except UnreadableSampleError as error:
+        raise UserError(f": its image {error}") from error
+    size = document.child("size")
+    if size and (size.said("width"), size.said("height")) not in ((str(width), str(height)), ("0", "0"), ("", "")):
+        said = f"{size.said('width')} x {size.said('height')}"
+        raise UserError(f", line {size.line}: it says {said} pixels, {file.name} has {width} x {height} upright")
+    return height, width
+
+
+def _check_names(
+    names: Sequence[str], classes: Sequence[str], found: dict[str, list[Labelled]], faults: Faults
+) -> None:
+    for name in (name for name in names if name not in classes):
+        first = next(image for images in found.values() for image in images if name in {o.name for o in image.objects})
+        with faults.of(f"class {name!r} of {first.name}"):
+            raise UserError(f" is none of --classes {', '.join(classes)}.{nearest(name, classes)}")
+    faults.settle()
