@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from contagg.output import BROKEN_PIPE, LossyStream, lossy_output, required_output
+from contagg.output import BROKEN_PIPE, LossyStream, counted, lossy_output, required_output
 
 COMMAND = f"{sys.executable} -c 'import contagg_cli; contagg_cli.main()'"
 MANY_LINES = """
@@ -70,3 +70,12 @@ def test_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
             assert isinstance(sys.stdout, LossyStream)
             print("two")
     assert sys.stdout is before and capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_long_work_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 1000, 4))
+    monkeypatch.setattr("contagg.output.time.monotonic", lambda: next(now))
+    assert list(counted(range(2000, 2010), "sheep counted")) == list(range(2000, 2010))
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == "2 of 10 sheep counted, about 48 s left" and not captured.out
+    assert len(captured.err.splitlines()) == 3

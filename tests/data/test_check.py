@@ -97,7 +97,9 @@ def test_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0] == "train: 3 images, 2 classes"
     assert [line.split() for line in lines[1:3]] == [["cell", "2"], ["other", "0"]]
     assert "  unreadable: 1: c.png: the JSON says 30 x 20 pixels, upright it has 31 x 20" in lines
-    assert lines[-1] == "  counted are 2 objects, 1 of them crowds; 2 images have none"
+    assert lines[-3] == "  counted are 2 objects, 1 of them crowds; 2 images have none"
+    assert lines[-2].startswith("  objects in an image: median 0, most 2 (model.detections_per_image")
+    assert lines[-1].startswith("  longer side of an object in pixels: median 8, nine in ten from 8 to 8 (")
     words = ("--annotations", f"annotations/{name}", "--images", "train")
     assert run(capsys, tmp_path, *words)[1:] == lines[1:]
 
@@ -109,6 +111,16 @@ def test_how_data_lie_is_seen(tmp_path: Path) -> None:
         path.touch()
         assert guessed(tmp_path / name[0]) == kind
     assert guessed(tmp_path / "b" / "none") == "folder"
+
+
+def test_other_peoples_formats_are_told_from_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("voc/Annotations/a.xml", "voc2/train/a.xml", "yolo/labels/a.txt", "yolo/data.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, command in {"voc": "from-voc", "voc2": "from-voc", "yolo": "from-yolo"}.items():
+        with pytest.raises(SystemExit):
+            run(capsys, tmp_path / name)
+        assert f"is not in COCO's form: contagg data {command} {tmp_path / name} -o OUT" in capsys.readouterr().err
 
 
 BAD = [

@@ -20,7 +20,7 @@ from PIL import EpsImagePlugin, Image, ImageDraw, ImageFile
 import contagg
 from contagg.data import decode
 from contagg.data.config import AugmentationConfig
-from contagg.data.decode import UnreadableSampleError, read_image
+from contagg.data.decode import UnreadableSampleError, read_image, read_size
 from contagg.data.transforms import evaluation_transform
 
 RED, BLUE = (220, 30, 40), (20, 40, 200)
@@ -174,6 +174,21 @@ def test_exif_orientation_is_undone(orientation: int, kind: str) -> None:
 
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc32(name + content))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_the_size_is_that_of_the_upright_image_without_its_pixels(orientation: int, tmp_path: Path) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    piece(0).resize((41, 23)).save(path, exif=exif)
+    assert read_size(path, "a") == read_image(path, "a").size
+    path.write_bytes(path.read_bytes()[:700])  # the header alone
+    assert read_size(path, "a") == ((23, 41) if 5 <= orientation <= 8 else (41, 23))
+    with pytest.raises(UnreadableSampleError, match=r"a: 41 x 23 pixels are more than data\.max_pixels 900"):
+        read_size(path, "a", max_pixels=900)
+    path.write_bytes(b"no image")
+    with pytest.raises(UnreadableSampleError, match="a: cannot identify it as JPEG"):
+        read_size(path, "a")
 
 
 def test_a_broken_exif_beside_whole_pixels_is_passed_over() -> None:
