@@ -14,6 +14,9 @@ from contagg.data.coco.masks import area, check
 from contagg.errors import UserError
 from contagg.files import write_atomically
 
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What folders and files of splits are called, and how they are called here."""
+
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels from 0; right and bottom are where the object ends."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from contagg.data.coco.faults import Faults
-from contagg.data.coco.labelled import Labelled, Object, Reading, clipped, hold_out
+from contagg.data.coco.labelled import SPLITS, Labelled, Object, Reading, clipped, hold_out
 from contagg.data.coco.masks import LARGEST
 from contagg.data.decode import UnreadableSampleError, open_regular, read_size
 from contagg.data.folders import is_hidden, is_image
@@ -25,9 +25,6 @@ LARGEST_FILE = 16 << 20
 """Bytes of an XML; one of 1,000 objects has about 300,000."""
 MOST_ELEMENTS = 500_000
 DEEPEST = 30
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What folders and files of splits are called, and how they are called here."""
 
 
 @dataclass
@@ -56,6 +53,35 @@ class Element:
         return float(text)
 
 
+class _Builder:
+    """Takes what expat meets and makes elements of it, within bounds."""
+
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate()
+        self.top = Element("", 0)
+        self._opened, self._count = [self.top], 0
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler, self.parser.EndElementHandler = self._begin, self._end
+        self.parser.CharacterDataHandler = self._text
+        self.parser.StartDoctypeDeclHandler = self.parser.EntityDeclHandler = self._refuse
+
+    def _begin(self, name: str, attributes: dict[str, str]) -> None:
+        self._count += 1
+        if self._count > MOST_ELEMENTS or len(self._opened) > DEEPEST:
+            raise UserError(f": more than {MOST_ELEMENTS:,} elements, or more than {DEEPEST} within each other")
+        self._opened[-1].children.append(Element(name, self.parser.CurrentLineNumber))
+        self._opened.append(self._opened[-1].children[-1])
+
+    def _end(self, name: str) -> None:
+        self._opened.pop()
+
+    def _text(self, characters: str) -> None:
+        self._opened[-1].text += characters
+
+    def _refuse(self, *_: object) -> None:
+        raise UserError(": it declares a document type, which annotations have no use for and which could do harm")
+
+
 def read_xml(path: Path) -> Element:
     """The outermost element of a file.
 
@@ -65,41 +91,18 @@ def read_xml(path: Path) -> Element:
     Raises:
         UserError: no such file, no XML, or beyond the bounds.
     """
-    top = Element("", 0)
-    opened, count = [top], 0
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-
-    def begin(name: str, attributes: dict[str, str]) -> None:
-        nonlocal count
-        count += 1
-        if count > MOST_ELEMENTS or len(opened) > DEEPEST:
-            raise UserError(f": more than {MOST_ELEMENTS:,} elements, or more than {DEEPEST} within each other")
-        opened[-1].children.append(Element(name, parser.CurrentLineNumber))
-        opened.append(opened[-1].children[-1])
-
-    def end(name: str) -> None:
-        opened.pop()
-
-    def text(characters: str) -> None:
-        opened[-1].text += characters
-
-    def refuse(*_: object) -> None:
-        raise UserError(": it declares a document type, which annotations have no use for and which could do harm")
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = begin, end, text
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    builder = _Builder()
     try:
         with open_regular(path) as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise UserError(f": larger than {LARGEST_FILE:,} bytes")
-        parser.Parse(content, True)
+        builder.parser.Parse(content, True)
     except (expat.ExpatError, OSError, ValueError, LookupError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f": it is no readable XML: {error}") from error
-    return top.children[0]
+    return builder.top.children[0]
 
 
 @dataclass

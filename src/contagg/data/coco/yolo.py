@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contagg.data.coco.faults import Faults
-from contagg.data.coco.labelled import Box, Labelled, Object, Reading, check_polygon, clipped, hold_out
+from contagg.data.coco.labelled import SPLITS, Box, Labelled, Object, Reading, check_polygon, clipped, hold_out
 from contagg.data.decode import UnreadableSampleError, open_regular, read_size
 from contagg.data.folders import is_hidden, walk
 from contagg.errors import UserError, class_name
@@ -26,7 +26,56 @@ from contagg.yaml_file import LONGEST_FILE, parse_yaml
 LARGEST_FILE = 16 << 20
 """Bytes of a text; a thousand polygons of a hundred corners have two million."""
 _NUMBER = re.compile(r"[-+]?(\d{1,12}\.?\d{0,30}|\.\d{1,30})([eE][-+]?\d{1,2})?")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass
+class Places:
+    """Where images lie, as data.yaml says it, within the root.
+
+    Attributes:
+        root: The folder of data.yaml.
+        below: Its `path`, which is mostly one of another machine.
+        faults: Takes the lines of lists that name nothing.
+    """
+
+    root: Path
+    below: Any
+    faults: Faults
+
+    def images(self, value: Any) -> Iterator[tuple[Path, str]]:
+        """Each image's file, and its name below its split's folder."""
+        values = value if isinstance(value, list) else [value]
+        places = [self.place(one) for one in values]
+        for place in places:
+            if place.is_dir():
+                found = walk(place, [""]).paths
+                if not found:
+                    raise UserError(f"{place} has no images")
+                yield from ((place / path, path if len(places) == 1 else self.shown(place / path)) for path in found)
+            else:
+                yield from ((path, self.shown(path)) for path in self._of_list(place))
+
+    def place(self, value: Any) -> Path:
+        """A file or folder that is named, below `below` or the root. UserError for what is not there, or elsewhere."""
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{self.root}: its data.yaml names {value!r:.80} where a folder was expected")
+        plain = re.sub(r"^(\.\./)+", "", value)  # what one exporter writes before train/images
+        starts = [self.below, ""] if isinstance(self.below, str) else [""]
+        for one in (Path(start, name) for start in starts for name in (value, plain)):
+            place = Path(normpath(self.root / one))
+            if place.is_relative_to(normpath(self.root)) and place.exists():
+                return place
+        raise UserError(f"there is no {value!r} in {self.root}, as its data.yaml says; what lies elsewhere is not read")
+
+    def shown(self, path: Path) -> str:
+        """Below the root."""
+        return str(path.relative_to(normpath(self.root)))
+
+    def _of_list(self, listed: Path) -> Iterator[Path]:
+        for number, line in enumerate(_lines(listed), 1):
+            if line.strip():
+                with self.faults.of(f"{self.shown(listed)}, line {number}: "):
+                    yield self.place(line.strip().removeprefix("./"))
 
 
 @dataclass
@@ -55,14 +104,15 @@ class YoloReader:
         """
         content = read_data_yaml(self.root)
         classes = class_names(content)
-        places = {_SPLITS[key]: content[key] for key in _SPLITS if content.get(key)}
+        places = {SPLITS[key]: content[key] for key in SPLITS if content.get(key)}
         if "train" not in places:
             raise UserError(f"{self.root}: its data.yaml has no 'train': a folder of images below it is expected")
-        listed = {split: list(self._listed(value, content.get("path"))) for split, value in places.items()}
+        where = Places(self.root, content.get("path"), self.faults)
+        listed = {split: list(where.images(value)) for split, value in places.items()}
         every = [(split, file, name) for split, images in listed.items() for file, name in images]
         found: dict[str, list[Labelled]] = {split: [] for split in listed}
         for split, file, name in counted(every, "images looked at"):
-            with self.faults.of(self._shown(file)):
+            with self.faults.of(where.shown(file)):
                 found[split].append(self._image(file, name, classes))
         self.faults.settle()
         if not any(image.objects for image in found["train"]):
@@ -70,39 +120,6 @@ class YoloReader:
         if "val" not in found:
             found |= hold_out(found["train"], one_in)
         return Reading(classes, found, list(self._notes()))
-
-    def _listed(self, value: Any, below: Any) -> Iterator[tuple[Path, str]]:
-        """Each image's file, and its name below its split's folder."""
-        values = value if isinstance(value, list) else [value]
-        places = [self._place(one, below) for one in values]
-        for place in places:
-            if place.is_dir():
-                found = walk(place, [""]).paths
-                if not found:
-                    raise UserError(f"{place} has no images")
-                yield from ((place / path, path if len(places) == 1 else self._shown(place / path)) for path in found)
-            else:
-                yield from ((path, self._shown(path)) for path in self._of_list(place, below))
-
-    def _place(self, value: Any, below: Any) -> Path:
-        """A file or folder that data.yaml names, below `path` of it or below the root."""
-        if not isinstance(value, str) or not value:
-            raise UserError(f"{self.root}: its data.yaml names {value!r:.80} where a folder was expected")
-        plain = re.sub(r"^(\.\./)+", "", value)  # what one exporter writes before train/images
-        tried = [
-            Path(start, one) for start in (*([below] if isinstance(below, str) else []), "") for one in (value, plain)
-        ]
-        for one in tried:
-            place = Path(normpath(self.root / one))
-            if place.is_relative_to(normpath(self.root)) and place.exists():
-                return place
-        raise UserError(f"there is no {value!r} in {self.root}, as its data.yaml says; what lies elsewhere is not read")
-
-    def _of_list(self, listed: Path, below: Any) -> Iterator[Path]:
-        for number, line in enumerate(_lines(listed), 1):
-            if line.strip():
-                with self.faults.of(f"{self._shown(listed)}, line {number}: "):
-                    yield self._place(line.strip().removeprefix("./"), below)
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(normpath(self.root)))
