@@ -1,4 +1,4 @@
-"""`contagg predict` and `contagg validate` on a small network that was written as a run writes it."""
+"""`contagg predict` on a small network that was written as a run writes it."""
 
 import csv
 import io
@@ -9,47 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from small_network import CLASSES, OPTIONS, PREPARED, expected, fail, run
 
 from contagg.checkpoints.weights import load_model, read_weights, save_weights
-from contagg.cli import main
 from contagg.data.decode import read_image
-from contagg.data.sources import DataConfig, open_data
 from contagg.models import create
-from contagg.training.building import Preprocessing
-
-CLASSES = ["china", "flower", "tower"]
-OPTIONS = {"num_classes": 3, "in_chans": 3, "img_size": 32, "embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
-PREPARED = Preprocessing(
-    input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop="resized", crop_fraction=0.9,
-    interpolation="bicubic",
-)  # fmt: skip
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = create("container_light_tiny", **OPTIONS)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    path = tmp_path / "run" / "checkpoints" / "best.safetensors"
-    metadata = {
-        "model": {"name": "container_light_tiny", "options": OPTIONS},
-        "class_names": CLASSES,
-        "preprocessing": vars(PREPARED),
-    }
-    save_weights(path, model.state_dict(), metadata)
-    return path
-
-
-def expected(path: Path, image: Path) -> torch.Tensor:
-    from contagg.checkpoints.weights import load_model
-
-    model, _ = load_model(path)
-    with torch.no_grad():
-        return model(PREPARED.evaluation()(read_image(image, "x"))[None]).softmax(1)[0]
 
 
 def test_files_are_read_with_the_bit_depth_of_training(
@@ -73,20 +38,6 @@ def test_files_are_read_with_the_bit_depth_of_training(
     metadata["preprocessing"]["bit_depth"] = 99
     save_weights(checkpoint, state, metadata)
     assert "does not say how images" in fail(capsys, "predict", str(checkpoint), str(tmp_path / "camera.png"))
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    main(list(arguments))
-    return capsys.readouterr().out
-
-
-def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as leave:
-        main(list(arguments))
-    assert leave.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    return printed
 
 
 def test_json_table_and_csv_say_the_same(
@@ -141,59 +92,6 @@ def test_weights_that_do_not_say_how_images_are_prepared(
     save_weights(tmp_path / "bare.safetensors", model.state_dict(), metadata)
     printed = fail(capsys, "predict", str(tmp_path / "bare.safetensors"), str(checkpoint))
     assert "does not say how images are prepared" in printed
-
-
-def test_validate_counts_every_image(
-    checkpoint: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = image_folder(classes=tuple(CLASSES), train=1, val=3)
-    (checkpoint.parents[1] / "recipe.yaml").write_text(yaml.safe_dump({"data": {"name": "folder", "root": str(root)}}))
-    printed = run(capsys, "validate", str(checkpoint), "--batch-size", "4")
-    data = open_data(DataConfig(name="folder", root=str(root)))
-    found = []
-    for image, label in data.validation:
-        image.save(root / "one.png")
-        found.append(expected(checkpoint, root / "one.png").argmax().item() == label)
-    assert f"accuracy {100 * sum(found) / 9:.2f} % of 9 images" in printed
-    with (checkpoint.parents[1] / "figures" / "confusion.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    assert [sum(map(int, row[1:])) for row in rows] == [3, 3, 3]
-    assert sum(int(row[1 + number]) for number, row in enumerate(rows)) == sum(found)
-
-
-def test_validate_names_what_does_not_fit(
-    checkpoint: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = fail(capsys, "validate", str(checkpoint))
-    assert "--data.name and --data.root must say which data to use" in printed
-    root = image_folder(classes=("cat", "dog"), train=1, val=1)
-    printed = fail(capsys, "validate", str(checkpoint), "--data.name", "folder", "--data.root", str(root))
-    assert "tells 3 classes apart (china, flower, tower), the data have 2 (cat, dog): none is among them" in printed
-
-
-@pytest.mark.parametrize("layout", ["val", "test", "."])
-def test_a_test_folder_alone_is_validated_by_the_names_of_its_classes(
-    layout: str,
-    checkpoint: Path,
-    image_folder: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It lacks train/ and the class china, and has one that the network does not know."""
-    made = image_folder(classes=("bird", "flower", "tower"), train=0, val=2)
-    folder = tmp_path / "own" / layout
-    folder.parent.mkdir(exist_ok=True)
-    (made / "val").rename(folder)
-    printed = run(capsys, "validate", str(checkpoint), "--data.root", str(tmp_path / "own"))
-    assert "of 4 images" in printed
-    assert "1 of its 3 classes have no images in the data: china" in caplog.text
-    assert "2 images of classes that it does not know are left out: bird" in caplog.text
-    with (checkpoint.parents[1] / "figures" / "confusion.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows[0][1:] == CLASSES and [sum(map(int, row[1:])) for row in rows[1:]] == [0, 2, 2]
-    guesses = [expected(checkpoint, path).argmax().item() for path in sorted((folder / "tower").rglob("*.*"))]
-    assert [int(count) for count in rows[3][1:]] == [guesses.count(number) for number in range(3)]
 
 
 def test_answers_that_are_no_numbers_are_no_scores(

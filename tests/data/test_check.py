@@ -46,6 +46,20 @@ def test_a_folder(image_folder: Callable[..., Path], tmp_path: Path, capsys: pyt
     assert found["shared"] == {"train and val": [["china/china 2.JPEG", "china/leak.JPEG"]]}
 
 
+def test_a_class_folder_without_images_is_said_with_all_else(
+    image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_folder(train=4, val=2)
+    for name in ("bird", "tower"):
+        (root / "train" / name).mkdir()
+    (root / "train" / "tower" / "readme.txt").touch()
+    lines = run(capsys, root)
+    assert lines[0] == "train: 8 images, 4 classes"
+    assert [line.split() for line in lines[1:5]] == [["bird", "0"], ["china", "4"], ["flower", "4"], ["tower", "0"]]
+    assert "  classes without images, which fit refuses: 2: bird; tower" in lines
+    assert "val: 4 images, 2 classes" in lines and lines[-1] == "classes that val lacks: bird; tower"
+
+
 def test_a_flat_folder_and_a_named_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         piece(number).resize((11 + number, 13)).save(tmp_path / f"{number}.png")

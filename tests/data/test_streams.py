@@ -1,7 +1,9 @@
 """Streams of shards (WebDataset): whole batches, other shards for other readers, and a way back into an epoch."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,3 +122,20 @@ def test_shards_made_as_the_document_says(tmp_path: Path, monkeypatch: pytest.Mo
     one = next(iter(data.validation))
     originals = {np.asarray(Image.open(path)).tobytes(): path for path in tmp_path.rglob("val_*.JPEG")}
     assert originals[np.asarray(one[0]).tobytes()].parent.name == f"class {one[1]}"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("make", [training, evaluating])
+@pytest.mark.parametrize("length", [6, 8, 11, 12])
+def test_what_all_processes_read_together_shows_a_split_that_says_too_few(
+    tmp_path: Path, make: Any, workers: int, length: int
+) -> None:
+    """None of them can tell alone; each holds a part, of which it gives no more than the others."""
+    data = open_data(web_dataset(tmp_path, LABELS, shards=2))
+    said = replace(data.train, length=length)
+    loaders = [make(said, workers=workers, rank=rank, world_size=2, max_corrupt_fraction=0.5) for rank in range(2)]
+    for loader in loaders:
+        for _ in range(2):
+            list(loader)
+    read = sum(loader.stream_counts.samples for loader in loaders)
+    assert (read > length) == (len(LABELS) > length)

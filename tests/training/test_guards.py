@@ -1,5 +1,6 @@
 """What is agreed on around a step: the mean loss over processes, where a step ends, what its randomness goes by."""
 
+import logging
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from contagg.data.streams import Count
 from contagg.errors import UserError
-from contagg.training.guards import SeedSteps, StepGuard, at_step_end
+from contagg.training.guards import CountSamples, SeedSteps, StepGuard, at_step_end
 
 
 def trainer(**changed: Any) -> SimpleNamespace:
@@ -54,3 +56,24 @@ def test_each_step_of_each_process_and_epoch_draws_its_own() -> None:
 
     assert drawn() == drawn()
     assert len({drawn(), drawn(1), drawn(current_epoch=1), drawn(global_rank=1)}) == 4
+
+
+@pytest.mark.parametrize("said, times", [(9, 1), (10, 0)])
+def test_the_samples_of_all_processes_are_held_against_what_a_split_says(
+    said: int, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of two reads five, of training and of validation images; said once of each, by the first."""
+    for first in (True, False):
+        counted = []
+        for _ in range(2):
+            counts = Count(0, 0.0)
+            list(counts.read([("image", 0, "name")] * 5))
+            counted.append(SimpleNamespace(stream_counts=counts, dataset=SimpleNamespace(stream=range(said))))
+        plain = SimpleNamespace(stream_counts=None)
+        loaders = {"train_dataloader": counted[0], "val_dataloaders": [plain, counted[1]]}
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                CountSamples().on_train_epoch_end(trainer(is_global_zero=first, **loaders), None)
+                CountSamples().on_validation_end(trainer(is_global_zero=first, **loaders), None)
+        assert caplog.text.count(f"holds more than the {said} images that its split says") == 2 * times * first

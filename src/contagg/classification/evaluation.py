@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +15,18 @@ from contagg.checkpoints.models import run_model
 from contagg.checkpoints.weights import load_model
 from contagg.classification.confusion import write_confusion
 from contagg.classification.task import accuracies
+from contagg.data.config import DataConfig
 from contagg.data.datasets import match_classes
+from contagg.data.fingerprint import which_were_in
+from contagg.data.folders import Split
 from contagg.data.loaders import evaluation_loader
 from contagg.data.sampling import IGNORE_INDEX
-from contagg.data.sources import open_validation
+from contagg.data.sources import has_splits, open_validation
 from contagg.device import choose_device, require_finite
+from contagg.errors import UserError
 from contagg.figures import percent
 from contagg.training.building import Preprocessing, data_of_run, run_of
+from contagg.training.checkpoint import data_of_states
 from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
@@ -112,7 +118,7 @@ def validate(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     given = {key: getattr(options, key) for key in ("name", "root", "validation_split")}
     config = data_of_run(path, given)
-    images, class_names = open_validation(config, alone=options.root is not None)
+    images, class_names = _held_out(path, config, options.root)
     found = evaluate_file(
         path,
         images,
@@ -125,3 +131,37 @@ def validate(options: argparse.Namespace) -> None:
     print(f"{path}: {found}")
     folder = Path(options.output) if options.output else run_of(path) / "figures"
     print(f"confusion matrix: {write_confusion(folder, found.confusion, found.class_names)}")
+
+
+def _held_out(path: Path, config: DataConfig, moved: str | None) -> Split:
+    """Images to judge a weights file by. Where they have no splits none that its run was trained on.
+
+    Args:
+        moved: data.root, where it is not the run's.
+
+    Raises:
+        UserError: all of them are, or a run's folder has no training state to tell by.
+    """
+    images, class_names = open_validation(config, alone=moved is not None)
+    if has_splits(config):
+        return images, class_names
+    run, root = run_of(path), config.folder()
+    trained_on = data_of_states(run / "checkpoints")
+    if trained_on is None and moved and (run / "recipe.yaml").exists():
+        raise UserError(
+            f"which images in {root} the run was trained on cannot be told, as {run / 'checkpoints'} has no training "
+            f"state: put those to judge by into {root / 'test'}"
+        )
+    if trained_on is None:
+        if moved:
+            logger.warning("%s: all %d images count, also where the network was trained on them", root, len(images))
+        return images, class_names
+    try:
+        seen = which_were_in("training", trained_on, images.listing(), class_names)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the training states in {run / 'checkpoints'} do not say which data they are of") from error
+    if seen.all():
+        raise UserError(f"the run was trained on all {len(images)} images in {root}: they show nothing")
+    if seen.any():
+        logger.warning("%s: left out are %d of %d images: the run was trained on them", root, seen.sum(), len(images))
+    return images.subset(np.flatnonzero(~seen)), class_names

@@ -102,10 +102,12 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
     parts = {}
     for name, (images, class_names) in open_splits(DataConfig(name=kind, root=None if known else str(root))).items():
         per_class = np.bincount(images.labels, minlength=len(class_names)).tolist()
+        empty = [class_name for class_name, count in zip(class_names, per_class, strict=True) if not count]
         parts[name] = Part(
             names=[images.name(index) for index in range(len(images))],
             read=partial(_read_labelled, images),
             counts=dict(zip(class_names, per_class, strict=True)),
+            notes=[f"classes without images, which fit refuses: {len(empty)}: {_some(empty)}"] if empty else [],
         )
     return parts
 

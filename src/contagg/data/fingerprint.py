@@ -87,20 +87,37 @@ class Fingerprint:
         return ", ".join(words) or f"the {name} images are named otherwise or in another order"
 
 
+def which_were_in(split: str, before: Mapping[str, Any], listing: Listing, class_names: Sequence[str]) -> np.ndarray:
+    """Which images of a listing a split of earlier data held, by name, class and size: booleans, (N,).
+
+    Args:
+        before: A Fingerprint's `state_dict`.
+        class_names: Of the listing's labels; classes are matched by their names.
+    """
+    known = before["class_names"]
+    number = np.array([known.index(name) if name in known else -1 for name in class_names])
+    labels = number[listing.labels]
+    return np.isin(_marked(Listing(listing.names, labels, listing.contents)), _marks(before["splits"][split]))
+
+
 def _state(listing: Listing, classes: int) -> dict[str, Any]:
     labels = np.asarray(listing.labels).astype("<i8")
-    contents = np.asarray(listing.contents).astype("<u8")
-    names = np.fromiter((crc32(name) for name in listing.names), dtype="<u4", count=len(labels))
-    mixed = (labels.view("<u8") * np.uint64(0x9E3779B97F4A7C15)) ^ (contents * np.uint64(0xC2B2AE3D27D4EB4F))
-    marks = (names ^ (mixed >> np.uint64(32)).astype("<u4")).astype("<u4")
     is_class = len(labels) > 0 and labels.min() >= 0 and labels.max() < classes
     return {
         "names": _digest(b"\0".join(listing.names)),
         "labels": _digest(labels.tobytes()),
-        "contents": _digest(contents.tobytes()),
+        "contents": _digest(np.asarray(listing.contents).astype("<u8").tobytes()),
         "counts": np.bincount(labels, minlength=classes).tolist() if is_class else [],
-        "marks": base64.b64encode(marks.tobytes()).decode(),
+        "marks": base64.b64encode(_marked(listing).tobytes()).decode(),
     }
+
+
+def _marked(listing: Listing) -> np.ndarray:
+    """Four bytes per image that say which it is."""
+    labels, contents = np.asarray(listing.labels).astype("<i8"), np.asarray(listing.contents).astype("<u8")
+    names = np.fromiter((crc32(name) for name in listing.names), dtype="<u4", count=len(labels))
+    mixed = (labels.view("<u8") * np.uint64(0x9E3779B97F4A7C15)) ^ (contents * np.uint64(0xC2B2AE3D27D4EB4F))
+    return (names ^ (mixed >> np.uint64(32)).astype("<u4")).astype("<u4")
 
 
 def _marks(state: Mapping[str, Any]) -> np.ndarray:

@@ -205,16 +205,12 @@ class FolderSource:
 
 
 def read_folder(root: Path, read: Read) -> Split:
-    """Images in the class folders of `root`, however deep; classes in the order of their names."""
+    """Images in the class folders of `root`, however deep; classes in the order of their names, also empty ones."""
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
     if not folders:
         raise UserError(f"data: {root} has no class folders")
     found = walk(root, folders)
     found.tell(root)
-    counts = np.bincount(found.tops, minlength=len(folders))
-    if not counts.all():
-        empty = folders[int(np.flatnonzero(counts == 0)[0])]
-        raise UserError(f"data: the class folder {root / empty} has no images ({', '.join(EXTENSIONS)})")
     class_names = sorted({class_of(folder) for folder in folders})
     label = np.array([class_names.index(class_of(folder)) for folder in folders])
     names, labels = np.array([os.fsencode(path) for path in found.paths]), label[np.asarray(found.tops)]

@@ -1,8 +1,9 @@
 """Batches of labelled images: keyed, so that training resumes exactly; in evaluation each image once, no more."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ class ImageLoader(DataLoader[Any]):
         except UserError as error:
             self._stop_workers()
             raise UserError(_without_traceback(str(error))) from error
+
+    @property
+    def stream_counts(self) -> Count | None:
+        """What this process has met of a stream; None for other images."""
+        return self.dataset.counts if isinstance(self.dataset, _TransformedStream) else None
 
     def _check(self) -> None:
         if isinstance(self.dataset, KeyedDataset | _TransformedStream):
@@ -206,9 +212,8 @@ class _TransformedStream(IterableDataset[Any]):
         world_size = self.part.world_size
         self.counts.check(-(-len(self.stream) // world_size), all_here=world_size == 1)
 
-    def _images(self, reading: Reading) -> Iterator[tuple[Any, int]]:
-        """A pass that is counted, then others, so that what is met again counts once."""
-        yield from self.stream.images(reading, self.counts)
+    def _again(self, reading: Reading) -> Iterator[tuple[Any, int]]:
+        """Passes after the one that is counted, so that what is met again counts once."""
         uncounted = Count(self.part.workers, 1.0)
         for again in count(1):
             images = self.stream.images(replace(reading, again=again), uncounted)
@@ -221,10 +226,13 @@ class _TransformedStream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         worker = get_worker_info()
         reading = replace(self.part, worker=worker.id if worker else 0, epoch=int(self.epoch))
-        images = self.stream.images(reading, self.counts) if self._quota is None else self._images(reading)
-        for number, (image, label) in enumerate(islice(images, self._quota)):
+        once, quota = self.stream.images(reading, self.counts), self._quota
+        images = once if quota is None else chain(once, self._again(reading))
+        for number, (image, label) in enumerate(islice(images, quota), start=1):
             if reading.seed is not None:
-                seed_streamed(reading.seed, reading.epoch, reading.rank, reading.worker, number)
+                seed_streamed(reading.seed, reading.epoch, reading.rank, reading.worker, number - 1)
+            elif number == quota:
+                deque(islice(once, quota), maxlen=0)  # what its shards hold beyond, so that a split's number is checked
             yield self.transform(image), label
 
 

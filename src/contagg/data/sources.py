@@ -11,7 +11,7 @@ import numpy as np
 
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData, balanced_part, check_labels, decoder
-from contagg.data.decode import UnreadableSampleError
+from contagg.data.decode import EXTENSIONS, UnreadableSampleError
 from contagg.data.folders import Split, is_hidden, read_flat, read_folder, read_tars
 from contagg.data.hugging_face import read_hugging_face
 from contagg.data.named import cifar10, digits, fashion_mnist
@@ -118,7 +118,7 @@ def open_validation(config: DataConfig, alone: bool = False) -> Split:
     Args:
         config: Which data.
         alone: Take all images of a folder, tar or parquet that has no splits, instead of the part that training holds
-            out of it.
+            out of it: see `has_splits`.
 
     Raises:
         UserError: as `open_data`, but for what is about training images.
@@ -129,13 +129,17 @@ def open_validation(config: DataConfig, alone: bool = False) -> Split:
     root, find, training, validation = _splits(config)
     if not validation and alone and not training:
         validation = find(root, None)
-        logger.warning("%s has no %s: all its images are taken", root, " or ".join(SPLIT_NAMES["validation"]))
     if not validation:
         data = open_data(config)
         return data.validation, data.class_names
-    images, class_names = _read(config, validation)
+    images, class_names = _read_whole(config, validation)
     check_labels(images.labels, len(class_names), f"the validation split in {root}")
     return images, class_names
+
+
+def has_splits(config: DataConfig) -> bool:
+    """Whether the images to judge by lie apart from those to learn from, so that none is chosen by a hash."""
+    return config.name not in ("folder", "tar", "parquet") or bool(_splits(config)[3])
 
 
 def _splits(config: DataConfig) -> tuple[Path, Callable[[Path, str | None], list[Path]], list[Path], list[Path]]:
@@ -155,7 +159,7 @@ def _files(config: DataConfig) -> ImageData:
         raise UserError(f"data: no training images in data.root {root}: it needs train/ beside {validation[0].name}")
     if not validation:
         return _held_out(config, root, training or find(root, None))
-    train, validation_images = _read(config, training), _read(config, validation)
+    train, validation_images = _read_whole(config, training), _read_whole(config, validation)
     if train[1] != validation_images[1]:
         raise UserError(f"data: classes differ in {root}: {difference(train[1], validation_images[1])}")
     return ImageData(train=train[0], validation=validation_images[0], class_names=train[1])
@@ -190,11 +194,22 @@ def _read(config: DataConfig, places: Sequence[Path]) -> Split:
     return read_tars(places, read) if config.name == "tar" else read_folder(places[0], read)
 
 
+def _read_whole(config: DataConfig, places: Sequence[Path]) -> Split:
+    """As `_read`. UserError for a class folder without images: what is to be told apart must be there."""
+    images, class_names = _read(config, places)
+    if config.name == "folder":
+        empty = np.setdiff1d(np.arange(len(class_names)), images.labels)
+        if len(empty):
+            folder, more = places[0] / class_names[empty[0]], f", nor have {len(empty) - 1} more" * (len(empty) > 1)
+            raise UserError(f"data: the class folder {folder} has no images ({', '.join(EXTENSIONS)}){more}")
+    return images, class_names
+
+
 def _held_out(config: DataConfig, root: Path, places: Sequence[Path]) -> ImageData:
     """The one split rule where there is no validation split: so many of each class, by a hash of their names."""
     if not places:
         raise UserError(f"data: there is no *.{config.name} in data.root {root}, nor train*.{config.name}")
-    images, class_names = _read(config, places)
+    images, class_names = _read_whole(config, places)
     part = balanced_part(images, config.validation_fraction, purpose="held out ")
     kept = np.setdiff1d(np.arange(len(images)), part)
     emptied = np.setdiff1d(images.labels, images.labels[kept])

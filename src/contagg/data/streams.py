@@ -97,20 +97,29 @@ class Count:
         self._add(column)
         return True
 
-    def check(self, images: int, all_here: bool) -> None:
-        """UserError once too many of an epoch's `images` are unreadable, or lost: `all_here` if no other process reads.
+    @property
+    def samples(self) -> int:
+        """How many this process has read."""
+        return int(self._counts[:, _READ].sum())
 
-        More images than that are told once, since an epoch leaves the others out. A sample counts as lost once every
-        worker has come to the end of its shards.
-        """
-        broken, torn, read, _ = self._counts.sum(0).tolist()
-        if all_here and read > images and not self._told:
+    def tell_surplus(self, read: int, images: int) -> None:
+        """Say once that there are more than the split's `images`: an epoch leaves the others out."""
+        if read > images and not self._told:
             self._told = True
             logger.warning(
                 "the stream holds more than the %d images that its split says: an epoch is of as many; mend the number "
                 "in data.train_split or data.validation_split if it is wrong",
                 images,
             )
+
+    def check(self, images: int, all_here: bool) -> None:
+        """UserError once too many of an epoch's `images` are unreadable, or lost: `all_here` if no other process reads.
+
+        A sample counts as lost once every worker has come to the end of its shards.
+        """
+        broken, torn, read, _ = self._counts.sum(0).tolist()
+        if all_here:
+            self.tell_surplus(read, images)
         at_end = all_here and bool((self._counts[:, _ENDED] > 0).all())
         lost = max(0, images - read - torn) if at_end else 0
         if (count := broken + torn + lost) > self.allowed_fraction * images:

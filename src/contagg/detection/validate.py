@@ -53,7 +53,7 @@ def validate(options: argparse.Namespace) -> None:
     path = weights_in(options.checkpoint)
     device = choose_device(options.device)
     saved = load_detector(path)
-    data = _data(path, options)
+    data = _data(path, options, saved.bit_depth)
     images = open_split(data, "validation", saved.model.masks)
     annotations = images.annotations
     check_categories(saved.categories, annotations.categories, path)
@@ -75,10 +75,10 @@ def validate(options: argparse.Namespace) -> None:
         print(f"written to {folder}")
 
 
-def _data(path: Path, options: argparse.Namespace) -> CocoDataConfig:
-    """The run's data, with what the command line says instead."""
+def _data(path: Path, options: argparse.Namespace, bit_depth: int | None) -> CocoDataConfig:
+    """The run's data, with what the command line says instead; `bit_depth` is what the weights file says."""
     recipe = path.absolute().parents[1] / "recipe.yaml"
-    known = read_section(recipe, "data") or {"root": "."}
+    known = read_section(recipe, "data") or {"root": ".", "bit_depth": bit_depth}
     given = {"root": options.root, "validation_annotations": options.annotations, "validation_images": options.images}
     data = known | {key: value for key, value in given.items() if value is not None}
     for key, flag in (("validation_annotations", "annotations"), ("validation_images", "images")):

@@ -23,7 +23,7 @@ from contagg.figures import percent
 from contagg.files import write_output
 from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
-from contagg.training.building import Preprocessing, data_of_run
+from contagg.training.building import Preprocessing, bit_depth_of, data_of_run
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import weights_in
 
@@ -152,4 +152,4 @@ def _which_data(path: Path, options: argparse.Namespace) -> DataConfig:
         return data_of_run(path, {"root": root})
     if name not in NAMED_DATA and Path(name).is_dir():
         name, root = "folder", name
-    return DataConfig(name=name, root=root)
+    return DataConfig(name=name, root=root, bit_depth=bit_depth_of(path))

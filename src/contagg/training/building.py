@@ -11,6 +11,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from contagg.checkpoints.fitting import init_weights
+from contagg.checkpoints.locate import read_description
 from contagg.checkpoints.options import check_model
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.data.transforms import evaluation_transform, train_transform
@@ -85,10 +86,16 @@ def data_of_run(weights: Path, given: Mapping[str, Any]) -> DataConfig:
         known = read_section(recipe, "data")
         if not known and not given:
             raise UserError(f"{recipe} is not there, so --data.name and --data.root must say which data to use")
-        return DataConfig(**(known | given))
+        return DataConfig(**({"bit_depth": bit_depth_of(weights)} | known | given))
     except TypeError as error:  # a key that DataConfig does not have
         problem = f"{recipe} does not say which data to use ({error})"
         raise UserError(f"{problem}: give --data.name and --data.root") from error
+
+
+def bit_depth_of(weights: Path) -> int | None:
+    """The `data.bit_depth` with which the network in a file learnt to see, as far as the file says."""
+    said = read_description(weights).get("preprocessing")
+    return said.get("bit_depth") if isinstance(said, dict) else None
 
 
 def run_of(weights: Path) -> Path:

@@ -92,6 +92,22 @@ def damage(path: Path) -> str | None:
         return error.strerror or str(error)
 
 
+def data_of_states(folder: Path) -> Mapping[str, Any] | None:
+    """The fingerprint of the data that the states in `folder` were made with, as a state dict; None without states.
+
+    Raises:
+        UserError: there are training states, and none can be used.
+    """
+    path, _ = newest_sound_checkpoint(folder)
+    if path is None:
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
+        return next(state["data"] for state in saved.values() if "data" in state)
+    except Exception as error:  # a stranger's file may hold anything
+        raise UserError(f"the training state {path} does not say which data it was made with") from error
+
+
 def newest_sound_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest usable training state (None in an empty folder), and the damaged ones passed over, each with why.
 

@@ -23,7 +23,7 @@ from contagg.errors import UserError
 from contagg.training.averaging import MovingAverage
 from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint, step_of
 from contagg.training.config import OptimizationConfig, RunConfig
-from contagg.training.guards import SeedSteps, StepGuard
+from contagg.training.guards import CountSamples, SeedSteps, StepGuard
 from contagg.training.metrics import EpochMetrics, Row, make_loggers
 from contagg.training.optimizer import PrepareGradients
 from contagg.training.progress import Progress
@@ -156,7 +156,7 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
         metrics = EpochMetrics(folder.folder, guard, run.log_every, loggers)
         saving = _saving(job, run, folder, writer, guard, metrics)
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
-        callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, Progress(metrics)]
+        callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, CountSamples(), Progress(metrics)]
         if job.optimization.ema_decay is not None:
             callbacks.insert(0, MovingAverage(job.optimization.ema_decay, metrics))
         trainer = _trainer(job, run, folder, [*callbacks, saving], writer)

@@ -90,3 +90,26 @@ class StepGuard(Callback):
         *totals, stop, save = sums
         self.stop, self.save_due = int(stop > 0) and (self.signals.received or 15), save > 0
         return totals
+
+
+class CountSamples(Callback):
+    """Has it told where a stream holds more than its split says: each process alone knows but of its own part."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what was trained on."""
+        _sum_samples(trainer, trainer.train_dataloader)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what was validated on."""
+        _sum_samples(trainer, trainer.val_dataloaders)
+
+
+def _sum_samples(trainer: Trainer, loaders: Any) -> None:
+    for loader in loaders if isinstance(loaders, list) else [loaders]:
+        counts = getattr(loader, "stream_counts", None)
+        if counts is None or trainer.world_size == 1:
+            continue  # one process looks at each batch
+        read = torch.tensor(float(counts.samples), dtype=torch.float64, device=trainer.strategy.root_device)
+        total = trainer.strategy.reduce(read, reduce_op="sum")
+        if trainer.is_global_zero:
+            counts.tell_surplus(int(total), len(loader.dataset.stream))
