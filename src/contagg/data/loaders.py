@@ -23,25 +23,22 @@ class ImageLoader(DataLoader[Any]):
     padding or an unreadable image, to be counted nowhere.
     """
 
+    dataset: Any
+
     def __init__(self, dataset: Any, *, workers: int, **options: Any) -> None:
         # A generator of its own: otherwise starting workers would draw from the one that training draws from.
-        super().__init__(
-            dataset,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),
-            **options,
-        )
+        options |= {"num_workers": workers, "persistent_workers": workers > 0, "generator": torch.Generator()}
+        super().__init__(dataset, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Nothing runs before the first batch is asked for: Lightning makes the iterator before it sets the epoch.
-        if isinstance(self.dataset, _TransformedStream):
-            self.dataset.counts.start()
+        if self.stream_counts:
+            self.stream_counts.start()
         try:
             for images, targets in super().__iter__():
-                self._check()
+                self.dataset.check()
                 yield images, targets
-            self._check()
+            self.dataset.check()
         except UserError as error:
             self._stop_workers()
             raise UserError(_without_traceback(str(error))) from error
@@ -49,11 +46,7 @@ class ImageLoader(DataLoader[Any]):
     @property
     def stream_counts(self) -> Count | None:
         """What this process has met of a stream; None for other images."""
-        return self.dataset.counts if isinstance(self.dataset, _TransformedStream) else None
-
-    def _check(self) -> None:
-        if isinstance(self.dataset, KeyedDataset | _TransformedStream):
-            self.dataset.check()
+        return getattr(self.dataset, "counts", None)
 
     def _stop_workers(self) -> None:
         # Left to the garbage collector, which closes their queues first, each worker would take five seconds to go.
