@@ -10,6 +10,7 @@ so that a kind which reads neighbours finds beyond an image what it finds beyond
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from contagg.affinity.bands import within_reach
 from contagg.affinity.forms import Dense, Form
 from contagg.errors import UserError
+
+if TYPE_CHECKING:
+    from contagg.affinity.mixture import Mixture
 
 Grid = tuple[int, int]
 """Rows and columns of the tokens that lie on a grid."""
@@ -136,6 +140,10 @@ class Affinity(nn.Module, ABC):
     def terms(self) -> list[tuple["Affinity", Tensor]]:
         """The affinities that A is a sum of, and the weight of each, (1,) or one a head: itself alone, with 1."""
         return [(self, torch.ones(1))]
+
+    def closable(self) -> "Mixture | None":
+        """Itself where it mixes a dynamic affinity with a static one, so that the first can be closed; else None."""
+        return None
 
     def projections(self) -> list[nn.Linear] | None:
         """The layers through which alone it reads tokens; None where it reads them otherwise.

@@ -67,6 +67,11 @@ def build_gate(word: GateWord, heads: int) -> nn.Module:
     return kinds[kind](heads if a_head else 1)
 
 
+def weighed(tokens: Tensor, weight: Tensor | None) -> Tensor:
+    """(B, N, C) times a weight, (1,) or one a head; None is 1."""
+    return tokens if weight is None else spread(weight, tokens.shape[2]) * tokens
+
+
 class Mixture(Affinity):
     """alpha A + beta S. Neither is formed to aggregate, for (alpha A + beta S) V = alpha A V + beta S V.
 
@@ -87,6 +92,9 @@ class Mixture(Affinity):
         self.prefix = max(first.prefix, second.prefix)
         self.grid = first.grid or second.grid
         self.local = None if first.local is None or second.local is None else max(first.local, second.local)
+        self.dynamic_first = first.dynamic
+        self.opening: Tensor | None = None  # z (1,), a factor of the dynamic part; None is 1
+        self.closed = False  # whether z is 0, so that the dynamic part is not computed
 
     __jit_unused_properties__: ClassVar[list[str]] = ["bias"]
 
@@ -97,10 +105,13 @@ class Mixture(Affinity):
         return torch.stack(parts).sum(0) if parts else None
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        alpha, beta = self.weights()
+        if self.closed and self.dynamic_first:
+            return weighed(self.second(values, tokens, grid, mask), beta)
+        if self.closed:
+            return weighed(self.first(values, tokens, grid, mask), alpha)
         first, second = self.first(values, tokens, grid, mask), self.second(values, tokens, grid, mask)
-        alpha, beta = self.gate()
-        if beta is not None:
-            second = spread(beta, values.shape[2]) * second
+        second = weighed(second, beta)
         if alpha is None:
             return first + second
         alpha = spread(alpha, values.shape[2])
@@ -120,12 +131,44 @@ class Mixture(Affinity):
         alpha, beta = (weight.to(tokens) for _, weight in self.terms())
         return None if first is None or second is None else Sum(parts=((alpha, first), (beta, second)))
 
+    def weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """alpha and beta, that of the dynamic part times z. None stands for 1."""
+        alpha, beta = self.gate()
+        if self.opening is None:
+            return alpha, beta
+        if self.dynamic_first:
+            return self.opening if alpha is None else self.opening * alpha, beta
+        return alpha, self.opening if beta is None else self.opening * beta
+
     def multiply_adds(self, grid: Grid) -> int:
-        return self.first.multiply_adds(grid) + self.second.multiply_adds(grid)
+        parts = [self.static_part()[0]] if self.closed else [self.first, self.second]
+        return sum(part.multiply_adds(grid) for part in parts)
 
     def terms(self) -> list[tuple[Affinity, Tensor]]:
-        alpha, beta = (torch.ones(1) if gate is None else gate for gate in self.gate())
-        return [(self.first, alpha), (self.second, beta)]
+        weights = [torch.ones(1) if weight is None else weight for weight in self.weights()]
+        if self.closed:
+            weights[not self.dynamic_first] = torch.zeros_like(weights[not self.dynamic_first])
+        return list(zip((self.first, self.second), weights, strict=True))
+
+    def closable(self) -> "Mixture | None":
+        return None if self.first.dynamic == self.second.dynamic else self
+
+    def open(self, z: Tensor | None = None) -> None:
+        """Multiply the dynamic part by z, (1,); None is 1."""
+        self.opening, self.closed = z, False
+
+    def close(self) -> None:
+        """Pass over the dynamic part until it is opened again."""
+        self.opening, self.closed = None, True
+
+    def dynamic_part(self) -> Affinity:
+        """What closing passes over."""
+        return self.first if self.dynamic_first else self.second
+
+    def static_part(self) -> tuple[Affinity, Tensor | None]:
+        """What closing leaves, and its weight, (1,) or one a head, None for 1."""
+        alpha, beta = self.gate()
+        return (self.second, beta) if self.dynamic_first else (self.first, alpha)
 
     def projections(self) -> list[nn.Linear] | None:
         first, second = self.first.projections(), self.second.projections()

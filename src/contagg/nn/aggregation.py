@@ -2,11 +2,12 @@
 
 import re
 
+import torch
 from timm.models._input import get_model_input_config
 from torch import Tensor, nn
 
-from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_padding
-from contagg.affinity.mixture import GateWord
+from contagg.affinity.base import Affinity, Grid, as_map, as_tokens, check_fills, clear_padding, spread
+from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.registry import Factory, Site, build_affinity
 from contagg.errors import UserError
 
@@ -56,6 +57,27 @@ class Aggregation(nn.Module):
         """
         values = clear_padding(self.value(tokens), mask)
         return self.output(self.affinity(values, clear_padding(tokens, mask), grid, mask))
+
+    def closable(self) -> Mixture | None:
+        """Its mixture, where the dynamic part of that can be closed."""
+        return self.affinity.closable() if isinstance(self.affinity, Affinity) else None
+
+    @torch.no_grad()
+    def leave_static(self) -> Tensor | None:
+        """Leave the static part of a closable mixture alone, for good: the answers are those with the other closed.
+
+        Returns:
+            What the columns of the output projection were multiplied by, (1,) or (C,): the static part's weight, which
+            is thus no more; None where it was 1.
+        """
+        mixture = self.closable()
+        assert mixture is not None
+        static, weight = mixture.static_part()
+        if weight is not None:
+            weight = spread(weight.detach().clone(), self.output.in_features)
+            self.output.weight.mul_(weight)
+        self.affinity = static
+        return weight
 
 
 def affinities(model: nn.Module) -> list[Affinity]:
