@@ -176,16 +176,7 @@ class Mixture(Affinity):
 
     def fold(self, gate: Tensor) -> Affinity:
         """Weights go into the affinities that take them, which become one where they can."""
-        folded, left = [], []
-        for term, weight in self.terms():
-            count = math.lcm(len(weight), len(gate))
-            weight = spread(weight.to(gate), count) * spread(gate, count)
-            form = term.fold(weight)
-            folded.append(form or term)
-            left.append(None if form is not None or bool((weight == 1).all()) else weight)
-        if all(weight is None for weight in left) and (merged := folded[0].merge(folded[1])) is not None:
-            return merged
-        return Mixture(folded[0], folded[1], FixedGate(*left))
+        return _folded(self.terms(), gate)
 
     def resize(self, grid: Grid) -> None:
         """Both."""
@@ -195,3 +186,16 @@ class Mixture(Affinity):
 
     def serves(self, grid: Grid) -> bool:
         return self.first.serves(grid) and self.second.serves(grid)
+
+
+def _folded(terms: list[tuple[Affinity, Tensor]], gate: Tensor) -> Affinity:
+    folded, left = [], []
+    for term, weight in terms:
+        count = math.lcm(len(weight), len(gate))
+        weight = spread(weight.to(gate), count) * spread(gate, count)
+        form = term.fold(weight)
+        folded.append(form or term)
+        left.append(None if form is not None or bool((weight == 1).all()) else weight)
+    if all(weight is None for weight in left) and (merged := folded[0].merge(folded[1])) is not None:
+        return merged
+    return Mixture(folded[0], folded[1], FixedGate(*left))

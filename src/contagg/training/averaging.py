@@ -34,6 +34,12 @@ class MovingAverage(WeightAveraging):
             self._step = step_idx
         return step_idx is not None
 
+    @property
+    def average(self) -> LightningModule:
+        """The task with the average as its weights; what changes the network in a run changes this one alike."""
+        assert self._average_model is not None
+        return self._average_model.module  # type: ignore[return-value]
+
     def decay_at(self, step: int) -> float:
         """Of the update after step number `step`, 0 first, which takes the weights as they are."""
         return min(self.decay, 1 - (1 + step) ** (-2 / 3))

@@ -59,6 +59,8 @@ class Job:
         export: The attribute of `task` whose weights are written for use.
         metadata: What weights files say of themselves.
         fingerprint: Of the data, which must not change when a run goes on.
+        callbacks: Called before the engine's own at each step, so that they may change the network and its optimizer;
+            their `state_dict` is a part of the training state.
     """
 
     task: LightningModule
@@ -71,6 +73,7 @@ class Job:
     export: str = "model"
     metadata: Mapping[str, Any]
     fingerprint: Fingerprint
+    callbacks: Sequence[Callback] = ()
 
 
 class JobData(LightningDataModule):
@@ -156,7 +159,8 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
         metrics = EpochMetrics(folder.folder, guard, run.log_every, loggers)
         saving = _saving(job, run, folder, writer, guard, metrics)
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
-        callbacks: list[Callback] = [SeedSteps(run.seed), *prepared, guard, metrics, CountSamples(), Progress(metrics)]
+        watching = [guard, metrics, CountSamples(), Progress(metrics)]
+        callbacks: list[Callback] = [SeedSteps(run.seed), *job.callbacks, *prepared, *watching]
         if job.optimization.ema_decay is not None:
             callbacks.insert(0, MovingAverage(job.optimization.ema_decay, metrics))
         trainer = _trainer(job, run, folder, [*callbacks, saving], writer)

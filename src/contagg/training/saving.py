@@ -35,6 +35,7 @@ class KeptWeights:
         prefix: Of the names in a training state of what is written.
         metadata: What the files say of themselves, beside epoch and metrics.
         lost_epochs: Those whose weights no disk took. None of them is the best: there would be nothing to use.
+        first_epoch: The epochs before it, 1 first, are not the best either: their network was another.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class KeptWeights:
     metadata: dict[str, Any]
     keep_best: int
     lost_epochs: list[int] = field(default_factory=list)
+    first_epoch: int = 1
 
     def write(self, checkpoint: Mapping[str, Any]) -> None:
         """Weights and metrics of an epoch, given the training state about to be written. Raises OSError."""
@@ -60,7 +62,8 @@ class KeptWeights:
         row, monitor = self.metrics.rows[-1], self.monitor + suffix
         state = {name.removeprefix(self.prefix): value for name, value in whole.items() if name.startswith(self.prefix)}
         metadata = {**self.metadata, "epoch": row["epoch"], "metrics": row}
-        validated = [r for r in self.metrics.rows if monitor in r and r["epoch"] not in self.lost_epochs]
+        left_out = {*self.lost_epochs, *range(1, self.first_epoch)}
+        validated = [r for r in self.metrics.rows if monitor in r and r["epoch"] not in left_out]
         ranked = sorted(validated, key=lambda row: (-row[monitor], row["epoch"]))
         save_weights(self.folder / f"last{suffix}.safetensors", state, metadata)
         if ranked and ranked[0] is row:
