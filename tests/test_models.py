@@ -54,12 +54,14 @@ def test_features_have_their_declared_channels_and_strides(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dict_deepcopy_and_half_precision(name: str) -> None:
-    model = small(name).eval()
+    # A scan is a product of three functions of the tokens, which grows until its norms have statistics.
+    shorter = {"depths": (1, 1, 1, 1)} if name == "vmamba_like" else {}
+    model = small(name, **shorter).eval()
     images = torch.randn(1, 3, SIZE, SIZE)
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    other = contagg.create(name, num_classes=7, img_size=SIZE).eval()
+    other = contagg.create(name, num_classes=7, img_size=SIZE, **shorter).eval()
     other.load_state_dict(torch.load(buffer, weights_only=True))
     with torch.no_grad():
         expected = model(images)

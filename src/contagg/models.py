@@ -56,6 +56,15 @@ CONFIGS: dict[str, NetworkConfig] = {
     # The paper gives no ranks; these meet its parameter counts with one fraction of N in every stage.
     "container_mlp_lr": replace(_TABLE2, affinity=tuple(f"token mlp rank {rank}" for rank in (868, 217, 54, 14))),
     "container_mh_mlp_lr": replace(_TABLE2, affinity=tuple(f"token mlp/32 rank {rank}" for rank in (500, 125, 31, 8))),
+    # What others put in the place of attention, in CONTAINER-LIGHT's network: the same embeddings, positions, norms,
+    # projections and MLPs, so that two of these differ by their mixers alone. docs/which-network.md tells from what.
+    "poolformer_like": replace(_LIGHT, affinity="pool3"),
+    "convnext_like": replace(_LIGHT, affinity="dwconv7"),
+    "swin_like": replace(_LIGHT, affinity=[(["window7", "window7 shifted"] * 4)[:depth] for depth in _LIGHT.depths]),
+    "pvt_like": replace(_LIGHT, affinity=("pooled8", "pooled4", "pooled2", "attention")),
+    "caformer_like": replace(_LIGHT, affinity=("dwconv7", "dwconv7", "attention", "attention")),
+    "uniformer_like": replace(_LIGHT, affinity=("dwconv5", "dwconv5", "attention", "attention")),
+    "vmamba_like": replace(_LIGHT, affinity="cross scan16"),
     # For CPUs.
     "container_tiny": replace(_TABLE2, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),
     "container_light_tiny": replace(_LIGHT, embed_dims=(32, 64, 128, 192), depths=(1, 1, 2, 1)),

@@ -29,6 +29,8 @@ ANY_SIZE = ["container_light_tiny", "container_tiny"]
 def make(name: str, **arguments: Any) -> nn.Module:
     torch.manual_seed(0)
     sizes = TRANSFORMER if name in VITS else NETWORK
+    if name == "swin_like":  # a word a block
+        sizes = {**sizes, "depths": CONFIGS[name].depths}
     return contagg.create(name, **{"num_classes": 5, **sizes, **arguments}).eval()
 
 
@@ -80,7 +82,8 @@ def test_head_and_features_without_it(name: str, pool: str) -> None:
     assert make(name, num_classes=0, global_pool="", img_size=64)(batch).shape == model.forward_features(batch).shape
 
 
-@pytest.mark.parametrize("name", NAMES)
+# torch.jit.script is deprecated: kinds made since then speak to torch.compile and torch.export alone.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("swin_like", "pvt_like", "vmamba_like")])
 def test_torchscript(name: str) -> None:
     with set_scriptable(True):
         model = make(name, img_size=64)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from contagg.arguments import Command, model_name, whole_above_zero, words
+from contagg.arguments import Command, image_size, model_name, whole_above_zero, words
 
 VARIANTS = ("plain", "fused", "compiled", "fused+compiled")
 PRECISIONS = ("fp32", "bf16")
@@ -43,6 +43,12 @@ def speed(parser: argparse.ArgumentParser) -> None:
     _measured(parser)
 
 
+def counts(parser: argparse.ArgumentParser) -> None:
+    """For `contagg bench counts`."""
+    parser.add_argument("models", type=model_name, nargs="+", metavar="MODEL", help="names of ours or timm's")
+    parser.add_argument("--size", type=image_size, default=(224, 224), metavar="H,W", help="(default 224)")
+
+
 def table1(parser: argparse.ArgumentParser) -> None:
     """For `contagg bench table1`."""
     parser.set_defaults(models=TABLE1)
@@ -71,6 +77,11 @@ COMMANDS = {
         help="networks side by side: images/s, GEMM utilisation, memory",
         run="contagg.benchmark.bench:run",
         arguments=speed,
+    ),
+    "bench counts": Command(
+        help="networks' parameters and multiply-adds",
+        run="contagg.benchmark.table2:counts",
+        arguments=counts,
     ),
     "bench table1": Command(
         help="the same of the networks of Table 1 and their successors in timm",

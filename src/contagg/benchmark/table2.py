@@ -1,10 +1,15 @@
-"""Table 2: what the paper prints beside what our networks count."""
+"""Parameters and multiply-adds: of any networks, and of Table 2's beside what the paper prints."""
 
+import argparse
 from dataclasses import dataclass
+
+import torch
 
 import contagg.models  # noqa: F401  registers the networks
 from contagg.benchmark.cost import multiply_adds, parameter_count
+from contagg.errors import UserError
 from contagg.models import create
+from contagg.nn.aggregation import serves_any_size
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,22 @@ ROWS = (
     Row("CONTAINER", "container", 82.7, 22.1, 8.1),
     Row("CONTAINER-LIGHT", "container_light", 82.0, 20.0, 3.2),
 )
+
+
+def counts(arguments: argparse.Namespace) -> None:
+    """`contagg bench counts`: the networks that are named, for images of one size."""
+    width = max(map(len, arguments.models))
+    print(f"{'model':<{width}}  {'parameters, M':>13}  {'multiply-adds, G':>16}")
+    for name in arguments.models:
+        with torch.device("meta"):
+            model = create(name)
+        try:
+            if not serves_any_size(model) and hasattr(model, "set_input_size"):
+                model.set_input_size(arguments.size)  # type: ignore[operator]
+            cost = multiply_adds(model, arguments.size)
+        except (AssertionError, RuntimeError) as error:  # so others refuse a size
+            raise UserError(f"{name}, images of {arguments.size}: {' '.join(str(error).split())}") from error
+        print(f"{name:<{width}}  {parameter_count(model) / 1e6:>13.2f}  {cost / 1e9:>16.2f}")
 
 
 def counted(row: Row) -> tuple[float, float]:
