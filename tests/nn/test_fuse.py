@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import LayerScale
 from torch import nn
 
 import contagg
@@ -55,6 +56,13 @@ def assert_same_answers(model: nn.Module, tolerance: float) -> None:
         assert (got - expected).norm() < tolerance * expected.norm()
         expected, got = model.forward_features(images), fused.forward_features(images)
         assert (got - expected).norm() < tolerance * expected.norm()
+
+
+def test_layer_scale_and_the_norms_of_overlapping_embeddings_fold_away() -> None:
+    model = drawn("container_light_tiny", embedding="overlapping", layer_scale=0.3, activation="hard_swish").double()
+    assert_same_answers(model, 1e-12)
+    left = [type(module) for module in contagg.fuse(model).modules()]
+    assert LayerScale not in left and left.count(nn.BatchNorm2d) == 1  # the last, which forward_features promises
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"])

@@ -20,7 +20,15 @@ def padded(images: list[torch.Tensor], size: int) -> tuple[torch.Tensor, torch.T
     return torch.stack(full), mask
 
 
-@pytest.mark.parametrize("options", [{}, {"affinity": "attention + dwconv5"}, {"position": "absolute", "img_size": 64}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"affinity": "attention + dwconv5"},
+        {"position": "absolute", "img_size": 64},
+        {"embedding": "overlapping", "layer_scale": 0.5},
+    ],
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_padding_changes_nothing(options: dict, checkpointing: bool) -> None:
     torch.manual_seed(0)

@@ -3,37 +3,8 @@ import torch
 
 from contagg.affinity import SelfAttention
 from contagg.errors import UserError
-from contagg.nn.stages import AbsolutePosition, DropRates, NetworkConfig, PatchEmbedding, Stage, build_stages
-
-
-def test_patch_embedding_is_a_linear_map_of_each_patch_then_layer_norm() -> None:
-    torch.manual_seed(0)
-    embedding = PatchEmbedding(3, 16, 4).double()
-    images = torch.randn(2, 3, 12, 20, dtype=torch.float64)
-    tokens, grid = embedding(images)
-    assert grid == (3, 5)
-    patch = images[1, :, 8:12, 4:8].flatten()  # row 2, column 1
-    expected = embedding.norm(embedding.projection.weight.flatten(1) @ patch + embedding.projection.bias)
-    torch.testing.assert_close(tokens[1, 2 * 5 + 1], expected)
-
-
-def test_sizes_off_the_stride_are_filled_with_zeros_at_the_far_edges() -> None:
-    embedding = PatchEmbedding(3, 8, 4)
-    images = torch.randn(1, 3, 9, 13)
-    filled = torch.zeros(1, 3, 12, 16)
-    filled[:, :, :9, :13] = images
-    tokens, grid = embedding(images)
-    assert grid == (3, 4) and torch.equal(tokens, embedding(filled)[0])
-
-
-def test_absolute_positions_serve_other_grids_and_can_be_resized() -> None:
-    position = AbsolutePosition(4, (4, 6))
-    zeros = torch.zeros(1, 54, 4)
-    served = position(zeros, (6, 9))
-    position.resize((6, 9))
-    assert position.embedding.requires_grad
-    torch.testing.assert_close(position(zeros, (6, 9)), served)
-    assert torch.equal(position(zeros, (6, 9)), position.embedding)
+from contagg.nn.embedding import PatchEmbedding
+from contagg.nn.stages import DropRates, NetworkConfig, Stage, build_stages
 
 
 def test_grids_round_up_as_the_embeddings_do() -> None:
@@ -56,13 +27,17 @@ def test_a_stage_gives_a_map() -> None:
         ("depths", 3, "depths 3 must be 4 positive whole numbers"),
         ("embed_dims", "wide", "embed_dims 'wide' must be 4 positive whole numbers"),
         ("mlp_ratios", ["a"] * 4, "mlp_ratios .* must be 4 positive numbers"),
+        ("embedding", "overlaping", r"embedding 'overlaping' must be one of patch, overlapping. .*'overlapping'"),
+        ("activation", "GELU", "activation 'GELU' must be one of gelu, gelu_tanh, hard_swish, relu, silu"),
+        ("layer_scale", 0.0, "layer_scale 0.0 must be a number above 0"),
+        ("layer_scale", "1e-5", "layer_scale '1e-5' must be a number above 0"),
         ("affinity", (1, 2, 3, 4), "affinity 1 of stage 1 must be one word"),
         ("affinity", 5, "affinity 5 of stage 1 must be one word"),
         ("patch_sizes", (4, 2, 2, 0), r"patch_sizes \(4, 2, 2, 0\) must be 4 positive"),
         ("affinity", ("dwconv3",) * 3, "must be one word, or 4"),
         ("affinity", ("dwconv3", "dwconv3", ["dwconv3"] * 6, "dwconv3"), "affinity: stage 3 has 8 blocks and 6 words"),
         ("affinity", ("dwconv3", ["dwconv3"] * 3 + [None], "dwconv3", "dwconv3"), "affinity None of stage 2 must be"),
-        ("position", "sine", "'absolute' or 'cpe'"),
+        ("position", "sine", "position 'sine' must be one of absolute, cpe"),
     ],
 )
 def test_wrong_configurations_are_named(field: str, value: object, message: str) -> None:

@@ -1,6 +1,9 @@
-"""The block of Sec. 3.4: position encoding, x + aggregate(norm x), x + feed-forward(norm x)."""
+"""The block of Sec. 3.4: position encoding, x + aggregate(norm x), x + feed-forward(norm x).
 
-from timm.layers import DropPath, Mlp
+LayerScale, a factor a channel on what each branch adds, is an option that the paper does not have.
+"""
+
+from timm.layers import DropPath, LayerScale, Mlp, get_act_layer
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, frozen
@@ -37,6 +40,8 @@ class Block(nn.Module):
         drop_path: float,
         conditional_position: bool,
         proj_drop: float = 0.0,
+        layer_scale: float | None = None,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.position = ConditionalPosition(channels) if conditional_position else None
@@ -44,9 +49,11 @@ class Block(nn.Module):
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
         self.proj_drop = nn.Dropout(proj_drop)
+        self.scale1 = _layer_scale(channels, layer_scale)
         self.drop_path1 = DropPath(drop_path)
         self.norm2: nn.Module = nn.BatchNorm2d(channels)
-        self.mlp = Mlp(channels, int(channels * mlp_ratio), drop=proj_drop)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), act_layer=get_act_layer(activation), drop=proj_drop)
+        self.scale2 = _layer_scale(channels, layer_scale)
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
@@ -54,5 +61,9 @@ class Block(nn.Module):
         if self.position is not None:
             tokens = self.position(tokens, grid, mask)
         gathered = self.aggregation(as_tokens(self.norm1(as_map(tokens, grid))), grid, mask)
-        tokens = tokens + self.drop_path1(self.proj_drop(gathered))
-        return tokens + self.drop_path2(self.mlp(as_tokens(self.norm2(as_map(tokens, grid)))))
+        tokens = tokens + self.drop_path1(self.scale1(self.proj_drop(gathered)))
+        return tokens + self.drop_path2(self.scale2(self.mlp(as_tokens(self.norm2(as_map(tokens, grid))))))
+
+
+def _layer_scale(channels: int, start: float | None) -> nn.Module:
+    return nn.Identity() if start is None else LayerScale(channels, start)

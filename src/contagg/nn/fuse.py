@@ -8,13 +8,14 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 
 from contagg.affinity.base import frozen
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.block import Block
+from contagg.nn.embedding import Halving
 
 
 @torch.no_grad()
@@ -26,6 +27,7 @@ def fuse(model: nn.Module) -> nn.Module:
     - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
     - an affinity becomes its own inference form (`Affinity.fold`): a mixture's gates go into static kernels, two
       kernels become one, a kernel per head becomes one per channel; a dynamic gate rides on the sum (Eq. 7);
+    - LayerScale goes into the projections before it, and an overlapping embedding's BatchNorms into its convolutions;
     - stochastic depth goes;
     - on a CPU the MLP runs some tokens at a time, and projections that are compiled as 1 x 1 convolutions.
 
@@ -45,6 +47,8 @@ def fuse(model: nn.Module) -> nn.Module:
     for module in list(fused.modules()):
         if isinstance(module, Block):
             _fuse_block(module)
+        elif isinstance(module, Halving):
+            module.fold()
     for aggregation in aggregations:
         one = aggregation.value.weight.new_ones(1)
         aggregation.affinity = aggregation.affinity.fold(one) or aggregation.affinity  # type: ignore[operator]
@@ -122,7 +126,9 @@ def _fuse_block(block: Block) -> None:
     if isinstance(block.norm2, nn.modules.batchnorm._BatchNorm):
         _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
         block.norm2 = nn.Identity()
+    block.scale1 = _fold_scale(block.scale1, block.aggregation.output)
     if isinstance(block.mlp, Mlp):
+        block.scale2 = _fold_scale(block.scale2, block.mlp.fc2)  # type: ignore[arg-type]
         block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
     for name in ("drop_path1", "drop_path2"):
         if isinstance(getattr(block, name), DropPath):
@@ -138,3 +144,12 @@ def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linea
         matrix = projection.weight.double()
         projection.bias = frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
         projection.weight = frozen((matrix * scale).to(projection.weight.dtype))
+
+
+def _fold_scale(scale: nn.Module, projection: nn.Linear) -> nn.Module:
+    """diag(g) (W x + b), in the projection: what is left of a LayerScale."""
+    if not isinstance(scale, LayerScale):
+        return scale
+    projection.weight = frozen(projection.weight * scale.gamma[:, None])
+    projection.bias = frozen(projection.bias * scale.gamma)
+    return nn.Identity()

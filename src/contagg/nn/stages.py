@@ -7,20 +7,22 @@ from operator import mul
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
-from timm.models import register_notrace_module
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from contagg.affinity.base import Grid, as_map, as_tokens, clear_padding, image_grids
+from contagg.affinity.base import Grid, as_map, clear_padding
 from contagg.affinity.mixture import GateWord
 from contagg.affinity.registry import Factory, Site
-from contagg.errors import UserError
+from contagg.errors import UserError, nearest
 from contagg.nn.aggregation import affinities, build_aggregation
 from contagg.nn.block import Block
+from contagg.nn.embedding import AbsolutePosition, OverlappingEmbedding, PatchEmbedding
 
 STAGES = 4
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "hard_swish", "relu", "silu")
+"""timm's names of those that an MLP may have."""
 
 RENAMED_POSITIONS = {"convolution": "cpe"}
 """What a position encoding was called once, and what it is called."""
@@ -39,6 +41,9 @@ class NetworkConfig:
     `position` is a learnt embedding at the start of a stage ("absolute"), or a depthwise 3x3 convolution at the start
     of each block: conditional position encoding ("cpe").
     `gate` mixes the two affinities of a word such as "attention + dwconv3".
+    `embedding` projects patches ("patch"), or halves the map by 3x3 convolutions that overlap ("overlapping").
+    `layer_scale` is what LayerScale's factors of each branch start at; None has none.
+    `activation` is that of MLPs and of overlapping embeddings.
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
@@ -48,6 +53,9 @@ class NetworkConfig:
     affinity: Word | Sequence[Word | Sequence[Word]] = "attention + dwconv3"
     position: Literal["absolute", "cpe"] = "absolute"
     gate: GateWord = "free"
+    embedding: Literal["patch", "overlapping"] = "patch"
+    layer_scale: float | None = None
+    activation: str = "gelu"
 
     def __post_init__(self) -> None:
         for name in ("embed_dims", "depths", "patch_sizes", "mlp_ratios"):
@@ -58,8 +66,17 @@ class NetworkConfig:
         if self.position in RENAMED_POSITIONS:
             now = RENAMED_POSITIONS[self.position]
             raise UserError(f"position {self.position!r} is called {now!r} (conditional position encoding)")
-        if self.position not in ("absolute", "cpe"):
-            raise UserError(f"position {self.position!r} must be 'absolute' or 'cpe'")
+        for name, allowed in (
+            ("position", ("absolute", "cpe")),
+            ("embedding", ("patch", "overlapping")),
+            ("activation", ACTIVATIONS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"{name} {value!r} must be one of {', '.join(allowed)}.{nearest(value, allowed)}")
+        scale = self.layer_scale
+        if scale is not None and not (type(scale) in (int, float) and scale > 0):
+            raise UserError(f"layer_scale {self.layer_scale!r} must be a number above 0, such as 1e-5, or None")
 
     @property
     def blocks(self) -> tuple[tuple[Word, ...], ...]:
@@ -115,87 +132,18 @@ def _a_stage_each(name: str, values: Any) -> tuple[Any, ...]:
     return values
 
 
-def for_any_size() -> bool:
-    """Whether a graph is being recorded, which is to serve other sizes than that of the recorded image."""
-    if torch.jit.is_scripting():
-        return False
-    else:  # compiled where scripting, were it not for the branch
-        return torch.compiler.is_exporting() or torch.jit.is_tracing()
-
-
-@register_notrace_module  # torch.fx cannot follow what depends on the size of an image
-class PatchEmbedding(nn.Module):
-    """A strided convolution and LayerNorm over channels; zeros fill the last patches of a size off the stride."""
-
-    def __init__(self, in_channels: int, channels: int, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.projection = nn.Conv2d(in_channels, channels, patch, stride=patch)
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, feature_map: Tensor) -> tuple[Tensor, Grid]:
-        """(B, C, H, W) -> tokens (B, N, C') and their grid."""
-        height, width = feature_map.shape[2], feature_map.shape[3]
-        grid = (height + self.patch - 1) // self.patch, (width + self.patch - 1) // self.patch
-        below, beside = grid[0] * self.patch - height, grid[1] * self.patch - width
-        # A graph for any size must not depend on whether this one needs padding.
-        if for_any_size() or below > 0 or beside > 0:
-            feature_map = F.pad(feature_map, (0, beside, 0, below))
-        # channels_last, in words that torch.func.vmap knows
-        feature_map = self.projection(feature_map.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
-        return self.norm(as_tokens(feature_map)), grid
-
-    def mask(self, mask: Tensor) -> Tensor:
-        """Which patches hold anything of an image: (B, H, W) -> (B, ceil(H / patch), ceil(W / patch))."""
-        return mask[:, :: self.patch, :: self.patch]
-
-
-@register_notrace_module
-class AbsolutePosition(nn.Module):
-    """A learnt vector a grid position, interpolated bicubically for other grids."""
-
-    def __init__(self, channels: int, grid: Grid) -> None:
-        super().__init__()
-        self.grid = grid
-        self.embedding = nn.Parameter(torch.empty(1, grid[0] * grid[1], channels))
-        nn.init.trunc_normal_(self.embedding, std=0.02)
-
-    def forward(self, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        if mask is None:
-            return tokens + self.at(grid)
-        if torch.jit.is_scripting():
-            raise NotImplementedError("a scripted network takes no padded batches")
-        return tokens + torch.cat([self._padded(size, grid) for size in image_grids(mask)])
-
-    def at(self, grid: Grid) -> Tensor:
-        """(1, N, C) for a grid."""
-        # A graph for any size interpolates to the learnt grid too: the same but for rounding.
-        if not for_any_size() and grid == self.grid:
-            return self.embedding
-        # Half precision cannot be interpolated.
-        precision = torch.promote_types(self.embedding.dtype, torch.float32)
-        learnt = as_map(self.embedding.to(precision), self.grid)
-        return as_tokens(F.interpolate(learnt, grid, mode="bicubic", antialias=True)).to(self.embedding.dtype)
-
-    def _padded(self, size: Grid, grid: Grid) -> Tensor:
-        """(1, N, C): that of an image's own grid, and zeros in its padding."""
-        feature_map = as_map(self.at(size), size)
-        return as_tokens(F.pad(feature_map, (0, grid[1] - size[1], 0, grid[0] - size[0])))
-
-    @torch.no_grad()
-    def resize(self, grid: Grid) -> None:
-        """Learn on another grid from now on."""
-        self.embedding = nn.Parameter(self.at(grid).clone())
-        self.grid = grid
-
-
 class Stage(nn.Module):
     """Patch embedding, then blocks: (B, C, H, W) -> (B, C', ceil(H / patch), ceil(W / patch)).
 
     `mask` (B, H, W) is true where a padded batch holds an image; what is given, and what comes out, is 0 elsewhere.
     """
 
-    def __init__(self, embedding: PatchEmbedding, position: AbsolutePosition | None, blocks: Sequence[Block]) -> None:
+    def __init__(
+        self,
+        embedding: PatchEmbedding | OverlappingEmbedding,
+        position: AbsolutePosition | None,
+        blocks: Sequence[Block],
+    ) -> None:
         super().__init__()
         self.embedding = embedding
         self.position = position
@@ -203,7 +151,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, feature_map: Tensor, mask: Tensor | None = None) -> Tensor:
-        tokens, grid = self.embedding(feature_map)
+        tokens, grid = self.embedding(feature_map, mask)
         if mask is not None:
             mask = self.embedding.mask(mask)
         if self.position is not None:
@@ -246,10 +194,19 @@ def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop
                 next(rates),
                 conditional_position=config.position == "cpe",
                 proj_drop=drop.proj,
+                layer_scale=config.layer_scale,
+                activation=config.activation,
             )
             for word in config.blocks[index]
         ]
         position = AbsolutePosition(width, grid) if config.position == "absolute" else None
-        stages.append(Stage(PatchEmbedding(in_channels, width, config.patch_sizes[index]), position, blocks))
+        stages.append(Stage(_embedding(config, index, in_channels), position, blocks))
         in_channels = width
     return stages
+
+
+def _embedding(config: NetworkConfig, stage: int, in_channels: int) -> PatchEmbedding | OverlappingEmbedding:
+    width, patch = config.embed_dims[stage], config.patch_sizes[stage]
+    if config.embedding == "patch":
+        return PatchEmbedding(in_channels, width, patch)
+    return OverlappingEmbedding(in_channels, width, patch, config.activation)
