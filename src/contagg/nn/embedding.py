@@ -99,7 +99,8 @@ class OverlappingEmbedding(nn.Module):
         for halving in self.halvings:
             feature_map = halving(feature_map)
             if mask is not None and not torch.jit.is_scripting():
-                mask = halving.mask(mask)  # the next kernel reads beyond the image, where norms have left something
+                # The next kernel reads beyond the image, where norms have left something.
+                mask = halving.mask(mask)  # type: ignore[operator]
                 feature_map = feature_map.masked_fill(~mask[:, None], 0)
         return as_tokens(feature_map), (feature_map.shape[2], feature_map.shape[3])
 
