@@ -28,9 +28,7 @@ ANY_SIZE = ["container_light_tiny", "container_tiny"]
 
 def make(name: str, **arguments: Any) -> nn.Module:
     torch.manual_seed(0)
-    sizes = TRANSFORMER if name in VITS else NETWORK
-    if name == "swin_like":  # a word a block
-        sizes = {**sizes, "depths": CONFIGS[name].depths}
+    sizes = TRANSFORMER if name in VITS else {**NETWORK, "affinity": [words[-1] for words in CONFIGS[name].blocks]}
     return contagg.create(name, **{"num_classes": 5, **sizes, **arguments}).eval()
 
 

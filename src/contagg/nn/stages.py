@@ -96,6 +96,12 @@ class NetworkConfig:
                 for affinity in affinities(build_aggregation(word, Site(channels=width, grid=(1, 1))))
             )
 
+    @property
+    def first_conv(self) -> str:
+        """The layer that takes the image."""
+        within = "projection" if self.embedding == "patch" else "halvings.0.convolution"
+        return f"stages.0.embedding.{within}"
+
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and module of each stage, in timm's form."""
         strides = accumulate(self.patch_sizes, mul)
