@@ -210,7 +210,7 @@ def test_hub_folder_is_pushed_and_pulled(tmp_path) -> None:
         ({"name": "container", "affinity": "atention"}, "Did you mean 'attention'"),
         ({"name": "container", "affinity": ("dwconv3", "dwconv3")}, "one word, or 4, one a stage"),
         ({"name": "container", "depths": (1, 2, 3)}, r"depths \(1, 2, 3\) must be 4 positive whole numbers"),
-        ({"name": "container", "position": "relative"}, "must be 'absolute' or 'cpe'"),
+        ({"name": "container", "position": "relative"}, "must be one of absolute, cpe"),
         ({"name": "container", "gate": "sigmoyd"}, "Did you mean 'sigmoid'"),
         ({"name": "container", "drop_path_ratte": 0.1}, "no argument 'drop_path_ratte'. Did you mean 'drop_path_rate'"),
         ({"name": "container", "widths": (8, 8, 8, 8)}, "'widths' is called 'embed_dims'"),
