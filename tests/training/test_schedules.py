@@ -1,6 +1,7 @@
 """The learning rate of a run: DeiT's loop with timm's scheduler in it, timm's by steps, DINO's and the detectors'."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,10 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
+from contagg.cli import main
 from contagg.errors import UserError
 from contagg.training.config import OptimizationConfig
+from contagg.training.rows import read_metrics
 from contagg.training.schedules import Schedules, SetSchedules, window
 
 STEPS = 7
@@ -129,3 +132,15 @@ def test_a_warmup_longer_than_the_run_is_refused() -> None:
     config = OptimizationConfig(epochs=2, warmup_epochs=0, warmup_steps=14)
     with pytest.raises(UserError, match="warmup_steps 14 must be below the 14 steps of the run"):
         SetSchedules(config).on_train_start(trainer_of(7, 1), None)
+
+
+@pytest.mark.slow
+def test_an_epoch_of_warm_up_is_not_lost(tmp_path: Path) -> None:
+    """By the step the first epoch learns; by the epoch, as DeiT's loop has it, it goes by at the least rate."""
+    accuracy = {}
+    for by in ("step", "epoch"):
+        options = {"epochs": 2, "warmup_epochs": 1, "schedule_by": by}
+        words = [word for key, value in options.items() for word in (f"--optimization.{key}", str(value))]
+        main(["fit", "-c", "digits", *words, "--run.folder", str(tmp_path / by), "--run.loggers", "[]"])
+        accuracy[by] = read_metrics(tmp_path / by)["accuracy"][0][1]
+    assert accuracy["epoch"] < 0.2 < accuracy["step"]
