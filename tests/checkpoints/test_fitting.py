@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning
 import timm
 import torch
+from released_names import to_released
 from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -18,7 +19,6 @@ from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.models import open_model
 from contagg.checkpoints.weights import read_weights, save_weights
 from contagg.errors import UserError
-from contagg.nn.released import to_released
 
 SMALL = {"embed_dims": [8, 8, 16, 32], "depths": [1, 1, 1, 1]}
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_names import to_released
 
 import contagg
 from contagg.checkpoints.weights import save_weights
 from contagg.detection.backbone import Features
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import build_detector, features_of
-from contagg.detection.initial import init_detector, load_backbone
+from contagg.detection.initial import init_detector
 from contagg.errors import UserError
-from contagg.nn.released import to_released
 
 SMALL = {"backbone": "container_light_tiny", "pyramid_channels": 8, "anchor_size": 8}
 
@@ -23,7 +23,7 @@ def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -
     path = tmp_path / "released.pth"
     torch.save({"model": to_released(network.state_dict())}, path)
     features = Features("container_v1_light", [4, 8, 16, 32], frozen=True).eval()
-    said = load_backbone(features, str(path))
+    said = init_detector(features, features, str(path))
     wanted = len(features.body.state_dict())
     assert said.startswith(
         f"backbone: {wanted} of {wanted} tensors loaded from {path}; not in the file: none; not used:"
@@ -37,7 +37,8 @@ def test_the_released_file_is_loaded_and_what_it_lacks_is_said(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"model\.init_weights .*released\.pth: .* is \(.*\) there and \(.*\) in the backbone"
     ):
-        load_backbone(Features("container_text", [4, 8, 16, 32], frozen=True), str(path))
+        other = Features("container_text", [4, 8, 16, 32], frozen=True)
+        init_detector(other, other, str(path))
 
 
 def detector(kind: str = "retinanet", classes: int = 3, seed: int = 0, **options: object) -> torch.nn.Module:
@@ -110,7 +111,7 @@ def test_a_classifiers_average_in_a_wrapper(tmp_path: Path) -> None:
     torch.save(states, path)
     features = Features("container_light_tiny", [8, 16, 32], frozen=True)
     for ema, wanted in ((False, network), (True, average)):
-        said = load_backbone(features, str(path), ema)
+        said = init_detector(features, features, str(path), ema=ema)
         assert "tensors loaded" in said and ("'model_ema', not 'model'" in said) == ema
         body = features.body.model
         assert torch.equal(body.stages[0].embedding.projection.weight, wanted.stages[0].embedding.projection.weight)

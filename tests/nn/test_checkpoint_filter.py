@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from released_names import to_released
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import contagg
 from contagg.errors import UserError
 from contagg.nn.checkpoint_filter import checkpoint_filter_fn
-from contagg.nn.released import to_released
 
 PAM = {"embed_dim": 96, "depth": 2, "num_heads": 3}
 SMALL: dict[str, dict] = {

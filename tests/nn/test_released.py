@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from released_names import to_released
 
 import contagg
-from contagg.nn.released import from_released, to_released
+from contagg.nn.released import from_released
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

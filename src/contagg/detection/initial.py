@@ -55,12 +55,6 @@ def init_detector(
     )
 
 
-def load_backbone(features: Features, path: str, ema: bool = False) -> str:
-    """As `init_detector`, for the backbone alone. The classifier and what lies behind the last feature stay out."""
-    checkpoint = read_checkpoint(path)
-    return _load_backbone(_body(features), checkpoint, *checkpoint.network(ema))
-
-
 def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, which: str) -> str:
     path, wanted = checkpoint.path, body.state_dict()
     given, _ = renamed(state, wanted)
