@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
 
 from contagg import arguments
 from contagg.inspect import affinity
@@ -41,32 +40,9 @@ def test_defaults_and_endings() -> None:
             parser.parse_args(["container", __file__, option, "r.txt"])
 
 
-def test_model_names_without_importing_timm() -> None:
-    for name in [
-        *timm.list_models(),
-        "deit_small_pam",
-        "resnet50.a1_in1k",
-        "vit_base_resnet50d_224",
-    ]:
-        assert arguments.unknown_model(name) is None, name
-    assert (
-        arguments.unknown_model("conatiner_light") == "unknown model 'conatiner_light'. Did you mean 'container_light'?"
-    )
-    assert arguments.unknown_model("hf-hub:some/thing") is not None, "nothing is fetched"
-    assert arguments.unknown_model("xyz") == "unknown model 'xyz'."
-    registered, _ = arguments._model_names()
-    assert set(timm.list_models()) <= registered, "near names are found among all that are registered"
-
-
-def test_without_timms_source_no_name_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments.importlib.util, "find_spec", lambda name: None)
-    arguments._model_names.cache_clear()
-    assert arguments.unknown_model("xyz") is None
-    monkeypatch.undo()
-    arguments._model_names.cache_clear()
-
-
 def test_models_and_files(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.safetensors").touch()
     assert arguments.model(str(tmp_path)) == str(tmp_path) and arguments.model("container") == "container"
     for wrong in ("run/none", "best.safetensors", "google/vit", "containre"):
         with pytest.raises(argparse.ArgumentTypeError, match=wrong):

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from contagg.arguments import Command, load
-from contagg.cli import RENAMED, commands, main
+from contagg.checkpoints.weights import save_weights
+from contagg.cli import IN_ORDER, RENAMED, commands, main
 from contagg.tasks import BUILT_IN, describe_keys, task_named, tasks
 from contagg.training.signals import StoppedError
 
@@ -50,6 +52,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     printed = capsys.readouterr().out
     assert all(f"  {name} " in printed for name in ("fit", *commands()))
+    listed = [line.split()[0] for line in printed.splitlines() if line.startswith("  ")]
+    assert list(dict.fromkeys(listed)) == [name for name in IN_ORDER if name in listed]
     with pytest.raises(SystemExit):
         main(["inspect"])
     printed = capsys.readouterr().out
@@ -70,7 +74,8 @@ def test_fit_help_lists_tasks_and_their_keys(capsys: pytest.CaptureFixture[str])
         assert f"  {name} " in printed and task.help in printed
         keys = list(describe_keys(load(task.recipe)))
         assert all(f"--{key} " in printed and told for key, _, told in keys), [key for key, _, told in keys if not told]
-    assert "--optimization.betas  [[0.9, 0.999]]  " in printed and "--run.folder  [required]  The run folder" in printed
+        assert len({told for *_, told in keys}) == len(keys), "each key has a text of its own"
+    assert "--optimization.betas = [0.9, 0.999]  " in printed and "--run.folder (required)  The run folder" in printed
     main(["fit", "--task", "dino", "--help"])
     printed = capsys.readouterr().out
     assert "--dino.outputs" in printed and "--label_smoothing" not in printed
@@ -125,19 +130,54 @@ BAD = [
         "model.init_weights: no weights at 'nil.pth'",
     ),
     (["fit", "-c", "{coco}", "--model.init_weights", "null", "--model.norm", "train"], "data.root: there is no file"),
+    (
+        ["fit", "-c", "{digits}", "--model.options.afinity", "x"],
+        "container_light_tiny has no argument 'afinity'. Did you",
+    ),
+    (
+        ["fit", "-c", "{digits}", "--model.options", "{{embed_dim: 8}}"],
+        "has no argument 'embed_dim'. Did you mean 'embed",
+    ),
+    (
+        ["fit", "-c", "{digits}", "--model.options", "{{affinity: [dwconv5, dwconv5, [pol3, pool3], atention]}}"],
+        "model.options: affinity 'pol3': 'pol3' is not a known affinity. Did you mean 'pool3'?",
+    ),
+    (
+        ["fit", "-c", "{digits}", "--model.name", "resnet18", "--model.options", "{{blok: x}}"],
+        "resnet18 has no argument",
+    ),
+    (["validate", "{folder}"], "is no run folder with weights: checkpoints/best.safetensors is missing"),
+    (
+        ["curves", "{run}", "--metric", "acuracy"],
+        "has no metric 'acuracy'. Did you mean 'accuracy'? It has train_loss,",
+    ),
+    (["curves", "{folder}"], "is no run folder: it has no metrics.csv"),
+    (["inspect", "queries", "{run}", "{here}"], "is of the task 'classification': only DETR"),
     *(([old], f"the command {old!r} is now: {new}") for old, new in RENAMED.items()),
 ]
 RECIPES = Path(__file__).parent.parent / "recipes"
-PLACES = {
-    "here": str(Path(__file__).parent),
-    "digits": "digits",
-    "coco": str(RECIPES / "coco/retinanet_container_light.yaml"),
-}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What stands in braces above: a file, a folder of nothing, the least run folder, and recipes."""
+    run = tmp_path_factory.mktemp("run")
+    save_weights(run / "checkpoints" / "best.safetensors", {"x": torch.zeros(1)}, {"task": "classification"})
+    (run / "metrics.csv").write_text("epoch,step,train_loss,accuracy\n1,7,0.5,0.25\n")
+    return {
+        "here": __file__,
+        "folder": str(tmp_path_factory.mktemp("folder")),
+        "run": str(run),
+        "digits": "digits",
+        "coco": str(RECIPES / "coco/retinanet_container_light.yaml"),
+    }
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    assert message in fail(capsys, *(word.format(**PLACES) for word in arguments))
+def test_bad_input(
+    capsys: pytest.CaptureFixture[str], places: dict[str, str], arguments: list[str], message: str
+) -> None:
+    assert message in fail(capsys, *(word.format(**places) for word in arguments))
 
 
 EACH = """
@@ -152,8 +192,8 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_all_of_these_are_said_before_torch_and_timm_are_imported() -> None:
-    every = json.dumps([[word.format(**PLACES) for word in arguments] for arguments, _ in BAD])
+def test_all_of_these_are_said_before_torch_and_timm_are_imported(places: dict[str, str]) -> None:
+    every = json.dumps([[word.format(**places) for word in arguments] for arguments, _ in BAD])
     run = subprocess.run([sys.executable, "-c", EACH, every], capture_output=True, text=True)
     assert run.stdout.splitlines() == ["2"] * len(BAD), run.stderr
 
@@ -183,7 +223,7 @@ def test_the_package_offers_its_names_to_modules_that_a_command_loads() -> None:
 
 @pytest.mark.parametrize("words", [["validate"], ["predict"], ["knn"]])
 def test_fewer_workers_than_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    printed = fail(capsys, *words, PLACES["here"], PLACES["here"], "--workers", "-1")
+    printed = fail(capsys, *words, __file__, str(Path(__file__).parent), "--workers", "-1")
     assert "--workers: '-1' is not a whole number from 0" in printed
 
 

@@ -29,7 +29,7 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (AugmentationConfig, {"scale": (0.5, 1.5)}, "augmentation.scale must lie in (0, 1], not [0.5, 1.5]"),
     (AugmentationConfig, {"ratio": (2.0, 1.0)}, "augmentation.ratio must ascend, not [2.0, 1.0]"),
     (CropsConfig, {"jitter": (0.4, 0.4, 0.2, 0.6)}, "crops.jitter must lie in [0, 0.5], not [0.4, 0.4, 0.2, 0.6]"),
-    (SetConfig, {"stride": 12}, "model.sets.stride must be one of 4, 8, 16, 32, not 12"),
+    (SetConfig, {"stride": 12}, "model.detr.stride must be one of 4, 8, 16, 32, not 12"),
     (RunConfig, {"folder": "a\0b"}, "run.folder must hold no NUL"),
     (DetectorConfig, {"detections_per_image": 1.5}, "model.detections_per_image must be a whole number, not 1.5"),
     (DetectorConfig, {"checkpointing": "x"}, "model.checkpointing must be true or false, not x"),
@@ -42,7 +42,7 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (ResizingConfig, {"short_sides": 96}, "augmentation.short_sides must be [a whole number, ...], not 96"),
     (ResizingConfig, {"crop_sides": (96,)}, "crop_sides must be [a whole number, a whole number], not [96]"),
     (ResizingConfig, {"short_sides": (10_000,), "long_side": 10_000}, "of up to 100,000,000 pixels; 4,194,304 are"),
-    (SetConfig, {"queries": 3.0}, "model.sets.queries must be a whole number, not 3.0"),
+    (SetConfig, {"queries": 3.0}, "model.detr.queries must be a whole number, not 3.0"),
     (DinoConfig, {"center_momentum": 1.5}, "dino.center_momentum must lie in [0, 1], not 1.5"),
 ]
 

@@ -10,6 +10,7 @@ import contagg
 ROOT = Path(contagg.__file__).parent
 ORDER = (
     ("errors",),
+    ("names",),
     ("files", "output", "yaml_file", "config", "device"),
     ("figures",),
     ("affinity",),

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contagg.arguments import load, unknown_model
+from contagg.arguments import load
 from contagg.cli import main
+from contagg.names import unknown_model
 from contagg.tasks import BUILT_IN, describe_keys, tasks
 
 

@@ -2,22 +2,17 @@
 
 import argparse
 import importlib
-import importlib.metadata
-import importlib.util
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from contagg.checkpoints.locate import find_weights, is_name
-from contagg.errors import UserError, nearest
+from contagg.errors import UserError
 from contagg.files import FIGURE_ENDINGS, is_file, is_folder
-
-PLUGINS = ("contagg.tasks", "contagg.affinities")
-"""Groups of entry points by which other distributions add to this one."""
+from contagg.names import unknown_model
 
 Position = tuple[int | float, int | float]
 
@@ -32,12 +27,15 @@ class Command:
         arguments: Adds arguments to a parser; its module must not import torch. None takes none.
         recipe: Whether arguments that it does not know are a recipe's, `-c FILE --key value ...`: `run` finds them in
             `options.recipe` and reads them before anything heavy is imported.
+        check: Raises UserError for arguments that do not fit each other or the files that they name. Called before
+            `run` is imported; its module must not import torch.
     """
 
     help: str
     run: str
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
     recipe: bool = False
+    check: Callable[[argparse.Namespace], None] | None = None
 
 
 def load(reference: str) -> Any:
@@ -124,8 +122,7 @@ def ending(endings: tuple[str, ...]) -> Callable[[str], str]:
 def run_or_weights(text: str) -> str:
     """A run folder or a weights file, which is there."""
     try:
-        if not Path(text).is_dir():
-            find_weights(text)
+        find_weights(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
@@ -169,48 +166,6 @@ def images(text: str) -> str:
     if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"there is no image or folder {text}")
     return text
-
-
-def unknown_model(name: str) -> str | None:
-    """What is wrong with a network's name, as far as it can be told without importing timm; None where it may be right.
-
-    >>> unknown_model("container_lihgt")
-    "unknown model 'container_lihgt'. Did you mean 'container_light'?"
-    """
-    registered, mentioned = _model_names()
-    architecture = name.split(".")[0]
-    others = [entry for group in PLUGINS for entry in importlib.metadata.entry_points(group=group)]
-    if architecture in mentioned or "resnet50" not in registered or (others and ":" not in name):
-        return None  # also where timm lies here without its source, or somebody's package may register networks
-    return f"unknown model {name!r}.{nearest(architecture, registered)}"
-
-
-@cache
-def _model_names() -> tuple[frozenset[str], frozenset[str]]:
-    """The names that timm's source and ours register, and all words that they define or quote.
-
-    Importing them takes seconds, reading them a tenth of one. What is not even quoted there is no network's name.
-    """
-    here, timm = Path(__file__).parent, importlib.util.find_spec("timm")
-    files = [here / "models.py", here / "nn" / "vit.py"]
-    for folder in (timm and timm.submodule_search_locations) or ():
-        files += sorted(Path(folder, "models").glob("*.py"))
-    registered: set[str] = set()
-    mentioned: set[str] = set()
-    for file in files:
-        source = file.read_text(encoding="utf-8")
-        registered.update(re.findall(r"^@register_model\ndef (\w+)\(", source, re.MULTILINE))
-        mentioned.update(re.findall(r"""^def (\w+)\(""", source, re.MULTILINE))
-        mentioned.update(re.findall(r"""['"]([\w.]+)['"]""", source))
-        if file == files[0]:
-            registered.update(re.findall(r'^    "(\w+)": ', source, re.MULTILINE))
-    return frozenset(registered), frozenset(mentioned)
-
-
-def require_model(name: str, key: str) -> None:
-    """UserError that names the recipe's `key` if there is no such network."""
-    if problem := unknown_model(name):
-        raise UserError(f"{key}: {problem}")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,9 @@ from contagg.training.signals import StoppedError
 PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.training", "contagg.data")
 """Packages whose COMMANDS serve whatever the task."""
 
+IN_ORDER = ("fit", "validate", "predict", "knn", "inspect", "export", "bench", "curves", "compare", "place", "data")
+"""Commands by their first word, as people come to need them; others follow."""
+
 RENAMED = {
     "affinity": "contagg inspect affinity, or contagg inspect queries for the queries of DETR",
     "static": "contagg inspect static",
@@ -90,9 +93,12 @@ def _dispatch(arguments: list[str]) -> None:
         command = _of_task(name, known[name], rest)
         parser = _parser(name, command)
         if command.recipe:
-            options, options.recipe = parser.parse_known_args(rest)
+            options, keys = parser.parse_known_args(rest)
+            options.recipe = keys
         else:
             options = parser.parse_args(rest)
+        if command.check:
+            command.check(options)
         load(command.run)(options)
 
 
@@ -171,7 +177,7 @@ def _help(below: str = "") -> str:
     for name, which in commands().items():
         if not below or name.startswith(f"{below} "):
             lines.append((name, "; ".join(command.help for command in which.values())))
-    first = list(dict.fromkeys(name.split()[0] for name, _ in lines))
+    first = list(dict.fromkeys([*IN_ORDER, *(name.split()[0] for name, _ in lines)]))
     lines.sort(key=lambda line: first.index(line[0].split()[0]))
     width = max(len(name) for name, _ in lines)
     shown = [f"  {name:{width}}  {text}" for name, text in lines]
@@ -190,7 +196,7 @@ def _print_keys(arguments: list[str]) -> None:
     for name, task in chosen.items():
         print(f"\n{name}: key, default, what it is")
         for key, default, told in describe_keys(load(task.recipe)):
-            print(f"  --{key}  [{default}]  {told}")
+            print(f"  --{key} {'(required)' if default == 'required' else f'= {default}'}  {told}")
 
 
 def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None) -> str:

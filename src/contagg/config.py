@@ -17,6 +17,7 @@ MUTABLE_ON_RESUME = {"mutable_on_resume": True}
 
 RENAMED_KEYS = {
     "model.init_from": "model.init_weights",
+    "model.sets": "model.detr",
     "optimization.learning_rate": "optimization.lr, with optimization.lr_batch_size: null",
     "optimization.learning_rate_per_512": "optimization.lr, with optimization.lr_batch_size: 512",
     "optimization.learning_rate_per_256": "optimization.lr, with optimization.lr_batch_size: 256",

@@ -24,8 +24,9 @@ from contagg.cli import main
 from contagg.data.coco.config import CocoDataConfig
 from contagg.detection.backbone import Features
 from contagg.detection.config import DETECTION_DEFAULTS, DetectorConfig
+from contagg.detection.detr.config import SetConfig
 from contagg.detection.fit import open_splits
-from contagg.detection.initial import load_backbone
+from contagg.detection.initial import init_detector
 from contagg.errors import UserError
 from contagg.training.schedules import Schedules
 
@@ -207,7 +208,7 @@ def test_a_backbone_from_a_classifiers_file_says_what_was_left(tmp_path: Path) -
     path = tmp_path / "classifier.safetensors"
     save_weights(path, classifier.state_dict(), {})
     features = Features("container_light_tiny", (8, 16, 32), frozen=True)
-    message = load_backbone(features, str(path))
+    message = init_detector(features, features, str(path))
     assert "132 of 132 tensors loaded" in message and "not used: head.fc.bias, head.fc.weight" in message
     classifier.eval(), features.eval()
     images = torch.rand(1, 3, 64, 96)
@@ -224,7 +225,7 @@ def test_timms_flattened_names_are_found(tmp_path: Path) -> None:
     save_weights(path, classifier.state_dict(), {})
     features = Features("convnext_atto", (4, 8, 16, 32), frozen=False)
     wanted = len(features.body.state_dict())
-    assert f"{wanted} of {wanted} tensors loaded" in load_backbone(features, str(path))
+    assert f"{wanted} of {wanted} tensors loaded" in init_detector(features, features, str(path))
 
 
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
@@ -232,10 +233,10 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_weights(path, create("resnet18").state_dict(), {})
     with pytest.raises(UserError, match="none of its 122 tensors is one of the backbone's"):
-        load_backbone(features, str(path))
+        init_detector(features, features, str(path))
     save_weights(path, create("container_light").state_dict(), {})
     with pytest.raises(UserError, match=r"stages.0.embedding.projection.weight is \(64, 3, 4, 4\) there and \(32"):
-        load_backbone(features, str(path))
+        init_detector(features, features, str(path))
 
 
 def test_the_schedule_is_the_papers() -> None:
@@ -298,7 +299,7 @@ def odd_detector(tmp_path: Path) -> Callable[..., Path]:
     [
         ("detector", {"detections_per_image": 1.5}, "model.detections_per_image must be a whole number, not 1.5"),
         ("detector", {"checkpointing": "x"}, "model.checkpointing must be true or false, not x"),
-        ("detector", {"sets": {"queries": "x"}}, "model.sets.queries must be a whole number, not x"),
+        ("detector", {"detr": {"queries": "x"}}, "model.detr.queries must be a whole number, not x"),
         ("resizing", {"short_sides": [96.5], "long_side": 100}, "short_sides must be a whole number, not [96.5]"),
         ("resizing", {"short_sides": [10**4], "long_side": 10**4}, "images of up to 100,000,000 pixels"),
         ("categories", {"id": [1], "name": "a"}, "'id' must be a whole number of 64 bits, not [1]"),
@@ -347,7 +348,9 @@ def test_names_of_files_are_printed_as_text(
         assert [file.name.isprintable() for file in (tmp_path / "found").iterdir()] == [True] * 3
 
 
-def test_a_detector_written_before_the_words_changed_comes_back(tmp_path: Path) -> None:
+def test_a_detector_written_before_the_words_changed_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from contagg.data.coco.annotations import Category
     from contagg.data.coco.config import ResizingConfig
     from contagg.detection.detectors import build_detector
@@ -355,13 +358,20 @@ def test_a_detector_written_before_the_words_changed_comes_back(tmp_path: Path) 
 
     options = {"embed_dims": (8, 8, 8, 32), "position": "cpe", "affinity": ["dwconv3"] * 3 + ["attention + dwconv3"]}
     config = DetectorConfig(
-        detector="retinanet", backbone="container_tiny", norm="train", pyramid_channels=8, options=options
-    )
+        detector="retinanet", backbone="container_tiny", norm="train", pyramid_channels=8, options=options,
+        detr=SetConfig(queries=7),
+    )  # fmt: skip
     model = build_detector(config, 2)
     said = describe(config, (Category(3, "a"), Category(8, "b")), ResizingConfig())
     del said["detector"]["init_weights"], said["detector"]["init_ema"], said["detector"]["detections_per_image"]
     was = {"widths": (8, 8, 8, 32), "position": "convolution", "affinity": ["conv3"] * 3 + ["attention + conv3"]}
-    said["detector"] |= {"init_from": None, "options": was}
+    said["detector"] |= {"init_from": None, "options": was, "sets": said["detector"].pop("detr")}
     save_weights(tmp_path / "model.safetensors", model.state_dict(), said)
+    described: list[DetectorConfig] = []
+    monkeypatch.setattr(
+        "contagg.detection.saved.build_detector",
+        lambda config, _: described.append(config) or build_detector(config, 2),
+    )
     saved = load_detector(tmp_path / "model.safetensors")
+    assert described[0].detr.queries == 7
     assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())

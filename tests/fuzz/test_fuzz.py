@@ -97,7 +97,7 @@ def test_descriptions_of_detectors(here: Path, count: int) -> None:
     detector = build_detector(DetectorConfig(**DETECTOR, norm="train"), 2)
     description = {
         "task": "detection",
-        "detector": DETECTOR | {"options": {}, "sets": {"queries": 5}, "anchor_size": 8},
+        "detector": DETECTOR | {"options": {}, "detr": {"queries": 5}, "anchor_size": 8},
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
         "class_names": ["a", "b"],
         "resizing": {"short_sides": [64], "long_side": 96},

@@ -9,8 +9,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from contagg.errors import UserError
 from contagg.training.guards import StepGuard
-from contagg.training.metrics import EpochMetrics, make_loggers, write_rows
+from contagg.training.metrics import EpochMetrics, make_loggers
 from contagg.training.progress import duration
+from contagg.training.rows import write_rows
 from contagg.training.signals import StopSignals
 
 

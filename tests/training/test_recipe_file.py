@@ -173,3 +173,13 @@ def test_the_command_answers_with_one_line_and_2_before_torch(recipe: Path) -> N
         "contagg: error: unknown option --run.seeds. Did you mean 'run.seed'?"
     ]
     assert not any(line.split("|")[-1].strip() in ("torch", "timm", "numpy") for line in lines)
+
+
+def test_a_section_of_another_name_is_named_with_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "detr.yaml"
+    path.write_text("task: detection\nmodel: {detector: detr}\n")
+    with pytest.raises(UserError, match=r"unknown option --model\.sets\.queries\. It is now model\.detr\.queries"):
+        read_recipe(["-c", str(path), "--model.sets.queries", "3"], recipes())
+    path.write_text("task: detection\nmodel: {detector: detr, sets: {queries: 3}}\n")
+    with pytest.raises(UserError, match=r"unknown key model\.sets\. It is now model\.detr$"):
+        read_recipe(["-c", str(path)], recipes())

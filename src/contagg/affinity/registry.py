@@ -22,6 +22,7 @@ from contagg.affinity.spectral import GlobalFilter, Heat, Toeplitz
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.affinity.windows import AxialAttention, NeighborhoodAttention, WindowAttention
 from contagg.errors import UserError, nearest
+from contagg.names import pattern_of
 
 Factory = Callable[[Site], Affinity]
 """Makes an affinity for a site. In the place of a word it stands for itself; registered, it has words."""
@@ -37,9 +38,8 @@ class Kind:
 
     @property
     def pattern(self) -> str:
-        """As a regular expression: `{name}` is a whole number, `[...]` may be left out."""
-        pattern = re.escape(self.template).replace(r"\[", "(?:").replace(r"\]", ")?").replace(r"\ ", " ")
-        return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,6})", pattern)
+        """As a regular expression."""
+        return pattern_of(self.template)
 
 
 _KINDS: dict[str, Kind] = {}

@@ -13,11 +13,7 @@ from typing import Any
 
 from contagg.config import RENAMED_KEYS
 from contagg.errors import UserError, nearest
-
-COMMON = {"num_classes", "in_chans", "img_size", "global_pool"} | {
-    f"{part}_rate" for part in ("drop", "drop_path", "attn_drop", "proj_drop", "pos_drop", "patch_drop")
-}
-"""Options that most of timm's networks take, some of them through `**kwargs`."""
+from contagg.names import COMMON_OPTIONS
 
 _WITH_POWERS = re.compile(
     "(pretrained|checkpoint|cache|features_only|feature_c|out_indices$|kwargs|cfg|model_cfg|device|dtype|self"
@@ -88,7 +84,7 @@ def _check_plain(value: Any, what: str, count: list[int], depth: int) -> None:
 
 
 def documented(name: str) -> set[str]:
-    """The options of a network that a file may set: `COMMON`, and what the constructors of its family name.
+    """The options of a network that a file may set: `COMMON_OPTIONS`, and what the constructors of its family name.
 
     Raises:
         UserError: there is no such network.
@@ -103,7 +99,7 @@ def documented(name: str) -> set[str]:
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")
     family = sys.modules[model_entrypoint(name.split(".")[0]).__module__]
-    found = set(COMMON)
+    found = set(COMMON_OPTIONS)
     for kind in vars(family).values():
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             given = inspect.signature(kind).parameters

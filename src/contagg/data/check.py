@@ -236,7 +236,7 @@ def _coco_part(annotations: CocoAnnotations) -> Part:
         small, half, large = np.percentile(sides, (5, 50, 95))
         notes += [
             f"objects in an image: median {np.median(each):.0f}, most {max(each)} (model.detections_per_image, "
-            "model.sets.queries)",
+            "model.detr.queries)",
             f"longer side of an object in pixels: median {half:.0f}, nine in ten from {small:.0f} to {large:.0f} "
             "(model.anchor_size, once the image is resized)",
         ]

@@ -49,11 +49,13 @@ class DataConfig:
             columns `image` and `label`), `hfds/NAME` (Hugging Face; a name on the hub or a folder), and as streams
             `wds/` (WebDataset) and, whose exact resume is not promised, `hfids/NAME` and `tfds/NAME`.
         root: Where the data lie. For `hfds/` and `hfids/` the cache, for `wds/` the folder of shards.
-        train_split, validation_split: The split's names, for `hfds/` and streams; for `wds/`
-            `shard-{000..099}.tar|100000`, the number being that of the images, or a split in the folder's _info.json.
+        train_split: The training split's name, for `hfds/` and streams; for `wds/` `shard-{000..099}.tar|100000`, the
+            number being that of the images, or a split in the folder's _info.json.
+        validation_split: Likewise that of the split to judge by.
         validation_fraction: Part of each class, chosen by a hash of the images' names, that is held out where a
             folder, tar or parquet has no val, valid, validation or test.
-        image_key, label_key: What images and labels are called in tables and shards, where not `image` and `label`.
+        image_key: What images are called in tables and shards, where not `image`.
+        label_key: What labels are called there, where not `label`.
         classes: How many classes there are, where the data do not name them.
         max_pixels: Width times height of the largest image that is decoded: a file of a few KB may hold any number.
         bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a TIFF says, else 16.
@@ -114,16 +116,20 @@ class AugmentationConfig:
     Attributes:
         crop: `resized` cuts a random part and resizes it; `padded`, for small images, resizes the whole image, pads it
             and cuts the size back. Evaluation cuts the centre for the first and takes the whole image for the second.
-        scale, ratio: Range of the part's area and of its width by height, for `resized`.
+        scale: Range of the part's area by the image's, for `resized`.
+        ratio: Range of the part's width by its height, for `resized`.
         padding: Pixels on each side, for `padded`.
         horizontal_flip: Probability.
         auto_augment: RandAugment in timm's words (`rand-m9-mstd0.5-inc1`), or `original`, `v0`, `3a`; null is none.
         color_jitter: Brightness, contrast and saturation. timm, and so DeiT, leaves it out where auto_augment is on.
-        erasing, erasing_mode: Probability that a rectangle is erased, with noise (`pixel`) or the mean (`const`).
+        erasing: Probability that a rectangle is erased.
+        erasing_mode: With noise (`pixel`) or with the mean (`const`).
         interpolation: Of every resizing.
         crop_fraction: Part of the resized image that evaluation keeps, for `resized`.
-        mixup, cutmix: The alphas of their beta distributions; 0 is off.
-        mix_probability, cutmix_probability: That a batch is mixed, and, where both are on, that it is by cutmix.
+        mixup: The alpha of mixup's beta distribution; 0 is off.
+        cutmix: The alpha of cutmix's; 0 is off.
+        mix_probability: That a batch is mixed.
+        cutmix_probability: That it is by cutmix, where both are on.
         repeats: Views of an image that follow each other; an epoch keeps its length and shows fewer images.
     """
 
@@ -173,11 +179,14 @@ class CropsConfig:
     Grey images in memory are varied many at once, in tensors; all others one by one, in Pillow.
 
     Attributes:
-        local_size, local_count: Pixels on a side of a local crop, and how many there are.
-        global_scale, local_scale: Range of a crop's part of the image's area.
-        horizontal_flip: Probability.
-        jitter, jitter_probability: Brightness, contrast, saturation and hue.
-        grey: Probability.
+        local_size: Pixels on a side of a local crop.
+        local_count: How many local crops there are.
+        global_scale: Range of a global crop's part of the image's area.
+        local_scale: Likewise that of a local crop.
+        horizontal_flip: Probability that a crop is mirrored.
+        jitter: How far brightness, contrast, saturation and hue are changed.
+        jitter_probability: That they are.
+        grey: Probability that a crop loses its colours.
         blur: Probability for the first and the second global crop and for local ones.
         blur_sigma: Range, in pixels of the crop.
         solarize: Probability for the second global crop.

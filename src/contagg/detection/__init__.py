@@ -17,6 +17,8 @@ from contagg.arguments import (
     whole_above_zero,
     whole_from_zero,
 )
+from contagg.checkpoints.locate import task_of
+from contagg.errors import UserError
 from contagg.tasks import Task
 
 WORKS = ("inference", "training", "training-checkpointed")
@@ -64,6 +66,12 @@ def queries(parser: argparse.ArgumentParser) -> None:
     add_figure(parser, "queries.png")
 
 
+def check_queries(options: argparse.Namespace) -> None:
+    """UserError for weights of another task: they have no queries."""
+    if (task := task_of(options.checkpoint)) not in (None, "detection"):
+        raise UserError(f"{options.checkpoint} is of the task {task!r}: only DETR, Deformable DETR and SMCA-DETR ask")
+
+
 def memory(parser: argparse.ArgumentParser) -> None:
     """For `contagg bench memory`."""
     parser.add_argument("backbones", type=model_name, nargs="+", metavar="BACKBONE", help="names of ours or timm's")
@@ -94,6 +102,7 @@ TASK = Task(
             help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",
             run="contagg.detection.detr.cross_attention_figure:queries",
             arguments=queries,
+            check=check_queries,
         ),
         "bench memory": Command(
             help="the most memory that a detector takes for an image and for a training step, on a CPU",

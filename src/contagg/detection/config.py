@@ -3,12 +3,12 @@
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from contagg.arguments import require_model
 from contagg.checkpoints.locate import require_weights
 from contagg.checkpoints.options import check_name, check_options
 from contagg.config import MUTABLE_ON_RESUME, Count, Range, Rate, require, section
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.detr.config import SetConfig
+from contagg.names import require_model
 from contagg.training.config import OptimizationConfig, RunConfig
 
 AtLeast4 = Annotated[int, Range(4)]
@@ -20,7 +20,7 @@ class DetectorConfig:
 
     Attributes:
         detector: retinanet, mask_rcnn (boxes and masks), detr, deformable_detr or smca_detr.
-        backbone: Of ours or timm's, with features at strides 4 to 32, or for the last three at `sets.stride`.
+        backbone: Of ours or timm's, with features at strides 4 to 32, or for the last three at `detr.stride`.
         init_weights: Weights to begin from: a classifier's for the backbone (a run's, timm's, the released one), or a
             detector's, of which all that fits is taken.
         init_ema: Take the moving average of a checkpoint that has one beside the network.
@@ -33,7 +33,7 @@ class DetectorConfig:
         sampled_proposals: Of these, those that a training step learns from.
         detections_per_image: That are kept, the best; null keeps 100, and of DETR and SMCA-DETR as many as there are
             queries, as their authors do. COCO's evaluation counts 100 of each category.
-        sets: What DETR, Deformable DETR and SMCA-DETR are made of, and learn by.
+        detr: What DETR, Deformable DETR and SMCA-DETR are made of, and learn by.
         drop_path: Rate of stochastic depth in the backbone's last block.
         options: What else the backbone's constructor takes.
     """
@@ -50,7 +50,7 @@ class DetectorConfig:
     proposals: AtLeast4 = 1000
     sampled_proposals: AtLeast4 = 512
     detections_per_image: Count | None = None
-    sets: SetConfig = field(default_factory=SetConfig)
+    detr: SetConfig = field(default_factory=SetConfig)
     drop_path: Rate = 0.1
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class DetectorConfig:
 
     def check_references(self) -> None:
         """UserError for a backbone that does not exist, or weights that are not there."""
-        require_model(self.backbone, "model.backbone")
+        require_model(self.backbone, self.options, "model.backbone")
         require_weights(self.init_weights, "model.init_weights")
 
 

@@ -170,17 +170,17 @@ def _mask_rcnn(config: DetectorConfig, classes: int) -> Detector:
 
 
 def _attending(config: DetectorConfig, classes: int) -> Detector:
-    features = _features(config, (config.sets.stride,))
-    core = AttendingCore(features.channels[0], config.sets, prior=config.detector == "smca_detr")
-    kept = config.detections_per_image or config.sets.queries
-    return Detector(SetNetwork(features, core, classes, config.sets, kept), classes, masks=False)
+    features = _features(config, (config.detr.stride,))
+    core = AttendingCore(features.channels[0], config.detr, prior=config.detector == "smca_detr")
+    kept = config.detections_per_image or config.detr.queries
+    return Detector(SetNetwork(features, core, classes, config.detr, kept), classes, masks=False)
 
 
 def _deformable(config: DetectorConfig, classes: int) -> Detector:
     from contagg.detection.detr.deformable import DeformableCore, start_boxes  # its library takes seconds to import
 
-    features = _features(config, (config.sets.stride,))
-    core = DeformableCore(features.channels[0], config.sets)
-    network = SetNetwork(features, core, classes, config.sets, config.detections_per_image or DETECTIONS)
+    features = _features(config, (config.detr.stride,))
+    core = DeformableCore(features.channels[0], config.detr)
+    network = SetNetwork(features, core, classes, config.detr, config.detections_per_image or DETECTIONS)
     start_boxes(network.box_head[-1])  # type: ignore[arg-type]
     return Detector(network, classes, masks=False)

@@ -86,7 +86,7 @@ def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> 
         if is_first_process():
             print(message, flush=True)
     if recipe.model.detector in SET_DETECTORS:
-        check_objects(training.annotations, recipe.model.sets.queries)
+        check_objects(training.annotations, recipe.model.detr.queries)
     kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
     size, workers, corrupt = optimization.batch_size, run.workers, recipe.data.max_corrupt_fraction
@@ -120,7 +120,7 @@ def check_objects(training: CocoAnnotations, queries: int) -> None:
         if count > queries:
             raise UserError(
                 f"image {image.id} ({image.file_name}) of {training.path} has {count} objects, but "
-                f"model.sets.queries is {queries}: raise it"
+                f"model.detr.queries is {queries}: raise it"
             )
 
 

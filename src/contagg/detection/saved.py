@@ -49,7 +49,7 @@ def load_detector(path: Path) -> Saved:
     with described_by(repr(str(path)), state):
         # What a run began from is neither fetched nor read again, whatever the file says.
         described = {**metadata["detector"], "init_weights": None, "pretrained": False, "norm": "train"}
-        config = DetectorConfig(**{**described, "sets": SetConfig(**described.get("sets", {}))})
+        config = DetectorConfig(**{**described, "detr": SetConfig(**described.get("detr", {}))})
         categories = tuple(Category(**category) for category in metadata["categories"])
         model = build_detector(config, len(categories))
         resizing = _resizing(metadata["resizing"])

@@ -24,10 +24,13 @@ class DinoConfig:
     """Head, loss and teacher.
 
     Attributes:
-        outputs, hidden, bottleneck: Widths of the head: prototypes, its two hidden layers, what is normalized.
+        outputs: Prototypes, which the head's last layer compares with.
+        hidden: Width of the head's two hidden layers.
+        bottleneck: Width of the head's third layer, whose output is normalized.
         student_temperature: Of the student's softmax.
         teacher_temperature: Of the teacher's, after its warm-up.
-        teacher_warmup_temperature, teacher_warmup_epochs: Where the teacher's begins, and how long it rises.
+        teacher_warmup_temperature: Where the teacher's begins.
+        teacher_warmup_epochs: Epochs in which it rises from there.
         teacher_momentum: Where the teacher's momentum begins; it ends at 1.
         center_momentum: Of the moving mean of the teacher's outputs.
         freeze_prototypes_epochs: Epochs in which the last layer stays as it is.

@@ -3,6 +3,7 @@
 import argparse
 
 from contagg.arguments import Command, existing_folder
+from contagg.training.rows import metric_of
 
 
 def curves(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +14,16 @@ def curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="curves.png", help="the picture (default curves.png)")
 
 
+def check_curves(options: argparse.Namespace) -> None:
+    """UserError where a run has no such metric."""
+    metric_of(options.runs, options.metric)
+
+
 COMMANDS = {
     "curves": Command(
-        help="runs compared, epoch by epoch (Figure 1 left)", run="contagg.training.curves:compare", arguments=curves
+        help="runs compared, epoch by epoch (Figure 1 left)",
+        run="contagg.training.curves:compare",
+        arguments=curves,
+        check=check_curves,
     ),
 }

@@ -3,7 +3,6 @@
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from contagg.arguments import require_model
 from contagg.checkpoints.locate import require_weights
 from contagg.checkpoints.options import check_name, check_options
 from contagg.config import (
@@ -19,6 +18,7 @@ from contagg.config import (
     require,
     section,
 )
+from contagg.names import require_model
 
 
 @section("model.")
@@ -58,7 +58,7 @@ class ModelConfig:
 
     def check_references(self) -> None:
         """UserError for a network that does not exist, or weights that are not there."""
-        require_model(self.name, "model.name")
+        require_model(self.name, self.options, "model.name")
         require_weights(self.init_weights, "model.init_weights")
 
 
@@ -88,7 +88,8 @@ class OptimizationConfig:
         weight_decay_end: Where the weight decay ends, along a cosine; null leaves it as it is.
         weight_decay_for: matrices (and kernels) alone, not norms, biases, gates and learnt positions; or all, as DETR
             and what followed it have it.
-        betas, eps: AdamW's.
+        betas: AdamW's decays of the gradients' two moments.
+        eps: AdamW's, added to the root of the second.
         max_grad_norm: Largest norm of the gradient; null does not clip.
         grad_norm_of: Whether that is the norm of all tensors together or of each tensor by itself (DINO).
         ema_decay: Decay of a moving average of weights and buffers (EMA), which rises to it as timm's ModelEmaV3 does;

@@ -1,43 +1,18 @@
 """The numbers of runs as pictures: one run's curves, and several runs compared (Figure 1 left)."""
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contagg.errors import UserError, nearest
 from contagg.figures import BLUE, PALETTE, new_figure, percent, plain_axes, save_figure
+from contagg.training.rows import Axis, Columns, metric_of
+from contagg.training.rows import read_metrics as read_metrics
 from contagg.training.run_folder import RAW, RunFolder
 
-Axis = Literal["epoch", "step"]
-Columns = dict[str, list[tuple[int, float]]]
-"""A metric's name -> (epoch or step, value) of the epochs that have it."""
-
-_NOT_CURVES = ("epoch", "step")
 _PARTS = ("train", "validation")
-
-
-def read_metrics(folder: str | Path, axis: Axis = "epoch") -> Columns:
-    """The columns of a run's `metrics.csv`. UserError if there is no run or no epoch."""
-    path = RunFolder(folder).metrics
-    if not path.is_file():
-        raise UserError(f"{folder} is no run folder: it has no {path.name}")
-    columns: Columns = {}
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if name not in _NOT_CURVES and value:
-                        columns.setdefault(name, []).append((int(row[axis]), float(value)))
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} is no table of metrics: {error}") from error
-    if not columns:
-        raise UserError(f"{path} holds no epoch yet")
-    return columns
 
 
 def draw_run(folder: str | Path) -> Path:
@@ -87,14 +62,7 @@ def compare_figure(runs: Mapping[str, Sequence[tuple[int, float]]], metric: str,
 
 def compare(options: argparse.Namespace) -> None:
     """`contagg curves RUN...`: draws the metric of all runs in one picture."""
-    runs = {}
-    for folder in options.runs:
-        columns = read_metrics(folder, options.against)
-        if options.metric not in columns:
-            near = nearest(options.metric, columns)
-            raise UserError(f"{folder} has no metric {options.metric!r}.{near} It has {', '.join(columns)}")
-        name = Path(folder).resolve().name
-        runs[name if name not in runs else str(folder)] = columns[options.metric]
+    runs = metric_of(options.runs, options.metric, options.against)
     save_figure(compare_figure(runs, options.metric, options.against), Path(options.output))
     print(options.output)
 

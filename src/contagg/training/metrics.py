@@ -1,8 +1,6 @@
 """The numbers of a run, one row per epoch: in `metrics.csv` and for Lightning's loggers."""
 
 import contextlib
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from contagg.errors import UserError
-from contagg.files import write_atomically
 from contagg.training.guards import StepGuard, at_step_end
-
-Row = dict[str, float | int]
+from contagg.training.rows import METRICS, Row, write_rows
 
 
 class EpochMetrics(Callback):
@@ -82,7 +78,7 @@ class EpochMetrics(Callback):
 
     def write(self) -> None:
         """Write `metrics.csv` anew. Raises OSError."""
-        write_rows(self.folder / "metrics.csv", self.rows)
+        write_rows(self.folder / METRICS, self.rows)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the loggers."""
@@ -130,12 +126,3 @@ def make_loggers(names: Sequence[str], folder: Path, step: int) -> list[Logger]:
                 f"run.loggers: {name} needs a package that is not installed: pip install 'contagg[loggers]', or {name}"
             ) from error
     return loggers
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows as CSV; columns in the order in which they first appear."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())

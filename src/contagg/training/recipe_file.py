@@ -107,7 +107,10 @@ def _check_keys(owner: type, content: Mapping[str, Any], source: str, prefix: st
 
 
 def _renamed(key: str) -> str:
-    return f" It is now {RENAMED_KEYS[key]}" if key in RENAMED_KEYS else ""
+    for old, new in RENAMED_KEYS.items():
+        if key == old or key.startswith(f"{old}."):  # a section's key keeps its own name
+            return f" It is now {new}{key.removeprefix(old)}"
+    return ""
 
 
 def _parse(

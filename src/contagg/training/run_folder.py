@@ -15,6 +15,7 @@ from contagg.config import as_dict, defaults, mutable_keys
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.checkpoint import checkpoints, sweep_temporaries
+from contagg.training.rows import METRICS
 from contagg.yaml_file import read_yaml
 
 _PROCESSES = ("optimization.batch_size", "run.devices", "run.nodes")
@@ -40,7 +41,7 @@ class RunFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.recipe = self.folder / "recipe.yaml"
-        self.metrics = self.folder / "metrics.csv"
+        self.metrics = self.folder / METRICS
         self.checkpoints = self.folder / "checkpoints"
         self.figures = self.folder / "figures"
         self.bound: dict[str, Any] = {}

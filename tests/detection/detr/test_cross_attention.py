@@ -22,7 +22,7 @@ def config(detector: str) -> DetectorConfig:
     sets = SetConfig(
         queries=5, stride=8, width=32, heads=4, encoder_layers=1, decoder_layers=2, feedforward=16, class_loss="focal"
     )
-    return DetectorConfig(detector=detector, backbone="container_light_tiny", norm="train", sets=sets)
+    return DetectorConfig(detector=detector, backbone="container_light_tiny", norm="train", detr=sets)
 
 
 def model(detector: str) -> Detector:

@@ -22,7 +22,7 @@ def original() -> Detector:
         queries=300, encoder_layers=1, decoder_layers=6, feedforward=1024, class_loss="focal", class_weight=2.0
     )
     return build_detector(
-        DetectorConfig(detector="deformable_detr", backbone="container_light_tiny", norm="train", sets=sets), 91
+        DetectorConfig(detector="deformable_detr", backbone="container_light_tiny", norm="train", detr=sets), 91
     )
 
 
@@ -95,5 +95,5 @@ def test_group_norm_leaves_padding_out() -> None:
 
 
 def test_a_width_that_groups_do_not_divide_is_named() -> None:
-    with pytest.raises(UserError, match=r"model.sets.width 40 must be a multiple of 32 for Deformable DETR"):
+    with pytest.raises(UserError, match=r"model.detr.width 40 must be a multiple of 32 for Deformable DETR"):
         DeformableCore(8, SetConfig(width=40))

@@ -32,7 +32,7 @@ SMALL = {"queries": 7, "width": 32, "heads": 4, "encoder_layers": 1, "decoder_la
 def config(detector: str, backbone: str = "container_light_tiny", **changed: object) -> DetectorConfig:
     loss = {"class_loss": "cross_entropy" if detector == "detr" else "focal"}
     sets = SetConfig(**(SMALL | loss | changed))
-    return DetectorConfig(detector=detector, backbone=backbone, norm="train", drop_path=0.0, sets=sets)
+    return DetectorConfig(detector=detector, backbone=backbone, norm="train", drop_path=0.0, detr=sets)
 
 
 def small(detector: str, classes: int = 3, **changed: object) -> Detector:
@@ -250,11 +250,11 @@ def test_bad_targets_name_the_image(changed: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"queries": 0}, "model.sets.queries must be at least 1, not 0"),
-        ({"stride": 12}, "model.sets.stride must be one of 4, 8, 16, 32, not 12"),
-        ({"width": 30}, "model.sets.width 30 must be a multiple of 4 and of model.sets.heads 4"),
-        ({"dropout": 1.0}, "model.sets.dropout must lie in"),
-        ({"class_weight": 0.0}, "model.sets.class_weight must be above 0"),
+        ({"queries": 0}, "model.detr.queries must be at least 1, not 0"),
+        ({"stride": 12}, "model.detr.stride must be one of 4, 8, 16, 32, not 12"),
+        ({"width": 30}, "model.detr.width 30 must be a multiple of 4 and of model.detr.heads 4"),
+        ({"dropout": 1.0}, "model.detr.dropout must lie in"),
+        ({"class_weight": 0.0}, "model.detr.class_weight must be above 0"),
     ],
 )
 def test_bad_sets_are_named(changed: dict, message: str) -> None:

@@ -47,7 +47,7 @@ def steps_to_half(detector: str, images: list[torch.Tensor], targets: list[dict]
     torch.manual_seed(0)
     loss = {"class_loss": "cross_entropy"} if detector == "detr" else {"class_loss": "focal", "class_weight": 2.0}
     sets = SetConfig(**SETS, dropout=0.0, **loss)
-    config = DetectorConfig(detector=detector, backbone="container_light_tiny", norm="train", drop_path=0.0, sets=sets)
+    config = DetectorConfig(detector=detector, backbone="container_light_tiny", norm="train", drop_path=0.0, detr=sets)
     model = build_detector(config, 4)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-4, weight_decay=1e-4)
     for step in range(20, limit + 1, 20):

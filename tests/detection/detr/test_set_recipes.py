@@ -34,7 +34,7 @@ def test_cocos_recipes_are_the_originals(
 ) -> None:
     found = recipe(f"coco/{detector}_container_light")
     assert (found["model"]["detector"], found["model"]["norm"]) == (detector, "frozen")
-    assert found["model"]["sets"] | OF_ALL | sets == found["model"]["sets"]
+    assert found["model"]["detr"] | OF_ALL | sets == found["model"]["detr"]
     optimization = found["optimization"]
     expected = {
         "lr": rate,
@@ -61,7 +61,7 @@ def features(model: dict, stride: int) -> Features:
 def test_a_plain_backbone_of_the_same_size_is_all_that_differs(detector: str) -> None:
     ours, plain = recipe(f"composed/{detector}"), recipe(f"composed/{detector}_resnet")
     head = (RECIPES / f"composed/{detector}_resnet.yaml").read_text().split("task:")[0]
-    for stride in (ours["model"]["sets"]["stride"], 32):
+    for stride in (ours["model"]["detr"]["stride"], 32):
         one, other = (features(content["model"], stride) for content in (ours, plain))
         counts = parameter_count(one), parameter_count(other)
         assert one.channels == other.channels

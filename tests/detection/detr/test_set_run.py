@@ -20,7 +20,7 @@ def recipe(data: Path, folder: Path, detector: str) -> str:
         "task": "detection",
         "model": {
             "detector": detector, "backbone": "container_light_tiny", "norm": "train",
-            "sets": {
+            "detr": {
                 "queries": 9, "stride": 16, "width": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2,
                 "feedforward": 16, "class_loss": "cross_entropy" if detector == "detr" else "focal",
             },
@@ -61,9 +61,9 @@ def test_fit_validate_predict(detector: str, composed: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.sets.queries", "2"], "objects, but model.sets.queries is 2: raise it"),
-        (["--model.sets.width", "30"], "model.sets.width 30 must be a multiple of 4"),
-        (["--model.sets.querys", "2"], "unknown option --model.sets.querys. Did you mean 'model.sets.queries'"),
+        (["--model.detr.queries", "2"], "objects, but model.detr.queries is 2: raise it"),
+        (["--model.detr.width", "30"], "model.detr.width 30 must be a multiple of 4"),
+        (["--model.detr.querys", "2"], "unknown option --model.detr.querys. Did you mean 'model.detr.queries'"),
         (["--model.backbone", "vit_tiny_patch16_224"], "has features at strides [16, 16, 16]"),
         (["--model.backbone", "swin_tiny_patch4_window7_224"], "swin_tiny_patch4_window7_224' takes no images of 64 x"),
         (["--augmentation.crop", "1.5"], "augmentation.crop must lie in [0, 1], not 1.5"),
@@ -75,7 +75,7 @@ def test_what_cannot_be_trained_is_told_in_one_line(
     words: list[str], message: str, composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     if words[0] == "--model.backbone":
-        words = [*words, "--model.sets.stride", "32"]
+        words = [*words, "--model.detr.stride", "32"]
     with pytest.raises(SystemExit) as leaving:
         main(["fit", "-c", recipe(composed, tmp_path / "run", "smca_detr"), *words])
     told = capsys.readouterr().err

@@ -24,12 +24,15 @@ class CocoDataConfig:
 
     Attributes:
         root: The data set's folder.
-        train_images, validation_images: Folders of images.
-        train_annotations, validation_annotations: JSON files.
+        train_images: Folder of the training images.
+        train_annotations: JSON file of the training images.
+        validation_images: Folder of the images to judge by.
+        validation_annotations: JSON file of the images to judge by.
         clip_boxes: Pixels that a box may reach beyond its image. Training clips it, evaluation takes it as it is.
         max_corrupt_fraction: Part of the images that may be unreadable. Each is named; in training another takes its
             place, in evaluation it counts nowhere. Beyond this training stops.
-        max_pixels, bit_depth: As of the images that classification reads.
+        max_pixels: Width times height of the largest image that is decoded: a file of a few KB may hold any number.
+        bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a TIFF says, else 16.
     """
 
     root: str = field(metadata=MUTABLE_ON_RESUME)
@@ -62,10 +65,11 @@ class ResizingConfig:
     Attributes:
         short_sides: Of the shorter side in pixels; training draws one, evaluation takes the last.
         long_side: What the longer side may have at most; the shorter is smaller then.
-        horizontal_flip: Probability.
+        horizontal_flip: Probability that an image is mirrored.
         crop: Probability that training first resizes to one of crop_short_sides, whatever the longer side, and cuts a
             part out whose sides lie within crop_sides (DETR's is 0.5).
-        crop_short_sides, crop_sides: See crop; pixels.
+        crop_short_sides: Pixels that such a crop's image has on its shorter side.
+        crop_sides: Range of such a crop's sides in pixels.
     """
 
     short_sides: Annotated[tuple[Side, ...], NotEmpty()] = (800,)

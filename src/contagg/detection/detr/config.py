@@ -7,7 +7,7 @@ from contagg.config import Count, Positive, Rate, require, section
 SET_DETECTORS = ("detr", "deformable_detr", "smca_detr")
 
 
-@section("model.sets.")
+@section("model.detr.")
 class SetConfig:
     """A transformer whose queries each answer with one object or none, and what it learns by.
 
@@ -18,9 +18,10 @@ class SetConfig:
         stride: Of the backbone's map that is looked at.
         width: Channels.
         heads: Of every attention.
-        encoder_layers, decoder_layers: See the names.
+        encoder_layers: Of self-attention over the map.
+        decoder_layers: In each of which the queries look at the map and at each other.
         feedforward: Channels inside a layer's two linear maps.
-        dropout: Probability.
+        dropout: Rate of dropout within the transformer.
         points: That a head of Deformable DETR samples.
         class_loss: cross_entropy with a class "no object", or focal.
         no_object_weight: Of that class.
@@ -47,5 +48,5 @@ class SetConfig:
     def __post_init__(self) -> None:
         require(
             self.width % self.heads == 0 and self.width % 4 == 0,
-            f"model.sets.width {self.width} must be a multiple of 4 and of model.sets.heads {self.heads}",
+            f"model.detr.width {self.width} must be a multiple of 4 and of model.detr.heads {self.heads}",
         )

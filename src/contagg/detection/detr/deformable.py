@@ -20,7 +20,7 @@ class DeformableCore(nn.Module):
     def __init__(self, channels: int, config: SetConfig) -> None:
         super().__init__()
         if config.width % GROUPS:
-            raise UserError(f"model.sets.width {config.width} must be a multiple of {GROUPS} for Deformable DETR")
+            raise UserError(f"model.detr.width {config.width} must be a multiple of {GROUPS} for Deformable DETR")
         self.projection = nn.Conv2d(channels, config.width, 1)
         self.norm = nn.GroupNorm(GROUPS, config.width)
         self.model = _library(config)
