@@ -114,7 +114,7 @@ BAD = [
     (["knn", "{here}", "digits", "--data.root", "~nobody-of-this-name"], "there is no folder '~nobody-of-this-name'"),
     (["curves"], "the following arguments are required: runs"),
     (["curves", "runs/absent"], "there is no folder 'runs/absent'"),
-    (["bench", "resnet50"], "contagg bench is followed by memory, speed, table1 or table2, not 'resnet50'"),
+    (["bench", "resnet50"], "not 'resnet50'. It is now contagg bench speed MODEL"),
     (["bench", "sped"], "Did you mean 'speed'?"),
     (["bench", "speed", "container_lihgt"], "unknown model 'container_lihgt'. Did you mean 'container_light'?"),
     (
