@@ -1,0 +1,187 @@
+"""What mixes with what in any model, on one image: one way to see, for ours and for anyone's.
+
+Our aggregations write themselves down. What else mixes is seen by the mode of `contagg.inspect.interception`; which
+place of the image each token is, is found from gradients, so that such a model runs with gradients on, block by block.
+
+>>> import timm
+>>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
+>>> recording = see(model, torch.randn(1, 3, 32, 32))
+>>> [(layer.name, layer.grid, layer.prefix, layer.heads) for layer in recording.layers]
+[('blocks.0.attn', (2, 2), 1, 3), ('blocks.1.attn', (2, 2), 1, 3)]
+>>> recording.layers[0].mixed.rows(torch.tensor([4])).shape  # of the last token, a head a row
+torch.Size([3, 1, 5])
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contagg.checkpoints.models import run_model
+from contagg.errors import UserError
+from contagg.inspect.aggregations import Layer, aggregations, written_down
+from contagg.inspect.forms import Recording
+from contagg.inspect.interception import Interception
+from contagg.inspect.layouts import Layouts
+from contagg.inspect.marks import set_branches
+from contagg.inspect.notes import Draft, Notes
+from contagg.inspect.places import Map
+
+_SCARCE = ("not enough memory", "can't allocate memory", "out of memory")
+"""In what torch says where the memory is full."""
+
+
+def see(
+    model: nn.Module,
+    image: Tensor,
+    wanted: Callable[[str], bool] = lambda name: True,
+    errors: list[tuple[str, float]] | None = None,
+) -> Recording:
+    """Show a model one image (1, C, H, W) in eval mode, and write down what mixes in it.
+
+    Args:
+        wanted: Which layers to write down, by their modules' names.
+        errors: Is given (name, difference) for each of anyone's layers: of an entry of A from what the layer itself
+            gives where the values of one place are changed, at most.
+
+    Raises:
+        UserError: the model takes no such image, or the memory does not hold what it forms.
+    """
+    own: dict[nn.Module, Layer] = {layer.module: layer for layer in aggregations(model)}
+    layouts = Layouts(image.detach().clone().requires_grad_())
+    notes = Notes(layouts, wanted, errors)
+    mode = Interception(notes)
+    watch = _Own(mode, own) if own else _Anyone(mode, model)
+    with _quiet(model), watch.hooked(model), torch.set_grad_enabled(not own), mode:
+        try:
+            run_model(model, layouts.image.clone())
+        except (UserError, MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or any(words in str(error) for words in _SCARCE):
+                raise UserError(f"{_size(image)} is too large for the memory; show a smaller one") from error
+            raise
+    return notes.recording()
+
+
+@dataclass(kw_only=True)
+class Frame:
+    """A module that runs, and the map that it was given: found when it is asked for."""
+
+    name: str
+    given: Tensor | None = None
+    found: Map | None = None
+    asked: bool = False
+
+
+class _Anyone:
+    """Follows which modules run, and what they are given; blocks begin a new graph, which keeps it small."""
+
+    def __init__(self, mode: Interception, model: nn.Module) -> None:
+        self.mode = mode
+        self.frames: list[Frame] = []
+        self.blocks = _blocks(model)
+        mode.notes.given = self.maps
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        hooks: list[Any] = []
+        for name, module in model.named_modules():
+            hooks += [
+                module.register_forward_pre_hook(self._before(name, module in self.blocks), with_kwargs=True),
+                module.register_forward_hook(self._after),
+            ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def maps(self) -> Iterator[Map]:
+        """That the running modules were given, the innermost first."""
+        for frame in reversed(self.frames):
+            if not frame.asked and frame.given is not None:
+                frame.found, frame.asked = self.mode.notes.layouts.find(frame.given), True
+            if frame.found is not None:
+                yield frame.found
+
+    def _before(self, name: str, is_block: bool) -> Callable[..., Any]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            with self.mode.silent():
+                frame = Frame(name=name)
+                self.frames.append(frame)
+                self.mode.notes.module = name
+                given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.requires_grad), None)
+                frame.given = given
+                if given is None or not is_block or (cut := self.mode.notes.layouts.cut(given)) is None:
+                    return None
+                frame.found, frame.asked = cut, True
+                begun = cut.tensor.clone()
+                return (
+                    tuple(begun if each is given else each for each in args),
+                    {key: begun if each is given else each for key, each in kwargs.items()},
+                )
+
+        return enter
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        with self.mode.silent():
+            self.mode.notes.leave(output)
+            self.frames.pop()
+            self.mode.notes.module = self.frames[-1].name if self.frames else ""
+
+
+class _Own:
+    """Has each aggregation of ours write itself down; the sums that they go into are seen by the mode."""
+
+    def __init__(self, mode: Interception, own: dict[nn.Module, Layer]) -> None:
+        self.mode, self.own = mode, own
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        hooks = [module.register_forward_hook(self._after) for module in self.own]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        layer, notes = self.own[module], self.mode.notes
+        draft = Draft(name=layer.name)
+        if notes.wanted(layer.name):
+            with self.mode.silent():
+                draft.built, draft.reason = written_down(layer, args[0].detach(), args[1])
+        set_branches(output, frozenset((notes.add(draft),)))
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients of what is learnt, on torch's open paths; left as it was."""
+    training, fast = model.training, torch.backends.mha.get_fastpath_enabled()
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
+        model.train(training)
+
+
+def _blocks(model: nn.Module) -> set[nn.Module]:
+    """The members of lists of modules that are made of several themselves."""
+    return {
+        member
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        for member in module
+        if sum(1 for _ in member.modules()) > 3
+    }
+
+
+def _size(image: Tensor) -> str:
+    return f"an image of {image.shape[2]} x {image.shape[3]} pixels"
