@@ -14,8 +14,10 @@ from torch import nn
 
 import contagg
 import contagg.checkpoints.timm_folder as timm_folder
+from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.weights import save_weights
 from contagg.cli import main
+from contagg.nn.released import to_released
 from contagg.training.building import Preprocessing
 
 SMALL = {"embed_dims": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "num_classes": 5}
@@ -149,7 +151,7 @@ def truncated(folder: Path) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a name": (lambda folder: "container_light", "no weights at 'container_light'; a run folder or a weights file"),
+    "a name": (lambda folder: "container_light", "'container_light' is no run folder and no weights file"),
     "an empty folder": (lambda folder: folder, "is no run folder with weights"),
     "a missing file": (lambda folder: folder / "none.safetensors", "no weights at"),
     "a detector": (detector, "is of the task 'detection'; the networks of classification and dino can be exported"),
@@ -184,3 +186,41 @@ def test_the_configuration_is_the_hubs(tmp_path: Path) -> None:
     assert said["input_size"] == [1, 28, 28] and said["num_classes"] == 5
     assert said["mean"] == pytest.approx([0.55]) and said["std"] == pytest.approx([0.25])
     assert (said["interpolation"], said["crop_pct"], said["crop_mode"]) == ("bilinear", 1.0, "squash")
+
+
+def test_the_authors_checkpoint_is_validated_and_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two commands: their file under their names becomes a folder that validates on ImageNet's folders."""
+    torch.manual_seed(0)
+    model = contagg.create("container_v1_light").eval()
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"model": to_released(model.state_dict())}, file)
+    synsets = ["n01440764", "n03888257"]
+    for name in synsets:
+        image = tmp_path / "imagenet" / "val" / name / "a.png"
+        image.parent.mkdir(parents=True)
+        Image.effect_noise((40, 30), 90).convert("RGB").save(image)
+    folder = tmp_path / "released"
+    main(["export", "timm", "container_v1_light", str(folder), "--weights", str(file)])
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images), model(images))
+    main(["validate", str(folder), "--data.name", "folder", "--data.root", str(tmp_path / "imagenet")])
+    assert "of 2 images" in capsys.readouterr().out
+    found = contagg.create("container_v1_light", num_classes=2)
+    lines = init_weights(found, str(folder), class_names=synsets)
+    assert torch.equal(found.stages[3].blocks[2].mlp.fc1.weight, model.stages[3].blocks[2].mlp.fc1.weight)
+    assert any("classifier" in line for line in lines)
+
+
+def test_a_name_needs_weights_that_fit_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "timm", "container_light_tiny", str(tmp_path / "out")])
+    assert "or a name with --weights" in capsys.readouterr().err
+    file = tmp_path / "three.pth"
+    torch.save(contagg.create("container_light_tiny", num_classes=3).state_dict(), file)
+    with pytest.raises(SystemExit):
+        main(
+            ["export", "timm", "container_light_tiny", str(tmp_path / "out"), "--weights", str(tmp_path / "three.pth")]
+        )
+    assert "head.fc.weight (3, 192)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`contagg export timm`: a run's weights as timm and the hub load them."""
+"""`contagg export timm`: a run's weights, or anyone's for a network's name, as timm and the hub load them."""
 
 import argparse
 import tempfile
@@ -8,11 +8,13 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import ImageNetInfo, resolve_model_data_config
 from timm.models import save_for_hf
 from torch import nn
 
-from contagg.checkpoints.hub_config import data_config
+from contagg.checkpoints.hub_config import data_config, preprocessing_of
 from contagg.checkpoints.locate import weights_file
+from contagg.checkpoints.models import open_model
 from contagg.checkpoints.weights import load_model, read_weights
 from contagg.errors import UserError
 from contagg.files import write_output
@@ -26,7 +28,7 @@ FILES = ("model.safetensors", "config.json")
 
 def run(options: argparse.Namespace) -> None:
     """Write the folder, and say how to load it. Its answers were compared with the run's."""
-    model, metadata = open_run(options.run)
+    model, metadata = open_named(options.model, options.weights) if options.weights else open_run(options.model)
     write_folder(model, metadata, options.out)
     name, arguments = metadata["model"]["name"], metadata["model"]["options"]
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
@@ -50,11 +52,29 @@ def open_run(path: str) -> tuple[nn.Module, dict[str, Any]]:
     """
     file = weights_file(Path(path))
     if file is None:
-        raise UserError(f"{path!r} is no run folder and no weights file: give one that `contagg fit` wrote")
+        raise UserError(
+            f"{path!r} is no run folder and no weights file: give one that `contagg fit` wrote, or "
+            "a name with --weights"
+        )
     task = read_weights(file)[1].get("task")
     if task not in (None, *TASKS):
         raise UserError(f"{path!r} is of the task {task!r}; the networks of {' and '.join(TASKS)} can be exported")
     return load_model(file)
+
+
+def open_named(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network by its name with a file's weights, and what timm says of the name; 1,000 classes are ImageNet's.
+
+    Raises:
+        UserError: they do not fit, the number of classes included.
+    """
+    model, _ = open_model(name, weights)
+    count = model.num_classes
+    return model, {
+        "model": {"name": name, "options": {}},
+        "class_names": ImageNetInfo().label_names() if count == 1000 else [str(number) for number in range(count)],
+        "preprocessing": preprocessing_of(resolve_model_data_config(model)),
+    }
 
 
 def write_folder(model: nn.Module, metadata: Mapping[str, Any], folder: Path) -> None:

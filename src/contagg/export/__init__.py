@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from contagg.arguments import Command, existing_file, image_size, model, run_or_weights
+from contagg.arguments import Command, existing_file, image_size, model
 from contagg.errors import UserError
 
 FORMATS = ("onnx", "pt2")
@@ -28,7 +28,13 @@ def program(parser: argparse.ArgumentParser, form: str) -> None:
 
 def weights(parser: argparse.ArgumentParser) -> None:
     """For `contagg export timm`."""
-    parser.add_argument("run", type=run_or_weights, help="a run folder, or a weights file of it")
+    parser.add_argument("model", type=model, help="a run folder, a weights file of it, or a name with --weights")
+    parser.add_argument(
+        "--weights",
+        type=existing_file,
+        metavar="FILE",
+        help="anyone's for a name, such as the authors' checkpoint",
+    )
     parser.add_argument("out", type=Path, help="the folder to write config.json and model.safetensors into")
 
 
@@ -52,7 +58,7 @@ COMMANDS = {
         arguments=partial(program, form="pt2"),
     ),
     "export timm": Command(
-        help="a run's weights as timm and the hub load them",
+        help="a run's weights, or anyone's for a name, as timm and the hub load them",
         run="contagg.checkpoints.timm_folder:run",
         arguments=weights,
     ),
