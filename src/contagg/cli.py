@@ -71,7 +71,7 @@ def commands() -> dict[str, dict[str | None, Command]]:
             found.setdefault(name, {})[task_name] = command
     for part in PARTS:
         for name, command in load(f"{part}:COMMANDS").items():
-            found[name] = {None: command}
+            found.setdefault(name, {})[None] = command
     return found
 
 
@@ -138,11 +138,9 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
 
 def _of_task(name: str, which: Mapping[str | None, Command], rest: list[str]) -> Command:
     """Of commands with one name that of the task whose weights file is given. The help of all where none is."""
-    if None in which:
-        return which[None]
     found = next((task for word in rest if not word.startswith("-") and (task := task_of(word))), None)
-    if found in which:
-        return which[found]
+    if found in which or None in which:
+        return which[found if found in which else None]
     if len(which) > 1 and {"-h", "--help"} & set(rest):
         for task, command in which.items():
             print(f"of the task {task}:\n\n{_parser(name, command).format_help()}")

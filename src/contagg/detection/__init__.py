@@ -10,6 +10,7 @@ from contagg.arguments import (
     data_folder,
     existing_file,
     heads,
+    image_size,
     images,
     model_name,
     numbers,
@@ -83,6 +84,19 @@ def memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
 
 
+def export(parser: argparse.ArgumentParser) -> None:
+    """For `contagg export onnx`."""
+    parser.set_defaults(form="onnx")
+    parser.add_argument("model", type=run_or_weights, help="a run folder, or a weights file of it")
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        metavar="H,W",
+        help="multiples of 32 (default: of a wide image as the run resized it)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: MODEL.onnx)")
+
+
 TASK = Task(
     help="find objects and, with Mask R-CNN, outline them (Sec. 4.2 and 4.3)",
     recipe="contagg.detection.config:DetectionRecipe",
@@ -97,6 +111,11 @@ TASK = Task(
             help="what a detector finds in images: a table, CSV or JSON, pictures, COCO's result files",
             run="contagg.detection.predict:predict",
             arguments=predict,
+        ),
+        "export onnx": Command(
+            help="a detector but Mask R-CNN, for one image of one size, suppression included",
+            run="contagg.detection.export:run",
+            arguments=export,
         ),
         "inspect queries": Command(
             help="where the queries of DETR or SMCA-DETR look in an image, and SMCA's prior",

@@ -19,9 +19,10 @@ TASK = "detection"
 
 @dataclass(frozen=True)
 class Saved:
-    """A detector in evaluation mode, and what it was made for."""
+    """A detector in evaluation mode, which it is, and what it was made for."""
 
     model: Detector
+    detector: str
     categories: tuple[Category, ...]
     resizing: ResizingConfig
     bit_depth: int | None
@@ -55,7 +56,7 @@ def load_detector(path: Path) -> Saved:
         resizing = _resizing(metadata["resizing"])
         bit_depth = CocoDataConfig(root="", bit_depth=metadata.get("bit_depth")).bit_depth
     load_into(model, state, repr(str(path)))
-    return Saved(model.eval(), categories, resizing, bit_depth)
+    return Saved(model.eval(), config.detector, categories, resizing, bit_depth)
 
 
 def _resizing(content: Mapping[str, Any]) -> ResizingConfig:

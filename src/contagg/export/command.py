@@ -51,7 +51,9 @@ def open_described(name: str, weights: str | None) -> tuple[nn.Module, dict[str,
     path = weights_file(Path(name))
     task = task_of(path) if path else None
     if task not in (None, "classification"):
-        raise UserError(f"{name!r} is of the task {task!r}; networks that classify can be exported")
+        raise UserError(
+            f"{name!r} is of the task {task!r}; networks that classify can be exported as pt2, detectors as onnx"
+        )
     if path is None or weights is not None:
         model, known = open_model(name, weights)[0], dict[str, Any]()
     else:

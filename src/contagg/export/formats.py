@@ -2,11 +2,13 @@
 
 import io
 import json
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from contagg.errors import UserError
@@ -33,21 +35,40 @@ def to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
     Raises:
         UserError: the packages of the extra `export` are missing.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError("ONNX needs more packages: pip install 'contagg[export]'") from error
+    _require_onnx()
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"])
     assert exported is not None
     model = exported.model_proto
-    del model.graph.value_info[:]  # shapes of intermediate results in names that nobody reads
     for value, axes in ((model.graph.input[0], AXES), (model.graph.output[0], ("batch", "classes"))):
         for dimension, axis in zip(value.type.tensor_type.shape.dim, axes, strict=True):
             if dimension.dim_param:
                 dimension.dim_param = axis
-    for key, entry in metadata.items():
-        model.metadata_props.add(key=key, value=json.dumps(entry))
-    return model.SerializeToString()
+    return _described(model, metadata)
+
+
+def fixed_onnx(network: nn.Module, images: Tensor, outputs: Sequence[str], metadata: dict[str, Any]) -> bytes:
+    """An ONNX model of a network for images of one shape, with input `images` and these outputs; metadata as JSON.
+
+    Raises:
+        UserError: the packages of the extra `export` are missing, or the network is no graph.
+    """
+    _require_onnx()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one kernel is none of ONNX's
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # each layer that is left as it is would be a line
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torchvision's NMS
+            exported = torch.onnx.export(
+                network, (images,), dynamo=True, verbose=False, input_names=["images"], output_names=list(outputs)
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{type(network).__name__} cannot be exported: {reason}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    assert exported is not None
+    return _described(exported.model_proto, metadata)
 
 
 def open_pt2(content: bytes) -> Answer:
@@ -55,11 +76,30 @@ def open_pt2(content: bytes) -> Answer:
     return torch.export.load(io.BytesIO(content)).module()
 
 
+def _require_onnx() -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError("ONNX needs more packages: pip install 'contagg[export]'") from error
+
+
+def _described(model: Any, metadata: dict[str, Any]) -> bytes:
+    del model.graph.value_info[:]  # shapes of intermediate results in names that nobody reads
+    for key, entry in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(entry))
+    return model.SerializeToString()
+
+
 def open_onnx(content: bytes) -> Answer:
     """An ONNX file in onnxruntime. UserError where that is missing."""
+    session = onnx_session(content)
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def onnx_session(content: bytes) -> Any:
+    """An ONNX file in onnxruntime, on the CPU. UserError where that is missing."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError("checking an ONNX file needs onnxruntime: pip install 'contagg[export]'") from error
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
