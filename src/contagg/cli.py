@@ -139,12 +139,14 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
 def _of_task(name: str, which: Mapping[str | None, Command], rest: list[str]) -> Command:
     """Of commands with one name that of the task whose weights file is given. The help of all where none is."""
     found = next((task for word in rest if not word.startswith("-") and (task := task_of(word))), None)
-    if found in which or None in which:
-        return which[found if found in which else None]
+    if found in which:
+        return which[found]
     if len(which) > 1 and {"-h", "--help"} & set(rest):
         for task, command in which.items():
-            print(f"of the task {task}:\n\n{_parser(name, command).format_help()}")
+            print(f"of {f'the task {task}' if task else 'any other'}:\n\n{_parser(name, command).format_help()}")
         raise SystemExit(0)
+    if None in which:
+        return which[None]
     if found is not None and len(which) > 1:
         others = ", ".join(f"contagg {other}" for other in task_named(found).commands)
         raise UserError(f"these are weights of the task {found!r}, which has no {name!r}; it has {others}")
