@@ -139,7 +139,7 @@ def _name(arguments: list[str], known: Mapping[str, object]) -> str:
 def _of_task(name: str, which: Mapping[str | None, Command], rest: list[str]) -> Command:
     """Of commands with one name that of the task whose weights file is given. The help of all where none is."""
     found = next((task for word in rest if not word.startswith("-") and (task := task_of(word))), None)
-    if found in which:
+    if found is not None and found in which:
         return which[found]
     if len(which) > 1 and {"-h", "--help"} & set(rest):
         for task, command in which.items():
