@@ -40,7 +40,7 @@ def saved(folder: Path, kind: str) -> Path:
         pyramid_channels=16,
         anchor_size=16,
         detections_per_image=50,
-        sets=SetConfig(**{**vars(sets), "class_loss": loss}),
+        detr=SetConfig(**{**vars(sets), "class_loss": loss}),
     )
     model = build_detector(config, len(CATEGORIES))
     for module in model.modules():
