@@ -22,6 +22,7 @@ ORDER = (
     ("benchmark", "inspect"),
     ("training", "export", "tasks"),
     ("classification", "detection", "self_supervised", "testing"),
+    ("lab",),
     ("cli",),
     ("__main__",),
 )

@@ -7,10 +7,9 @@ from typing import Any
 import yaml
 
 from contagg.classification.recipe import ClassificationRecipe
-from contagg.config import as_dict, defaults
+from contagg.config import as_dict, defaults, flatten
 from contagg.tasks import recipes
 from contagg.training.recipe_file import _kinds, read_recipe
-from contagg.training.run_folder import _flatten
 from contagg.yaml_file import PlainLoader
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +26,7 @@ def said() -> dict[str, tuple[str, str, str]]:
 
 
 def values(tree: dict[str, Any]) -> dict[str, Any]:
-    return {"model.options": tree["model"]["options"]} | _flatten(tree)
+    return {"model.options": tree["model"]["options"]} | flatten(tree)
 
 
 def test_every_key_has_its_line_and_source() -> None:

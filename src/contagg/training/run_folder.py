@@ -11,7 +11,7 @@ from typing import IO, Any
 import yaml
 
 from contagg.checkpoints.locate import weights_in as weights_in
-from contagg.config import as_dict, defaults, mutable_keys
+from contagg.config import as_dict, defaults, flatten, mutable_keys
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.training.checkpoint import checkpoints, sweep_temporaries
@@ -23,6 +23,10 @@ _SHOWN = 5
 
 RAW = "_raw"
 """What follows the names of metrics and files of the weights under way, where a moving average has the plain ones."""
+
+
+class BusyFolderError(UserError):
+    """Another process trains in this run folder."""
 
 
 class RunFolder:
@@ -52,7 +56,8 @@ class RunFolder:
         """Make the folder this recipe's. To be called by the first process only, before `check` by the others.
 
         Raises:
-            UserError: another process trains in it, or it holds a run of another recipe (says what differs).
+            UserError: another process trains in it (BusyFolderError), or it holds a run of another recipe (says what
+                differs).
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -67,14 +72,14 @@ class RunFolder:
 
     def check(self, recipe: Any) -> None:
         """UserError if the folder holds a run of another recipe."""
-        self.bound = _identity(_flatten(as_dict(recipe)))
+        self.bound = _identity(flatten(as_dict(recipe)))
         for key in mutable_keys(recipe) | {"run.folder"}:
             self.bound.pop(key, None)
         if not self.recipe.exists() or not (checkpoints(self.checkpoints) or self.metrics.exists()):
             return  # nothing was trained, or the recipe lies in the training state alone
         try:
             # A key that came into being after the run began had no other value then than its default.
-            before = _flatten(defaults(recipe)) | _flatten(read_yaml(self.recipe))
+            before = flatten(defaults(recipe)) | flatten(read_yaml(self.recipe))
         except UserError as error:
             raise UserError(f"{error}. Remove it: training states hold the run's recipe as well") from error
         self.refuse_other(_identity(before), ignored=mutable_keys(recipe) | {"run.folder"})
@@ -103,7 +108,7 @@ class RunFolder:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # anything else is a file system without locks
-                raise UserError(
+                raise BusyFolderError(
                     f"another process is training in {self.folder}: wait for it, or give --run.folder another folder"
                 ) from error
 
@@ -119,14 +124,4 @@ def _identity(flat: dict[str, Any]) -> dict[str, Any]:
     spread = [flat.get(name) for name in _PROCESSES]
     if all(isinstance(value, int) for value in spread):
         flat["optimization.batch_size over all processes"] = math.prod(flat.pop(name) for name in _PROCESSES)
-    return flat
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
     return flat

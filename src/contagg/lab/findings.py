@@ -1,0 +1,159 @@
+"""What the runs of a comparison say: each arm's score, its difference from the first arm, and whether that is real."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from contagg.errors import UserError, nearest
+from contagg.lab.arms import Arms
+from contagg.lab.costs import Size, measured
+from contagg.lab.intervals import LEVEL, Pooled, holm, interval, paired
+from contagg.lab.rows import Row, RunsFile
+
+REAL, LIKELY, NOISE = "real", "likely", "noise"
+"""The pairs of an arm's own runs show the difference; only one noise for all arms does; neither does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An arm: its score at the last epoch, its difference from the first arm, its costs.
+
+    Scores and differences are in the metric's own unit (an accuracy is a fraction). `p_holm` is of the paired t test,
+    `p_pooled_holm` by one noise for all arms; both are adjusted for the number of arms. NaN is what is not known.
+    """
+
+    arm: str
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    best_epoch_mean: float
+    difference: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    p_holm: float = math.nan
+    p_pooled_holm: float = math.nan
+    verdict: str = ""
+    parameters: int
+    multiply_adds: int
+    inference_ms: float = math.nan
+    train_ms: float = math.nan
+    inference_mb: float = math.nan
+    train_mb: float = math.nan
+    run_seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's metric: the epochs that have it, and its values there."""
+
+    epochs: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, row: Row, metric: str) -> "Curve":
+        """UserError where the run does not have the metric; gives the nearest."""
+        known = row["metrics"]
+        if metric not in known or not any(value is not None for value in known[metric]):
+            near = nearest(metric, known)
+            raise UserError(f"the runs have no metric {metric!r}.{near} They have {', '.join(known)}")
+        pairs = [pair for pair in zip(known["epoch"], known[metric], strict=True) if pair[1] is not None]
+        return cls(tuple(int(epoch) for epoch, _ in pairs), tuple(float(value) for _, value in pairs))
+
+
+class Findings:
+    """Of the arms' runs that there are.
+
+    Args:
+        metric: A column of the runs' metrics; None takes what their task is best in.
+        seeds: Those that were asked for.
+
+    Attributes:
+        curves: Each arm's that has a run, by seed.
+        missing: Arms without a run.
+        lines: One for each arm with a run; the first is what the others are compared with.
+        pooled: One noise for all arms; None where it says no more than pairs do.
+        about: Of what times were measured on; empty where none were.
+
+    Raises:
+        UserError: no run, or none has the metric.
+    """
+
+    def __init__(
+        self, arms: Arms, file: RunsFile, sizes: Mapping[str, Size], metric: str | None, seeds: Iterable[int]
+    ) -> None:
+        asked, known = set(seeds), file.of_arms(arms.arms, {})
+        rows = {arm.name: {seed: row for (name, seed), row in known.items() if name == arm.name} for arm in arms.arms}
+        self._rows = {name: {s: row for s, row in own.items() if s in asked} for name, own in rows.items()}
+        self.missing = [name for name, own in self._rows.items() if not own]
+        names = [name for name in self._rows if name not in self.missing]
+        if not names:
+            raise UserError(f"{file.path} holds no run of these arms yet: nothing to report")
+        self.metric = metric or str(next(iter(self._rows[names[0]].values())).get("monitor", ""))
+        self.curves = {n: {s: Curve.of(row, self.metric) for s, row in self._rows[n].items()} for n in names}
+        self.last = {name: {seed: curve.values[-1] for seed, curve in self.curves[name].items()} for name in names}
+        costs = file.read()["costs"]
+        self._costs = measured(costs, arms) or {}
+        self.about: Mapping[str, Any] = costs["about"] if self._costs else {}
+        common = sorted(set.intersection(*(set(own) for own in self.last.values())))
+        self.pooled = Pooled.of([[own[seed] for seed in common] for own in self.last.values()])
+        self.lines = self._lines(sizes)
+
+    def _lines(self, sizes: Mapping[str, Size]) -> list[Line]:
+        reference, *others = self.last
+        found = [paired(self.last[name], self.last[reference]) for name in others]
+        own = holm([difference.p for difference in found])
+        pooled = self.pooled
+        alike = holm([pooled.probability(d.interval.mean) if pooled else math.nan for d in found])
+        lines = [self._line(reference, sizes[reference])]
+        for name, difference, p, p_pooled in zip(others, found, own, alike, strict=True):
+            told = {
+                "difference": difference.interval.mean,
+                "difference_low": difference.interval.low,
+                "difference_high": difference.interval.high,
+                "p_holm": p,
+                "p_pooled_holm": p_pooled,
+                "verdict": verdict(p, p_pooled),
+            }
+            lines.append(self._line(name, sizes[name], **told))
+        return lines
+
+    def _line(self, name: str, size: Size, **difference: Any) -> Line:
+        score = interval(list(self.last[name].values()))
+        best = min if "loss" in self.metric else max
+        seconds = [row["seconds"] for row in self._rows[name].values() if row.get("seconds")]
+        costs: dict[str, Any] = asdict(self._costs[name]) if name in self._costs else {}
+        return Line(
+            arm=name,
+            seeds=len(self.last[name]),
+            mean=score.mean,
+            low=score.low,
+            high=score.high,
+            best_epoch_mean=fmean(best(curve.values) for curve in self.curves[name].values()),
+            **asdict(size),
+            **costs,
+            **difference,
+            run_seconds=fmean(seconds) if seconds else math.nan,
+        )
+
+
+def verdict(p: float, p_pooled: float) -> str:
+    """REAL, LIKELY or NOISE; nothing where one seed allows no test.
+
+    >>> verdict(0.2, 0.01), verdict(0.01, 0.2), verdict(0.2, 0.2)
+    ('likely', 'real', 'noise')
+    """
+    if math.isnan(p):
+        return ""
+    return REAL if p <= 1 - LEVEL else LIKELY if p_pooled <= 1 - LEVEL else NOISE
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a fraction that people read in per cent.
+
+    >>> is_share("accuracy_knn10"), is_share("box_ap"), is_share("validation_loss")
+    (True, True, False)
+    """
+    return metric.startswith("accuracy") or "_ap" in metric

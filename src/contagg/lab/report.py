@@ -1,0 +1,132 @@
+"""A comparison for people: a table for the terminal, CSV, JSON and pictures."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from contagg.benchmark.bench import csv_of, describe
+from contagg.figures import save_figure
+from contagg.files import write_output
+from contagg.lab.findings import LIKELY, NOISE, REAL, Curve, Findings, Line, is_share
+from contagg.lab.intervals import LEVEL
+from contagg.lab.pictures import by_epoch, score_against_time
+from contagg.lab.rows import Row
+
+_HEAD = (
+    "arm seeds last-epoch best difference p-pairs p-pooled verdict params-M MMACs infer-ms train-ms infer-MB train-MB"
+)
+
+
+def score(row: Row, metric: str | None = None) -> str:
+    """A finished run's metric at its last epoch, in words."""
+    name = metric or str(row.get("monitor", ""))
+    share = is_share(name)
+    return f"{name.replace('_', ' ')} {_shown(Curve.of(row, name).values[-1], share)}{' %' * share}"
+
+
+def text(findings: Findings) -> str:
+    """What a table says, what may be said of it, and what may not."""
+    return "\n".join([*_above(findings), *_table(findings), *_below(findings)])
+
+
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """compare.csv, compare.json, compare.png, epochs.png; returns them."""
+    paths = [folder / name for name in ("compare.csv", "compare.json", "compare.png", "epochs.png")]
+    write_output(paths[0], csv_of(findings.lines))
+    content = {
+        "metric": findings.metric,
+        "level": LEVEL,
+        "pooled": asdict(findings.pooled) if findings.pooled else None,
+        "reported_with": describe(torch.device("cpu")),
+        "costs": dict(findings.about),
+        "missing": findings.missing,
+        "arms": [{key: _or_null(value) for key, value in asdict(line).items()} for line in findings.lines],
+    }
+    write_output(paths[1], (json.dumps(content, indent=1) + "\n").encode())
+    save_figure(score_against_time(findings), paths[2])
+    save_figure(by_epoch(findings), paths[3])
+    return paths
+
+
+def _or_null(value: float | int | str) -> float | int | str | None:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _above(findings: Findings) -> list[str]:
+    name = findings.metric.replace("_", " ") + (", %" if is_share(findings.metric) else "")
+    lines = [
+        f"{name}, at the last epoch: mean and {LEVEL:.0%} interval over seeds (t); differences from "
+        f"{findings.lines[0].arm!r}, paired by seed"
+    ]
+    if about := findings.about:
+        threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
+        lines.append(f"times of a batch of {about['batch']} on {about['device']}, {threads}, {about['precision']}")
+    return lines
+
+
+def _below(findings: Findings) -> list[str]:
+    first, *others = findings.lines
+    lines = [f"no run yet: {'; '.join(findings.missing)}"] if findings.missing else []
+    for kind, words in (
+        (REAL, f"real, shown by the pairs alone (Holm over {len(others)})"),
+        (LIKELY, "likely, if runs of all arms waver alike"),
+        (NOISE, f"within the noise, not told apart from {first.arm!r}"),
+    ):
+        if names := [line.arm for line in others if line.verdict == kind]:
+            lines.append(f"{words}: {'; '.join(names)}")
+    if findings.pooled:
+        deviation = findings.pooled.deviation * (100 if is_share(findings.metric) else 1)
+        freedom = f"{findings.pooled.freedom} degrees of freedom"
+        lines.append(f"one noise for all arms: a run's standard deviation is {deviation:.3g}, {freedom}")
+    if any(line.seeds < 2 for line in findings.lines):
+        lines.append("an arm with one seed has no interval: two seeds are the least that says anything")
+    return lines
+
+
+def _table(findings: Findings) -> list[str]:
+    share = is_share(findings.metric)
+    rows = [[word.replace("-", " ") for word in _HEAD.split()], *(_cells(line, share) for line in findings.lines)]
+    used = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in used]
+    told = zip(*used, strict=True)
+    return ["  ".join(f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(row)) for row in told]
+
+
+def _cells(line: Line, share: bool) -> Sequence[str]:
+    return [
+        line.arm,
+        str(line.seeds),
+        _with_interval(line.mean, line.low, line.high, share),
+        _shown(line.best_epoch_mean, share),
+        _with_interval(line.difference, line.difference_low, line.difference_high, share, sign="+"),
+        _probability(line.p_holm),
+        _probability(line.p_pooled_holm),
+        line.verdict,
+        f"{line.parameters / 1e6:.2f}",
+        f"{line.multiply_adds / 1e6:.1f}",
+        *(_number(cost) for cost in (line.inference_ms, line.train_ms, line.inference_mb, line.train_mb)),
+    ]
+
+
+def _shown(value: float, share: bool) -> str:
+    return f"{100 * value:.2f}" if share else f"{value:.4g}"
+
+
+def _with_interval(mean: float, low: float, high: float, share: bool, sign: str = "") -> str:
+    if math.isnan(mean):
+        return ""
+    scale, form = (100, f"{sign}.2f") if share else (1, f"{sign}.4g")
+    whole = f"{scale * mean:{form}}"
+    return whole if math.isnan(low) else f"{whole} [{scale * low:{form}}, {scale * high:{form}}]"
+
+
+def _probability(p: float) -> str:
+    return "" if math.isnan(p) else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}" if value < 1000 else f"{value:.0f}"

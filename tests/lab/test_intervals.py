@@ -1,0 +1,76 @@
+"""Intervals and tests equal scipy's, Holm's adjustment what is worked out by hand, one noise a fit by least squares."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from contagg.lab.intervals import Pooled, holm, interval, paired
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 13])
+def test_an_interval_is_students(count: int) -> None:
+    values = RNG.normal(0.7, 0.01, count)
+    found = interval(values.tolist())
+    right = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), right.low, right.high), rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_difference_is_of_pairs(count: int) -> None:
+    noise = RNG.normal(0, 1, count)
+    one, other = noise + RNG.normal(0.1, 0.1, count), noise
+    found = paired(dict(enumerate(one)), dict(enumerate(other)))
+    right = stats.ttest_rel(one, other)
+    assert found.p == pytest.approx(right.pvalue, rel=1e-8)
+    assert (found.interval.low, found.interval.high) == pytest.approx(right.confidence_interval(0.95), rel=1e-8)
+
+
+def test_only_seeds_of_both_count() -> None:
+    found = paired({0: 0.5, 1: 0.6, 4: 0.9}, {1: 0.5, 0: 0.4, 3: 0.0})
+    assert found.seeds == 2 and found.interval.mean == pytest.approx(0.1)
+    assert found.p == pytest.approx(0.0, abs=1e-8)
+
+
+def test_one_seed_says_nothing() -> None:
+    found = paired({0: 0.5}, {0: 0.4})
+    assert found.interval.mean == pytest.approx(0.1) and math.isnan(found.interval.low) and math.isnan(found.p)
+    assert math.isnan(interval([0.3]).high)
+
+
+def test_equal_runs_do_not_differ() -> None:
+    assert paired({0: 0.5, 1: 0.6}, {0: 0.5, 1: 0.6}).p == 1
+
+
+def test_holm() -> None:
+    nan = float("nan")
+    assert holm([0.01, 0.02, 0.04]) == pytest.approx([0.03, 0.04, 0.04])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+    found = holm([0.04, nan, 0.001])
+    assert found[0] == pytest.approx(0.04) and math.isnan(found[1]) and found[2] == pytest.approx(0.002)
+
+
+def test_one_noise_is_the_residual_of_two_ways() -> None:
+    """Against least squares over arms and seeds."""
+    arms, seeds = 5, 3
+    values = RNG.normal(0, 1, (arms, seeds)) + 10 * np.arange(arms)[:, None] + 3 * np.arange(seeds)
+    arm, seed = (place.ravel() for place in np.indices((arms, seeds)))
+    design = np.concatenate([np.eye(arms)[arm], np.eye(seeds)[seed]], axis=1)
+    fitted = design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]
+    freedom = arms * seeds - np.linalg.matrix_rank(design)
+    found = Pooled.of(values.tolist())
+    assert found is not None and found.freedom == freedom
+    assert found.deviation == pytest.approx(math.sqrt(((values.ravel() - fitted) ** 2).sum() / freedom))
+    t = 0.7 / (found.deviation * math.sqrt(2 / seeds))
+    assert found.probability(-0.7) == pytest.approx(2 * stats.t.sf(t, freedom))
+    assert Pooled.of(values[:2].tolist()) is None and Pooled.of(values[:, :1].tolist()) is None
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    """95 of 100 intervals of three values hold the true mean."""
+    holds = sum(found.low <= 0.3 <= found.high for found in map(interval, RNG.normal(0.3, 1, (2000, 3)).tolist()))
+    assert 0.93 < holds / 2000 < 0.97
