@@ -37,15 +37,40 @@ def detected(boxes: list[list[float]], masks: bool = False) -> dict[str, torch.T
 
 def rectangles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
     """The places of captions, as they are drawn."""
+    return drawn_captions(monkeypatch)[0]
+
+
+def drawn_captions(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[float, ...]], list[str]]:
+    """Their places and their texts."""
     seen: list[tuple[float, ...]] = []
+    texts: list[str] = []
 
     class Pen(drawing.ImageDraw.ImageDraw):  # type: ignore[name-defined, misc]
         def rectangle(self, area: tuple[float, ...], **options: object) -> None:
             seen.append(area)
             super().rectangle(area, **options)
 
+        def text(self, place: tuple[float, ...], text: str, **options: object) -> None:
+            texts.append(text)
+            super().text(place, text, **options)
+
     monkeypatch.setattr(drawing.ImageDraw, "Draw", Pen)
-    return seen
+    return seen, texts
+
+
+@pytest.mark.parametrize(("names", "short"), [(["cat", "dog"], "cat"), (["cat"], "60")])
+def test_a_short_caption_tells_what_differs(names: list[str], short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several classes a score alone does not say what was found."""
+    _, texts = drawn_captions(monkeypatch)
+    draw(np.zeros((640, 640, 3), np.uint8), detected([[100, 200, 400, 500], [110, 400, 150, 500]]), names, 0.5)
+    assert texts == ["cat 90 %", short]
+
+
+def test_wide_images_stand_without_bands_of_white_between_them(tmp_path: Path) -> None:
+    path = tmp_path / "several.png"
+    save_drawing(path, [np.zeros((240, 640, 3), np.uint8)] * 4, [detected([[9.0, 9, 99, 99]])] * 4, ["n"], 0.5)
+    with Image.open(path) as picture:
+        assert (np.asarray(picture.convert("L")) < 250).mean() > 0.9
 
 
 def test_captions_lie_within_the_picture_and_not_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

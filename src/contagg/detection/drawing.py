@@ -1,6 +1,7 @@
 """Detections drawn over an image: masks, boxes, and names with scores, all within the picture."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def draw(image: np.ndarray, found: Detections, names: Sequence[str], least_score
         shown[:] = draw_segmentation_masks(shown, torch.from_numpy(mask), alpha=0.45, colors=colour)
     limit = torch.tensor([size[1] - 1, size[0] - 1]).repeat(2)
     canvas = draw_bounding_boxes(canvas, chosen["boxes"].clamp(min=0).minimum(limit), colors=colours, width=2)
+    shares = [percent(float(score), 0) for score in chosen["scores"]]
+    classes = [names[int(label)] for label in chosen["labels"]]
     captions = [
-        f"{names[int(label)]} {percent(float(score), 0)}"
-        for label, score in zip(chosen["labels"], chosen["scores"], strict=True)
+        (f"{name} {share}", name if len(names) > 1 else share.split()[0])
+        for name, share in zip(classes, shares, strict=True)
     ]
     return _labelled(canvas.permute(1, 2, 0).numpy(), chosen["boxes"], captions, colours)
 
@@ -64,18 +67,21 @@ def distinct(boxes: Tensor) -> list[str]:
     return [COLOURS[colour] for colour in chosen]
 
 
-def _labelled(image: np.ndarray, boxes: Tensor, captions: Sequence[str], colours: Sequence[str]) -> np.ndarray:
+def _labelled(
+    image: np.ndarray, boxes: Tensor, captions: Sequence[tuple[str, str]], colours: Sequence[str]
+) -> np.ndarray:
     """Captions at their boxes' upper edges, all within the picture, the surest first.
 
-    One that would cover another object shrinks to its score, and one that would cover another caption is left out.
+    One that would cover another object takes its short form, the class, or where there is but one the score; and one
+    that would cover another caption is left out.
     """
     picture = Image.fromarray(image)
     pen, font = ImageDraw.Draw(picture), ImageFont.truetype(str(_FONT), _LETTERS)
     placed: list[tuple[float, float, float, float]] = []
     corners = [tuple(box) for box in boxes.tolist()]
-    for number, (caption, colour) in enumerate(zip(captions, colours, strict=True)):
+    for number, ((caption, short), colour) in enumerate(zip(captions, colours, strict=True)):
         others = corners[:number] + corners[number + 1 :]
-        for text, avoided in ((caption, placed + others), (caption.rsplit(maxsplit=2)[1], placed)):
+        for text, avoided in ((caption, placed + others), (short, placed)):
             _, _, wide, high = pen.textbbox((0, 0), text, font=font)
             left, top = corners[number][:2]
             x = max(0, min(left, picture.width - wide - 4))
@@ -103,12 +109,22 @@ def save_drawing(
         Image.fromarray(drawn[0]).save(content, "PNG")
         write_output(path, content.getvalue())
         return
-    columns = max(1, round((2 * len(images)) ** 0.5))
-    rows = -(-len(images) // columns)
-    figure = new_figure(4.2 * columns, 4.2 * rows)
+    shape = min(max(float(np.median([len(picture) / picture.shape[1] for picture in drawn])), 0.4), 2.5)
+    columns, rows = grid(len(drawn), shape)
+    figure = new_figure(4.2 * columns, 4.2 * rows * shape)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
     for axes, picture in zip(cells, drawn, strict=False):
         axes.imshow(picture)
     save_figure(figure, path)
+
+
+def grid(count: int, shape: float) -> tuple[int, int]:
+    """Columns and rows for pictures of `shape`, height by width: few places empty, and twice as wide as high.
+
+    >>> grid(8, 1.0), grid(8, 0.75), grid(4, 0.4)
+    ((4, 2), (4, 2), (2, 2))
+    """
+    every = [(columns, -(-count // columns)) for columns in range(1, count + 1)]
+    return min(every, key=lambda at: abs(math.log(at[0] / at[1] / shape / 2)) + (at[0] * at[1] - count) / count)
