@@ -6,8 +6,10 @@ place of the image each token is, is found from gradients, so that such a model 
 >>> import timm
 >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
 >>> recording = see(model, torch.randn(1, 3, 32, 32))
->>> [(layer.name, layer.grid, layer.prefix, layer.heads) for layer in recording.layers]
-[('blocks.0.attn', (2, 2), 1, 3), ('blocks.1.attn', (2, 2), 1, 3)]
+>>> for layer in recording.layers:
+...     print(layer.name, layer.grid, layer.prefix, layer.heads)
+blocks.0.attn (2, 2) 1 3
+blocks.1.attn (2, 2) 1 3
 >>> recording.layers[0].mixed.rows(torch.tensor([4])).shape  # of the last token, a head a row
 torch.Size([3, 1, 5])
 """
