@@ -174,7 +174,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _help(below: str = "") -> str:
     lines = [] if below else [("fit", FIT)]
-    for name, which in commands().items():
+    for name, which in sorted(commands().items(), key=lambda entry: None not in entry[1]):  # of every task first
         if not below or name.startswith(f"{below} "):
             lines.append((name, "; ".join(command.help for command in which.values())))
     first = list(dict.fromkeys([*IN_ORDER, *(name.split()[0] for name, _ in lines)]))
