@@ -1,4 +1,7 @@
-"""Is a recorded A the model's own? One place's values are changed, and what the layer then gives is compared."""
+"""Is a recorded A the model's own? One place's values are changed, and what the layer then gives is compared.
+
+Differences are those of entries of A, or parts of the largest where that is above 1.
+"""
 
 from collections.abc import Callable
 
@@ -43,8 +46,7 @@ def map_error(form: Form, values: Tensor, again: Again) -> float:
     found = (again(changed) - again(values.detach()))[0].flatten(1)
     column = form.columns(torch.tensor([place]))
     heads = step.repeat_interleave(len(found) // len(step))
-    error = ((found / heads[:, None] - column[..., 0]).abs() * heads[:, None].abs()).max() / step.abs().max()
-    return max(error.item(), _transposed(form, column, place))
+    return max(_largest(found[..., None], column, heads[:, None, None]), _transposed(form, column, place))
 
 
 @torch.no_grad()
@@ -64,7 +66,7 @@ def slope_error(form: Form, values: Tensor, order: Tensor, output: Tensor) -> fl
     place = values.shape[-1] // 2
     (found,) = torch.autograd.grad(output[..., order[place]].sum(), values, retain_graph=True)
     mean = found[..., order].reshape(-1, *values.shape[-2:])[0].mean(0)
-    return (mean - form.rows(torch.tensor([place]))[0, 0]).abs().max().item()
+    return ((mean - form.rows(torch.tensor([place]))[0, 0]).abs().max() / mean.abs().max().clamp_min(1)).item()
 
 
 def _place(placed: Placed) -> int:
@@ -80,10 +82,11 @@ def _step(values: Tensor, channels: int) -> Tensor:
 
 
 def _largest(found: Tensor, column: Tensor, step: Tensor) -> float:
-    return ((found - column * step).abs().max() / step.abs().max()).item()
+    return ((found - column * step).abs().max() / step.abs().max() / column.abs().max().clamp_min(1)).item()
 
 
 def _transposed(form: Form, column: Tensor, place: int) -> float:
     """Of the row that holds the column's largest entry."""
     row = int(column.abs().amax((0, 2)).argmax())
-    return (form.rows(torch.tensor([row]))[:, 0, place] - column[:, row, 0]).abs().max().item()
+    difference = (form.rows(torch.tensor([row]))[:, 0, place] - column[:, row, 0]).abs().max()
+    return (difference / column.abs().max().clamp_min(1)).item()
