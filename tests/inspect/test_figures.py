@@ -127,7 +127,7 @@ def test_it_is_written_and_the_numbers_come_back(tmp_path: Path) -> None:
     path = tmp_path / "figures" / "affinity.png"
     grey = Image.effect_noise((8, 8), 90)
     gatherings = draw_affinity(model, grey, {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.5]}, path)
-    assert [one.layer.stage for one in gatherings] == [1, 2, 3, 4]
+    assert [one.layer.label[:7] for one in gatherings] == [f"stage {n}" for n in (1, 2, 3, 4)]
     with Image.open(path) as written:
         assert written.format == "PNG" and min(written.size) > 800
         assert len(written.convert("RGB").getcolors(1 << 24)) > 100

@@ -8,8 +8,8 @@ from torch import nn
 
 import contagg
 from contagg.errors import UserError
-from contagg.inspect.gathering import Gathering, choose, gather
-from contagg.inspect.recording import layers
+from contagg.inspect.gathering import Gathering, gather
+from contagg.inspect.stages import stage_and_block
 from contagg.inspect.view import View, look
 
 SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (2, 1, 1, 3), "num_classes": 3}
@@ -29,7 +29,7 @@ def light(gate: str = "free/head") -> tuple[nn.Module, View]:
 
 
 def labels(gatherings: list[Gathering]) -> list[tuple[int, int]]:
-    return [(one.layer.stage, one.layer.block) for one in gatherings]
+    return [stage_and_block(one.layer.name) for one in gatherings]
 
 
 def test_by_default_the_last_block_of_each_stage() -> None:
@@ -39,13 +39,35 @@ def test_by_default_the_last_block_of_each_stage() -> None:
     assert [one.head for one in gatherings] == ["mean"] * 4
 
 
-def test_of_a_transformer_the_first_the_middle_and_the_last_block() -> None:
-    def blocks(depth: int) -> list[int]:
-        return [
-            layer.block for layer in choose(layers(timm.create_model("deit_tiny_patch16_224", depth=depth)), None, None)
-        ]
+@pytest.mark.parametrize(("depth", "blocks"), [(1, [1]), (2, [1, 2]), (5, [1, 3, 5])])
+def test_of_a_transformer_the_first_the_middle_and_the_last_block(depth: int, blocks: list[int]) -> None:
+    model = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=depth)
+    found = gather(model, look(model, photo(), {"input_size": (3, 32, 32)}), (0.5, 0.5))
+    assert labels(found) == [(1, block) for block in blocks]
 
-    assert (blocks(1), blocks(2), blocks(5)) == ([1], [1, 2], [1, 3, 5])
+
+def test_a_block_that_mixes_twice_shows_what_depends_on_the_image() -> None:
+    """PVT has a convolution behind its attention; all of a block are shown where it is asked for."""
+    model = timm.create_model("pvt_v2_b0", depths=(1, 1, 1, 1)).eval()
+    view = look(model, photo(), {}, size=64)
+    assert [one.layer.name[-4:] for one in gather(model, view, (0, 0))] == ["attn"] * 4
+    both = gather(model, view, (0, 0), stages=[2])
+    assert [one.layer.label for one in both] == ["stage 2, block 1: attn", "stage 2, block 1: mlp.dwconv"]
+    named = gather(model, view, (0, 0), names=["stages.1.blocks.0.mlp"])
+    assert [one.layer.name for one in named] == ["stages.1.blocks.0.mlp.dwconv"]
+    with pytest.raises(UserError, match=r"'stages\.1\.block': PyramidVisionTransformerV2 has no such module\. Did you"):
+        gather(model, view, (0, 0), names=["stages.1.block"])
+
+
+def test_a_class_token_that_gathers_alone_and_a_coarser_grid() -> None:
+    model = timm.create_model("levit_128s").eval()
+    view = look(model, photo(), {})
+    [one] = gather(model, view, (39, 59), names=["stages.1.downsample"])
+    assert (one.row, one.column, one.own_stride, one.stride) == (6, 6, 32, 16)
+    assert one.maps["mixed"].values.shape == (14, 14)
+    model = timm.create_model("cait_xxs24_224", depth=1).eval()
+    [one] = gather(model, look(model, photo(), {}), (0, 0), names=["blocks_token_only.1"])
+    assert (one.row, one.column) == (None, None) and one.maps["dynamic"].prefix.shape == (1,)
 
 
 def test_stages_blocks_and_heads_as_chosen() -> None:
@@ -72,10 +94,9 @@ def test_maps_are_rows_of_a_head(head: int | str) -> None:
     model, view = light()
     [one] = gather(model, view, (39, 59), stages=[4], blocks=[3], heads=[head])
     assert view.size == (100, 150) and one.layer.grid == (4, 5) and (one.row, one.column, one.stride) == (3, 4, 32)
-    affinity, tokens = one.layer.affinity, one.layer.tokens
-    alpha, beta = affinity.gate()
-    dynamic = affinity.first.matrix(tokens, (4, 5))[0, :, -1]
-    kernels = affinity.second.matrix(tokens, (4, 5))[0, :, -1].unflatten(0, (4, 32))
+    (alpha, attention), (beta, convolution) = ((term.weight, term.form) for term in one.layer.terms)
+    dynamic = attention.rows(torch.tensor([19]))[:, 0]
+    kernels = convolution.rows(torch.tensor([19]))[:, 0].unflatten(0, (4, 32))
     mixed = alpha[:, None, None] * dynamic[:, None] + beta[:, None, None] * kernels
     which = slice(None) if head == "mean" else slice(head - 1, head)
     for name, expected, weight in (
@@ -102,7 +123,7 @@ def test_a_single_kernel_keeps_its_signs() -> None:
 def test_the_class_token_is_kept_apart() -> None:
     model = contagg.create("deit_small_pam", img_size=64, depth=1, num_classes=2).eval()
     [one] = gather(model, look(model, photo(), {"input_size": (3, 64, 64)}), (0.3, 0.8))
-    row = one.layer.rows([1 + 4 * 1 + 3])[0].abs().mean(0)[0]
+    row = one.layer.mixed.rows(torch.tensor([1 + 4 * 1 + 3]))[:, 0].abs().mean(0)
     assert (one.row, one.column) == (1, 3)
     torch.testing.assert_close(one.maps["mixed"].prefix, row[:1])
     torch.testing.assert_close(one.maps["mixed"].values, row[1:].view(4, 4))

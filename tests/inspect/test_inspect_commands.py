@@ -136,7 +136,10 @@ def test_an_image_as_people_see_it(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("inspect affinity container_lite {image}", "unknown model 'container_lite'. Did you mean 'container_light'?"),
-        ("inspect affinity resnet18 {image}", "ResNet has no affinity to show"),
+        (
+            "inspect affinity resnet18 {image}",
+            "ResNet has no affinity to show: conv1 and 16 more",
+        ),
         ("inspect affinity {run} missing.png", "there is no file 'missing.png'"),
         (
             "inspect affinity {run} {run}/checkpoints/best.safetensors",

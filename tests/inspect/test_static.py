@@ -20,7 +20,7 @@ def test_kernels_of_convolutions() -> None:
         (1, "stage 1, block 1"), (2, "stage 2, block 1"), (3, "stage 2, block 2"), (4, "stage 3, block 1"),
         (5, "stage 4, block 1"),
     ]  # fmt: skip
-    affinities = [row.layer.affinity for row in rows]
+    affinities = [row.layer.module.affinity for row in rows]
     for row, affinity in zip(rows, [*affinities[:4], affinities[4].second], strict=True):
         assert torch.equal(row.values, affinity.weight[:, 0]) and (row.row, row.column) == (2, 2)
     size = affinities[0].weight.detach().abs().flatten(1)

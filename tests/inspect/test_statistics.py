@@ -7,13 +7,21 @@ import torch
 from torch import nn
 
 import contagg
-from contagg.affinity import DepthwiseConv, SelfAttention, TokenMLP
+from contagg.affinity import Affinity, DepthwiseConv, Grid, SelfAttention, TokenMLP
 from contagg.errors import UserError
-from contagg.inspect.recording import record
-from contagg.inspect.statistics import affinity_statistics, gates, sample_positions, statistics
+from contagg.inspect.seeing import see
+from contagg.inspect.statistics import Statistics, form_statistics, gates, sample_positions, statistics
 
 GRID = (3, 5)
-TOKENS = torch.zeros(2, 15, 8)
+TOKENS = torch.zeros(1, 15, 8)
+
+
+def affinity_statistics(
+    affinity: Affinity, tokens: torch.Tensor, grid: Grid, places: list[tuple[int, int]] | None = None
+) -> Statistics:
+    form = affinity.form(tokens, grid)
+    assert form is not None
+    return form_statistics(form, grid, affinity.prefix, places)
 
 
 def test_identity_reaches_nowhere() -> None:
@@ -73,9 +81,9 @@ def test_an_empty_row_counts_as_nothing() -> None:
 
 def test_many_rows_in_pieces_are_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    attention, tokens = SelfAttention(8, head_width=4).double(), torch.randn(2, 15, 8, dtype=torch.float64)
+    attention, tokens = SelfAttention(8, head_width=4).double(), torch.randn(1, 15, 8, dtype=torch.float64)
     whole = affinity_statistics(attention, tokens, GRID)
-    monkeypatch.setattr("contagg.inspect.statistics._ELEMENTS", 2 * 2 * 15 * 4)
+    monkeypatch.setattr("contagg.inspect.statistics._ELEMENTS", 2 * 15 * 4)
     pieces = affinity_statistics(attention, tokens, GRID)
     torch.testing.assert_close(vars(pieces), vars(whole))
 
@@ -100,9 +108,7 @@ def test_a_layer_s_terms_and_gates() -> None:
         (1, [0], [1]), (2, [1], [0]), (3, [0.5] * 3, [0.5] * 3)
     ]  # fmt: skip
     assert found[3].alpha == pytest.approx([0.1, 0.2, 0.3, 0.4]) and found[3].beta == [0.5] * 4
-    with record(model) as entries:
-        model(torch.randn(1, 3, 64, 64))
-    per_layer = [statistics(entry) for entry in entries]
+    per_layer = [statistics(layer) for layer in see(model, torch.randn(1, 3, 64, 64)).layers]
     assert [list(layer) for layer in per_layer] == [
         ["static", "mixed"], ["dynamic", "mixed"], ["dynamic", "static", "mixed"], ["dynamic", "static", "mixed"]
     ]  # fmt: skip
@@ -114,22 +120,3 @@ def test_a_layer_s_terms_and_gates() -> None:
 def test_no_affinity_no_statistics() -> None:
     with pytest.raises(UserError, match="Linear has no affinity"):
         gates(nn.Linear(2, 2))
-
-
-@pytest.mark.parametrize("word", ["attention", "dwconv3", "attention + dwconv5"])
-def test_of_a_padded_batch_they_are_those_of_its_images_alone(word: str) -> None:
-    torch.manual_seed(0)
-    network = contagg.create("container_light_tiny", affinity=word, num_classes=0).double().eval()
-    images, mask = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.zeros(2, 64, 64, dtype=torch.bool)
-    mask[0, :32, :48], mask[1] = True, True
-
-    def of(batch: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
-        with torch.no_grad(), record(network, lambda layer: layer.stage == 2) as entries:
-            network.forward_intermediates(batch, mask=mask, intermediates_only=True)
-        assert (entries[0].mask is None) == (mask is None)
-        return [numbers.distance.sum() for numbers in statistics(entries[0]).values()]
-
-    together = of(images * mask[:, None], mask)
-    alone, whole = of(images[:1, :, :32, :48], None), of(images[1:], None)
-    for got, first, second in zip(together, alone, whole, strict=True):
-        torch.testing.assert_close(got, (4 * 6 * first + 8 * 8 * second) / (4 * 6 + 8 * 8))

@@ -7,7 +7,7 @@ from PIL import Image
 
 import contagg
 from contagg.errors import UserError
-from contagg.inspect.view import look, pixel, shown, stride_of
+from contagg.inspect.view import look, pixel, stride_of
 
 TINY = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3}
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "nearest"}
@@ -38,10 +38,10 @@ def test_a_model_of_one_grid_gets_the_image_squeezed_or_is_resized(name: str) ->
     image = Image.new("RGB", (60, 40))
     squeezed = look(model, image, {"input_size": (3, 64, 64)})
     assert squeezed.size == (64, 64)
-    shown(model, squeezed)
+    model.eval()(squeezed.tensor)
     wide = look(model, image, {"input_size": (3, 64, 64)}, size=96)
     assert wide.size == (96, 144)
-    shown(model, wide)
+    model(wide.tensor)
 
 
 @pytest.mark.parametrize("options", [{}, {"dynamic_img_size": True}, {"dynamic_img_size": True, "patch_size": 14}])
@@ -51,7 +51,7 @@ def test_a_vision_transformer_gets_whole_patches_of_any_image(options: dict, siz
     model = timm.create_model("deit_tiny_patch16_224", depth=1, num_classes=3, **options)
     patch = options.get("patch_size", 16)
     view = look(model, Image.new("RGB", (61, 37)), {}, size=size)
-    shown(model, view)
+    model.eval()(view.tensor)
     assert all(pixels % patch == 0 for pixels in view.size)
     assert abs(view.size[0] - size) <= patch / 2 or view.size[0] == patch
 
@@ -91,14 +91,6 @@ def test_strides() -> None:
     transformer = timm.create_model("deit_tiny_patch16_224", depth=2)
     assert stride_of(transformer, "blocks.1.attn", (224, 224), (14, 14)) == 16
     assert stride_of(torch.nn.Linear(1, 1), "anything", (30, 40), (3, 5)) == 10
-
-
-def test_showing_leaves_mode_and_statistics_as_they_were() -> None:
-    model = contagg.create("container_light_tiny", **TINY).train()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    shown(model, look(model, Image.effect_noise((32, 32), 90), {}, size=32))
-    assert model.training and model.get_submodule("norm").training
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
 def test_a_transformer_of_any_size_is_given_whole_patches_of_a_long_image() -> None:

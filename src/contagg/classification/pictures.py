@@ -18,7 +18,6 @@ from contagg.data.streams import ImageStream
 from contagg.figures import GREY, VERMILION, bare, new_figure, percent, save_figure
 from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
-from contagg.inspect.recording import layers
 from contagg.inspect.view import CENTRE, look
 from contagg.training.building import Preprocessing
 
@@ -115,12 +114,11 @@ def draw_gathering(path: Path, model: nn.Module, preprocessing: Mapping[str, Any
     Raises:
         UserError: the model has no layer with an A.
     """
-    able = [layer for layer in layers(model) if layer.has_affinity] or layers(model)
     chosen = {one.label: one for one in reversed(found) if one.label == one.taken_for}
     examples = [chosen[label] for label in sorted(chosen)][:_GATHERING] or list(found[:_GATHERING])
     images = []
     for one in examples:
         view = look(model, one.image, preprocessing)
-        images.append((view, gather(model, view, CENTRE, stages=[able[-1].stage], blocks=[able[-1].block])))
+        images.append((view, gather(model, view, CENTRE)[-1:]))
     save_figure(affinity_figure(images), path)
     return path

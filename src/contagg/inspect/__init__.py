@@ -22,6 +22,12 @@ def affinity(parser: argparse.ArgumentParser) -> None:
     _weights(parser)
     parser.add_argument("--stages", type=numbers, metavar="N,...", help="from 1 (default: the last block of each)")
     parser.add_argument("--blocks", type=numbers, metavar="N,...", help="of each stage, from 1")
+    parser.add_argument(
+        "--layers",
+        action="append",
+        metavar="NAME",
+        help="of a module, such as layers.2 or blocks.0.attn: all within",
+    )
     parser.add_argument("--heads", type=heads, default=("mean",), metavar="N,...|mean", help="from 1 (default mean)")
     parser.add_argument("--size", type=number, metavar="PIXELS", help="of the shorter side (default: the model's own)")
     add_figure(parser, "affinity.png")

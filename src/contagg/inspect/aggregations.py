@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from contagg.affinity import Affinity, Grid
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.forms import Term as RecordedTerm
-from contagg.inspect.stages import stage_and_block
+from contagg.inspect.stages import labels, stage_and_block
 from contagg.nn.aggregation import Aggregation
 
 NO_AFFINITY = "a full or grouped convolution mixes channels, so it is no affinity and has no A"
@@ -43,6 +43,11 @@ class Layer:
     def block(self) -> int:
         """Of its stage, from 1."""
         return stage_and_block(self.name)[1]
+
+    @property
+    def label(self) -> str:
+        """Stage and block, or the block alone where there are no stages."""
+        return labels([self.name])[0]
 
     @property
     def has_affinity(self) -> bool:
@@ -81,5 +86,5 @@ def written_down(layer: Layer, tokens: Tensor, grid: Grid) -> tuple[RecordedLaye
     if not terms:
         return None, NO_AFFINITY
     prefix = tokens.shape[1] - grid[0] * grid[1]
-    recorded = RecordedLayer(name=layer.name, label=layer.name, grid=grid, prefix=prefix, terms=tuple(terms))
+    recorded = RecordedLayer(name=layer.name, label=layer.label, grid=grid, prefix=prefix, terms=tuple(terms))
     return recorded, ""

@@ -25,6 +25,7 @@ def affinity(arguments: argparse.Namespace) -> None:
         blocks=arguments.blocks,
         heads=arguments.heads,
         size=arguments.size,
+        names=arguments.layers,
         untrained=_untrained(arguments),
     )
     print(affinity_table(gatherings))

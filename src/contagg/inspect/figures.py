@@ -34,6 +34,7 @@ def draw_affinity(
     blocks: Sequence[int] | None = None,
     heads: Sequence[Head] = ("mean",),
     size: int | None = None,
+    names: Sequence[str] | None = None,
     untrained: bool = False,
 ) -> list[Gathering]:
     """Draw what a position of an image gathers from, and return the numbers.
@@ -46,14 +47,14 @@ def draw_affinity(
         preprocessing, size: See `view.look`.
         path: Of the figure; its ending says the format.
         at: Row and column: whole numbers are pixels of the image from 0, fractions are parts of its height and width.
-        stages, blocks, heads: See `gathering.gather`.
+        stages, blocks, heads, names: See `gathering.gather`.
         untrained: Whether the weights are random, which the figure then says.
 
     Raises:
-        UserError: a position, stage, block or head that does not exist, a model without affinities, too many maps.
+        UserError: a position, stage, block, head or name that does not exist, nothing to show, too many maps.
     """
     view = look(model, image, preprocessing, size)
-    gatherings = gather(model, view, at, stages=stages, blocks=blocks, heads=heads)
+    gatherings = gather(model, view, at, stages=stages, blocks=blocks, heads=heads, names=names)
     save_figure(affinity_figure([(view, gatherings)], untrained=untrained), Path(path))
     return gatherings
 
@@ -117,8 +118,7 @@ def _packed(images: Sequence[tuple[View, Sequence[Gathering]]], width: int) -> l
 
 def _draw_position(axes: Axes, view: View, chosen: Sequence[Gathering]) -> None:
     draw_image(axes, view.image, view.size)
-    finest = min(chosen, key=lambda gathering: gathering.stride)
-    mark(axes, finest.row, finest.column, finest.stride)
+    _mark(axes, min(chosen, key=lambda gathering: gathering.own_stride))
     height, width = view.size
     axes.set_title(f"image\n{height} x {width} pixels", fontsize=8.5)
 
@@ -127,9 +127,15 @@ def _draw_map(axes: Axes, view: View, gathering: Gathering, name: str) -> None:
     shown = gathering.maps[name]
     values = times_uniform(shown.values, shown.prefix)
     colour_bar(axes, draw_overlay(axes, values, gathering.stride, view.image, view.size))
-    zoom(axes, values, gathering.row, gathering.column)
-    mark(axes, gathering.row, gathering.column, gathering.stride)
+    if gathering.row is not None and gathering.column is not None and gathering.own_stride == gathering.stride:
+        zoom(axes, values, gathering.row, gathering.column)
+    _mark(axes, gathering)
     axes.set_title(f"{gathering.layer.label}: {name}\n{_details(gathering, name)}", fontsize=8.5)
+
+
+def _mark(axes: Axes, gathering: Gathering) -> None:
+    if gathering.row is not None and gathering.column is not None:
+        mark(axes, gathering.row, gathering.column, gathering.own_stride)
 
 
 def _details(gathering: Gathering, name: str) -> str:
@@ -143,5 +149,5 @@ def _details(gathering: Gathering, name: str) -> str:
         heads = heads.replace("mean", "mean |A|") if gathering.head == "mean" else f"{heads}, mean |A|"
     if name == "mixed":
         return f"α {terms[0]} + β {terms[1]}, {heads}"
-    details = f"{layer.grid[0]} x {layer.grid[1]} tokens, {heads}"
+    details = f"{layer.grid[0]} x {layer.grid[1]} tokens, {heads}" + (", by a class token" if layer.targets else "")
     return details if len(terms) == 1 else f"{details}, {'αβ'[terms.index(name)]} = {shown.weight:.3g}"

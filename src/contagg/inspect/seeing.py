@@ -14,7 +14,7 @@ blocks.1.attn (2, 2) 1 3
 torch.Size([3, 1, 5])
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from contagg.checkpoints.models import run_model
-from contagg.errors import UserError
+from contagg.errors import UserError, nearest
 from contagg.inspect.aggregations import Layer, aggregations, written_down
 from contagg.inspect.forms import Recording
 from contagg.inspect.interception import Interception
@@ -65,6 +65,15 @@ def see(
                 raise UserError(f"{_size(image)} is too large for the memory; show a smaller one") from error
             raise
     return notes.recording()
+
+
+def wanted_modules(model: nn.Module, names: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a layer lies in one of the modules, for `see`. UserError for one that the model has not."""
+    known = [name for name, _ in model.named_modules()]
+    for name in names:
+        if name not in known:
+            raise UserError(f"layers {name!r}: {type(model).__name__} has no such module.{nearest(name, known)}")
+    return lambda layer: any(f"{layer}.".startswith(f"{name}.") for name in names)
 
 
 @dataclass(kw_only=True)

@@ -17,9 +17,9 @@ from contagg.affinity import Affinity, Grid
 from contagg.affinity.base import tokens_on
 from contagg.errors import UserError
 from contagg.figures import SIGNED, UNSIGNED, bare, new_figure, save_figure
+from contagg.inspect.aggregations import Layer, Term, aggregations
 from contagg.inspect.overlay import MARKER, minus_signs
-from contagg.inspect.recording import Layer, Term, layers
-from contagg.inspect.statistics import Statistics, affinity_statistics, sample_positions
+from contagg.inspect.statistics import Statistics, form_statistics, sample_positions
 from contagg.inspect.view import CENTRE, Position, pixel
 
 HEADS_SHOWN = 6
@@ -79,11 +79,11 @@ def draw_static(
 
 def static_rows(model: nn.Module, at: Position = CENTRE, chosen: Sequence[int] | None = None) -> list[StaticRow]:
     """The rows of chosen layers' static affinities, as `draw_static` explains."""
-    found = layers(model)
+    found = aggregations(model)
     numbered = {
         number: (layer, terms)
         for number, layer in enumerate(found, start=1)
-        if layer.has_affinity and (terms := [term for term in layer.terms() if not term.affinity.dynamic])
+        if (terms := [term for term in layer.terms() if not term.affinity.dynamic])
     }
     if not numbered:
         raise UserError(f"{type(model).__name__} has no static affinity in any of its {len(found)} layers")
@@ -178,11 +178,14 @@ def _row(layer: Layer, number: int, term: Term, at: Position) -> StaticRow:
         row, column = pixel(at, grid, f"the grid of {grid[0]} x {grid[1]} tokens of layer {number}")
         places = sample_positions(grid)
     # What the tokens hold is nothing to a static affinity.
-    projection: nn.Linear = layer.module.value  # type: ignore[assignment]
+    projection = layer.module.value
     tokens = projection.weight.new_zeros(1, tokens_on(grid, prefix), projection.in_features)
-    index = torch.tensor([prefix + row * grid[1] + column], device=tokens.device)
-    values = affinity.rows(tokens, grid, index)[0, :, 0, prefix:].unflatten(1, grid).float().cpu()
-    statistics = affinity_statistics(affinity, tokens, grid, places)
+    form = affinity.form(tokens, grid)
+    if form is None:
+        raise UserError(f"layer {number}: a matrix of {tokens.shape[1]} tokens and {affinity.heads} heads is too large")
+    index = torch.tensor([prefix + row * grid[1] + column])
+    values = form.rows(index)[:, 0, prefix:].unflatten(1, grid).float().cpu()
+    statistics = form_statistics(form, grid, prefix, places)
     return StaticRow(
         layer=layer, number=number, term=term, values=values, row=row, column=column, statistics=statistics
     )

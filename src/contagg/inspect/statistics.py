@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from contagg.affinity import Affinity, Grid
-from contagg.inspect.recording import RecordedAggregation, layers
+from contagg.affinity import Grid
+from contagg.errors import UserError
+from contagg.inspect.aggregations import aggregations
+from contagg.inspect.forms import Form, RecordedLayer
 
 _ELEMENTS = 1 << 22
 """Largest number of elements of rows that are looked at together."""
@@ -46,15 +48,18 @@ class LayerGate:
 
 
 def gates(model: nn.Module) -> list[LayerGate]:
-    """alpha and beta, layer by layer. UserError for a model without affinities."""
+    """alpha and beta, layer by layer. UserError for a model without affinities of ours."""
     found = []
-    for layer in layers(model):
+    for layer in aggregations(model):
         terms = layer.terms()
         weights = [term.weight.tolist() for term in terms]
         if len(terms) == 1:
             weights = [weights[0], [0.0]] if terms[0].affinity.dynamic else [[0.0], weights[0]]
-        alpha, beta = weights
-        found.append(LayerGate(name=layer.name, stage=layer.stage, block=layer.block, alpha=alpha, beta=beta))
+        if terms:
+            alpha, beta = weights
+            found.append(LayerGate(name=layer.name, stage=layer.stage, block=layer.block, alpha=alpha, beta=beta))
+    if not found:
+        raise UserError(f"{type(model).__name__} has no affinity of ours, and so no alpha and beta")
     return found
 
 
@@ -70,42 +75,33 @@ def sample_positions(grid: Grid, count: int = 64) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def affinity_statistics(
-    affinity: Affinity,
-    tokens: Tensor,
-    grid: Grid,
-    places: Sequence[tuple[int, int]] | None = None,
-    mask: Tensor | None = None,
+def form_statistics(
+    form: Form, grid: Grid, prefix: int = 0, places: Sequence[tuple[int, int]] | None = None
 ) -> Statistics:
-    """Statistics of an affinity's A at some places (row, column) of the grid; None looks at all of them.
+    """Statistics of A at some places (row, column) of the grid; None looks at all of them.
 
-    Rows are formed a few at a time, so that memory does not grow with N x N. With a mask (B, H, W) the places of each
-    image count that lie in it.
+    Rows are formed a few at a time, so that memory does not grow with N x N.
     """
     places = sample_positions(grid, grid[0] * grid[1]) if places is None else places
-    prefix = tokens.shape[1] - grid[0] * grid[1]
-    images = len(tokens) if affinity.dynamic or mask is not None else 1
-    at_once = max(1, _ELEMENTS // (images * affinity.heads * tokens.shape[1]))
+    at_once = max(1, _ELEMENTS // (form.heads * form.shape[1]))
     chunks = []
     for start in range(0, len(places), at_once):
-        sources = torch.tensor(places[start : start + at_once], device=tokens.device)
-        rows = affinity.rows(tokens, grid, prefix + sources[:, 0] * grid[1] + sources[:, 1], mask)
-        chunks.append(_measures(rows[..., prefix:], sources, grid))
-    measures = torch.cat(chunks, 2)  # (4, B, R, M)
-    if mask is not None:
-        rows, columns = torch.tensor(places, device=mask.device).T
-        measures = measures[:, mask[:, rows, columns]][:, None]
-    distance, entropy, within3, within5 = measures.mean((1, 2))
+        sources = torch.tensor(places[start : start + at_once])
+        rows = form.rows(prefix + sources[:, 0] * grid[1] + sources[:, 1])
+        chunks.append(_measures(rows[None, ..., prefix:], sources, grid))
+    distance, entropy, within3, within5 = torch.cat(chunks, 2).mean((1, 2))
     return Statistics(distance, entropy, within3, within5)
 
 
-def statistics(recorded: RecordedAggregation, places: Sequence[tuple[int, int]] | None = None) -> dict[str, Statistics]:
-    """Statistics of each term of a layer, over the term's own heads, and of their sum under "mixed"."""
-    affinities = {term.name: term.affinity for term in recorded.terms()} | {"mixed": recorded.affinity}
-    return {
-        name: affinity_statistics(affinity, recorded.tokens, recorded.grid, places, recorded.mask)
-        for name, affinity in affinities.items()
-    }
+def statistics(layer: RecordedLayer, places: Sequence[tuple[int, int]] | None = None) -> dict[str, Statistics]:
+    """Statistics of each term of a layer, over the term's own heads, and of their sum under "mixed".
+
+    Of a layer whose queries lie elsewhere than its keys there are none.
+    """
+    if layer.targets or layer.target_grid is not None:
+        return {}
+    forms = {term.name: term.form for term in layer.terms} | {"mixed": layer.mixed}
+    return {name: form_statistics(form, layer.grid, layer.prefix, places) for name, form in forms.items()}
 
 
 def _measures(rows: Tensor, sources: Tensor, grid: Grid) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from contagg.files import write_output
 from contagg.inspect.gathering import Gathering, Head
-from contagg.inspect.recording import Term
+from contagg.inspect.stages import stage_and_block
 from contagg.inspect.static import StaticRow
 from contagg.inspect.statistics import Statistics, sample_positions, statistics
 
@@ -22,7 +23,7 @@ def affinity_table(gatherings: Sequence[Gathering]) -> str:
     """Statistics of each layer of a figure, over all heads and positions spread over the image."""
     lines = []
     for layer in {gathering.layer.name: gathering.layer for gathering in gatherings}.values():
-        weights = _weights(layer.terms())
+        weights = _weights([(term.name, term.weight) for term in layer.terms])
         for part, numbers in statistics(layer, sample_positions(layer.grid)).items():
             if part in weights or len(weights) > 1:
                 lines.append(_line(layer.label, part, weights.get(part, ""), numbers))
@@ -35,7 +36,7 @@ def static_table(rows: Sequence[StaticRow]) -> str:
         _line(
             f"{row.number}: {row.layer.label}",
             row.term.name,
-            ", ".join(_weights(row.layer.terms()).values()),
+            ", ".join(_weights([(term.name, term.weight) for term in row.layer.terms()]).values()),
             row.statistics,
         )
         for row in rows
@@ -59,8 +60,9 @@ def _csv(gatherings: Sequence[Gathering]) -> str:
         ("layer", "stage", "block", "head", "part", "weight", "at_row", "at_column", "row", "column", "value")
     )
     for one in gatherings:
+        stage, block = stage_and_block(one.layer.name)
         for part, shown in one.maps.items():
-            key = (one.layer.name, one.layer.stage, one.layer.block, one.head, part, shown.weight, one.row, one.column)
+            key = (one.layer.name, stage, block, one.head, part, shown.weight, one.row, one.column)
             writer.writerows((*key, -1, index, value) for index, value in enumerate(shown.prefix.tolist()))
             writer.writerows(
                 (*key, row, column, value)
@@ -75,7 +77,7 @@ def _npz(gatherings: Sequence[Gathering]) -> bytes:
     arrays: dict[str, Any] = {}
     for one in gatherings:
         for part, shown in one.maps.items():
-            name = f"stage{one.layer.stage}_block{one.layer.block}_{_head(one.head)}_{part.replace(' ', '')}"
+            name = f"{_layer(one, gatherings)}_{_head(one.head)}_{part.replace(' ', '')}"
             arrays[name] = shown.values.numpy()
             if len(shown.prefix):
                 arrays[f"{name}_prefix"] = shown.prefix.numpy()
@@ -83,14 +85,21 @@ def _npz(gatherings: Sequence[Gathering]) -> bytes:
     return content.getvalue()
 
 
+def _layer(one: Gathering, others: Sequence[Gathering]) -> str:
+    """By stage and block, or by its name where the block has several."""
+    place = stage_and_block(one.layer.name)
+    alike = {other.layer.name for other in others if stage_and_block(other.layer.name) == place}
+    return f"stage{place[0]}_block{place[1]}" if len(alike) == 1 else one.layer.name.replace(" ", "_")
+
+
 def _head(head: Head) -> str:
     return "mean" if head == "mean" else f"head{head}"
 
 
-def _weights(terms: Sequence[Term]) -> Mapping[str, str]:
+def _weights(terms: Sequence[tuple[str, Tensor]]) -> Mapping[str, str]:
     """A term's weight in words, by its name; one gate per head gives its range."""
-    names = ("alpha", "beta") if len(terms) == 2 else ("",)
-    return {term.name: _weight(name, term.weight.tolist()) for name, term in zip(names, terms, strict=True)}
+    letters = ("alpha", "beta") if len(terms) == 2 else ("",)
+    return {name: _weight(letter, weight.tolist()) for letter, (name, weight) in zip(letters, terms, strict=True)}
 
 
 def _weight(name: str, values: Sequence[float]) -> str:

@@ -4,22 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from timm.data import resolve_data_config
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize, to_dtype
 
 from contagg.affinity import Grid
 from contagg.errors import UserError
-from contagg.inspect.timm_attention import whole_patches
-from contagg.nn.aggregation import serves_any_size
+from contagg.nn.aggregation import affinities, serves_any_size
 
 Position = tuple[int | float, int | float]
 """Row and column: whole numbers count pixels from 0, fractions with a decimal point are parts of height and width."""
 
 CENTRE: Position = (0.5, 0.5)
+
+_HALVED = 32
+"""Pixels along a token's side where a grid of 4 x 4 patches was halved three times more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,9 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
         image: In mode L or RGB.
         preprocessing: Of a weights file's metadata: `input_size` (C, H, W), `mean`, `std` and `interpolation`; what is
             missing is taken from the model's `pretrained_cfg`.
-        size: Pixels of the shorter side. A model that learnt for one grid is resized to fit, of a vision transformer to
-            the nearest number of whole patches. By default that of
-            `input_size`, where a model of one grid gets the image squeezed into its own size.
+        size: Pixels of the shorter side. A model that learnt for one grid is resized to fit, to the nearest number of
+            whole patches. By default that of `input_size`, where a model of one grid or of another library than timm
+            gets the image squeezed into its own size.
 
     Raises:
         UserError: a network of 2 or more than 3 channels, or a `size` for one that serves no other than its own.
@@ -61,7 +63,10 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     width, height = image.size
     scale = (size or min(own)) / min(width, height)
     shape = whole_patches(model, (max(1, round(height * scale)), max(1, round(width * scale))))
-    if not serves_any_size(model):
+    known = hasattr(model, "pretrained_cfg")
+    if not known and size is None:
+        shape = tuple(own)
+    elif known and not serves_any_size(model):
         if size is None:
             shape = tuple(own)
         elif not hasattr(model, "set_input_size"):
@@ -91,6 +96,20 @@ def pixel(at: Position, size: Grid, what: str) -> Grid:
     return found[0], found[1]
 
 
+def whole_patches(model: nn.Module, size: Grid) -> Grid:
+    """The image size nearest to `size` that the model's patches fill; some refuse any other.
+
+    Networks of other people in stages halve their grid five times, and not all take a remainder.
+    """
+    if affinities(model) and not isinstance(model, VisionTransformer):
+        return size
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch = patch or getattr(getattr(model, "config", None), "patch_size", None) or _HALVED
+    steps = [max(step, _HALVED if step < 8 else step) for step in ((patch, patch) if isinstance(patch, int) else patch)]
+    height, width = (max(1, round(pixels / step)) * step for pixels, step in zip(size, steps, strict=True))
+    return height, width
+
+
 def _mode(channels: int) -> str:
     if channels not in (1, 3):
         raise UserError(f"an image has 1 or 3 channels, but the network takes {channels}")
@@ -104,18 +123,7 @@ def _per_channel(values: Sequence[float], channels: int) -> list[float]:
 
 def stride_of(model: nn.Module, name: str, size: Grid, grid: Grid) -> float:
     """Pixels of the image along a token's side, for the layer called `name`."""
-    for feature in getattr(model, "feature_info", []):
+    for feature in getattr(model, "feature_info", []) if affinities(model) else []:  # our last patches may stick out
         if isinstance(feature, dict) and name.startswith(feature["module"] + "."):
             return feature["reduction"]
     return max(pixels / count for pixels, count in zip(size, grid, strict=True))
-
-
-@torch.no_grad()
-def shown(model: nn.Module, view: View) -> None:
-    """Run a model on a view in eval mode, and leave the mode as it was."""
-    training = model.training
-    model.eval()
-    try:
-        model(view.tensor)
-    finally:
-        model.train(training)

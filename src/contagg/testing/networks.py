@@ -15,11 +15,11 @@ from contagg.affinity.registry import Factory, Site
 from contagg.export.formats import open_onnx, to_onnx
 from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
-from contagg.inspect.recording import record
+from contagg.inspect.seeing import see
 from contagg.inspect.static import static_figure, static_rows
 from contagg.inspect.statistics import gates
 from contagg.inspect.statistics import statistics as statistics_of
-from contagg.inspect.view import look, shown
+from contagg.inspect.view import look
 from contagg.models import create
 from contagg.nn.aggregation import Aggregation, affinities, serves_any_size
 from contagg.nn.fuse import fuse as fused_form
@@ -86,8 +86,7 @@ def statistics(case: Case) -> None:
     """Recorded in a network, it has statistics: distances within the grid, shares from 0 to 1, gates."""
     for factory in (None, _mixed(case)):
         model = _network(case, factory)
-        with torch.no_grad(), record(model) as layers:
-            model(torch.randn(1, 3, *SIZE, dtype=torch.float64))
+        layers = see(model, torch.randn(1, 3, *SIZE, dtype=torch.float64)).layers
         assert len(layers) == len(gates(model)) == 4
         for layer in layers:
             for numbers in statistics_of(layer).values():
@@ -103,7 +102,6 @@ def figures(case: Case) -> None:
     """It is drawn: over an image, and without one where it is static."""
     model = _network(case)
     view = look(model, Image.effect_noise((60, 40), 90).convert("RGB"), {"input_size": (3, *SIZE)})
-    shown(model, view)
     gatherings = gather(model, view, (0.5, 0.5))
     assert len(gatherings) == 4 and affinity_figure([(view, gatherings)]).axes
     if not affinities(model)[0].dynamic:
