@@ -24,57 +24,17 @@ from contagg.errors import UserError
 from contagg.inspect.forms import Recording
 from contagg.inspect.seeing import see
 
-TIMM = [
-    "vit_small_patch16_224",
-    "vit_small_patch16_dinov3",
-    "eva02_small_patch14_224",
-    "vit_dwee_patch16_reg1_gap_256",
-    "deit3_small_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "swinv2_cr_tiny_224",
-    "caformer_s18",
-    "convformer_s18",
-    "poolformer_s24",
-    "convnext_tiny",
-    "convnextv2_tiny",
-    "inception_next_tiny",
-    "pvt_v2_b2",
-    "twins_svt_small",
-    "coat_lite_small",
-    "coatnet_0_rw_224",
-    "maxvit_tiny_tf_224",
-    "gcvit_tiny",
-    "davit_tiny",
-    "focalnet_tiny_srf",
-    "xcit_small_12_p16_224",
-    "mixer_s16_224",
-    "resmlp_12_224",
-    "gmlp_s16_224",
-    "efficientvit_b1",
-    "efficientformerv2_s2",
-    "fastvit_t12",
-    "mobilenetv4_hybrid_medium",
-    "nextvit_small",
-    "swiftformer_s",
-    "shvit_s2",
-    "starnet_s3",
-    "rdnet_tiny",
-    "mambaout_tiny",
-    "hiera_tiny_224",
-    "mvitv2_tiny",
-    "tiny_vit_21m_224",
-    "levit_256",
-    "volo_d1_224",
-    "convit_small",
-    "cait_xxs24_224",
-    "crossvit_15_240",
-    "tnt_s_patch16_224",
-    "sequencer2d_s",
-    "edgenext_small",
-    "mobilevit_s",
-    "repvit_m1_5",
-]
+_TIMM = """
+vit_small_patch16_224 vit_small_patch16_dinov3 eva02_small_patch14_224 vit_dwee_patch16_reg1_gap_256
+deit3_small_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224 caformer_s18
+convformer_s18 poolformer_s24 convnext_tiny convnextv2_tiny inception_next_tiny pvt_v2_b2 twins_svt_small
+coat_lite_small coatnet_0_rw_224 maxvit_tiny_tf_224 gcvit_tiny davit_tiny focalnet_tiny_srf xcit_small_12_p16_224
+mixer_s16_224 resmlp_12_224 gmlp_s16_224 efficientvit_b1 efficientformerv2_s2 fastvit_t12 mobilenetv4_hybrid_medium
+nextvit_small swiftformer_s shvit_s2 starnet_s3 rdnet_tiny mambaout_tiny hiera_tiny_224 mvitv2_tiny tiny_vit_21m_224
+levit_256 volo_d1_224 convit_small cait_xxs24_224 crossvit_15_240 tnt_s_patch16_224 sequencer2d_s edgenext_small
+mobilevit_s repvit_m1_5
+"""
+TIMM = tuple(_TIMM.split())
 """One network of each of 49 families."""
 
 _SMALL = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 384}
