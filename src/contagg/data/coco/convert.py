@@ -47,13 +47,5 @@ def _write(reading: Reading, output: Path) -> None:
     for note in reading.notes:
         print(f"note: {note}")
     how = "linked: they take no space, and are the same files" if linked else "copied"
-    keys = {
-        "data.root": output,
-        "data.train_images": "train",
-        "data.train_annotations": "annotations/train.json",
-        "data.validation_images": "val",
-        "data.validation_annotations": "annotations/val.json",
-    }
-    given = " ".join(f"--{key} {value}" for key, value in keys.items())
     print(f"written to {output}; images are {how}\n\nnext  contagg data check {output}")
-    print(f"      contagg fit -c RECIPE {given}")
+    print(f"      contagg fit -c own-objects --data.root {output}")
