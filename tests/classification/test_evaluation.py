@@ -126,7 +126,7 @@ def test_no_image_that_was_trained_on_counts(
         Image.new("RGB", (40, 30)).save(others / name / "1.png")
     caplog.clear()
     assert "of 2 images" in run(capsys, "validate", str(folder), "--data.root", str(others))
-    assert "trained on" not in caplog.text
+    assert f"{others}: all 2 images count, none has name, class and size of one trained on" in caplog.text
 
 
 def test_what_was_trained_on_must_be_known(

@@ -164,4 +164,6 @@ def _held_out(path: Path, config: DataConfig, moved: str | None) -> Split:
         raise UserError(f"the run was trained on all {len(images)} images in {root}: they show nothing")
     if seen.any():
         logger.warning("%s: left out are %d of %d images: the run was trained on them", root, seen.sum(), len(images))
+    elif moved:  # a copy under other names would be as good as new to this
+        logger.warning("%s: all %d images count, none has name, class and size of one trained on", root, len(images))
     return images.subset(np.flatnonzero(~seen)), class_names
