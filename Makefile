@@ -24,6 +24,7 @@ quickstart: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c digits
 
 test: $(VENV)/installed-dev
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || echo "no Chromium: the explorer's page is not opened in a browser (apt-get install chromium chromium-driver)"
 	$(VENV)/bin/python -m pytest -n $(JOBS)
 
 test-random: $(VENV)/installed-dev

@@ -20,7 +20,7 @@ ORDER = (
     ("arguments",),
     ("data",),
     ("benchmark", "inspect"),
-    ("training", "export", "tasks"),
+    ("explorer", "training", "export", "tasks"),
     ("classification", "detection", "self_supervised", "testing"),
     ("lab",),
     ("cli",),

@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contagg.affinity import list_affinities, register_affinity
+    from contagg.explorer.exploring import explore
     from contagg.models import create
     from contagg.nn.fuse import fuse
 
 _PUBLIC = {
     "create": "contagg.models",
+    "explore": "contagg.explorer.exploring",
     "fuse": "contagg.nn.fuse",
     "list_affinities": "contagg.affinity",
     "register_affinity": "contagg.affinity",
 }
 
-__all__ = ["create", "fuse", "list_affinities", "register_affinity"]
+__all__ = ["create", "explore", "fuse", "list_affinities", "register_affinity"]
 
 
 def __getattr__(name: str) -> Any:

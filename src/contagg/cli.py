@@ -18,7 +18,15 @@ from contagg.tasks import describe_keys, recipes, task_named, tasks
 from contagg.training.recipe_file import read_recipe
 from contagg.training.signals import StoppedError
 
-PARTS = ("contagg.inspect", "contagg.export", "contagg.benchmark", "contagg.training", "contagg.lab", "contagg.data")
+PARTS = (
+    "contagg.inspect",
+    "contagg.explorer",
+    "contagg.export",
+    "contagg.benchmark",
+    "contagg.training",
+    "contagg.lab",
+    "contagg.data",
+)
 """Packages whose COMMANDS serve whatever the task."""
 
 IN_ORDER = ("fit", "validate", "predict", "knn", "inspect", "export", "bench", "curves", "compare", "place", "data")

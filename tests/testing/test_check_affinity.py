@@ -84,6 +84,11 @@ class Sorted(SelfAttention):
         return super().rows(tokens, grid, positions.sort().values, mask)
 
 
+class WritesAnotherDown(SelfAttention):
+    def form(self, tokens, grid):
+        return super().form(tokens.flip(1), grid)
+
+
 class ClaimsToBeStatic(SelfAttention):
     dynamic = False
 
@@ -233,6 +238,7 @@ WRONG: list[tuple[str, Callable[[Site], Affinity], str | None]] = [
     ("values", OtherWhileTraining, "forward while training"),
     ("gradients", lambda site: Detached(site.channels), "gradients of tokens"),
     ("rows_and_columns", lambda site: Sorted(site.channels), "rows and the matrix"),
+    ("form", lambda site: WritesAnotherDown(site.channels), "rows of the form"),
     ("dependence", lambda site: ClaimsToBeStatic(site.channels), "dynamic is False, but A changes"),
     ("reach", ClaimsToBeNear, "local is 1, but tokens 2 away"),
     ("prefix_tokens", lambda site: ForgetsClassToken(site.channels), "with a class token"),
@@ -278,7 +284,7 @@ class TwiceWrong(CountsPadding):
 
 
 def test_one_error_lists_each_failed_check_by_name() -> None:
-    message = r"TwiceWrong fails 2 of 23 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
+    message = r"TwiceWrong fails 2 of 24 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
     with pytest.raises(FailedChecks, match=message) as caught:
         check_affinity(TwiceWrong)
     assert list(caught.value.failures) == ["padded_batch", "multiply_adds"]

@@ -50,7 +50,7 @@ class Scores(Form):
         for group in torch.isin(self.query_place, chosen).any(1).nonzero()[:, 0].tolist():
             index = torch.isin(self.query_place[group], chosen).nonzero()[:, 0]
             target = torch.searchsorted(chosen, self.query_place[group, index])
-            for part, lines in zip(index.split(self._at_once), target.split(self._at_once), strict=True):
+            for part, lines in zip(index.split(self.at_once), target.split(self.at_once), strict=True):
                 entries = (torch.arange(self.heads)[:, None, None], lines[:, None], self._column(group))
                 found.index_put_(entries, self.shares(group, part), accumulate=True)
         return shared_out(found[..., :-1], self.key_of_place)[:, line]
@@ -81,6 +81,11 @@ class Scores(Form):
 
     def shares(self, group: int, index: Tensor) -> Tensor:
         """What queries `index` (R,) of a group give to its keys, (M, R, m)."""
+        shares = self.scores(group, index).softmax(-1).nan_to_num(0.0)
+        return shares if self.sink is None else shares[..., :-1]
+
+    def scores(self, group: int, index: Tensor) -> Tensor:
+        """What the softmax is of, (M, R, m), and in one more column the sink's where there is one."""
         scores = self.scale * self.query[group, :, index] @ self.key[group].mT
         whole = (self.query.shape[0], self.heads, self.query.shape[2], self.key.shape[2])
         for bias in self.bias:
@@ -90,8 +95,7 @@ class Scores(Form):
         if self.sink is not None:
             sink = self.sink.expand(*whole[:3], 1)[group][:, index].to(scores.dtype)
             scores = torch.cat([scores, sink], 2)
-        shares = scores.softmax(-1).nan_to_num(0.0)
-        return shares if self.sink is None else shares[..., :-1]
+        return scores
 
     @property
     def _keys(self) -> int:
@@ -99,7 +103,8 @@ class Scores(Form):
         return self.shape[1] if self.key_of_place is None else self.key.shape[0] * self.key.shape[2]
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
+        """Queries whose scores are held together."""
         return max(1, ELEMENTS // (self.heads * self.key.shape[2]))
 
     def _column(self, group: int) -> Tensor:
@@ -127,7 +132,7 @@ class Scores(Form):
             every.index_add_(1, self.query_place[group, some], given.to(every.dtype))
 
     def _queries(self, group: int) -> Iterator[Tensor]:
-        return iter((self.query_place[group] >= 0).nonzero()[:, 0].split(self._at_once))
+        return iter((self.query_place[group] >= 0).nonzero()[:, 0].split(self.at_once))
 
 
 def shared_out(found: Tensor, key_of_place: Tensor | None) -> Tensor:

@@ -59,6 +59,7 @@ class RecordedLayer:
         residual: By lengths of vectors, the mean share of a token's own in what the layer hands on,
             |x| / (|x| + |f(x)|) for x + f(x); None where nothing is added.
         target_grid, target_prefix: Of the tokens that gather, where these are others.
+        beside: Matrices that are no part of A but worth showing with it, as the prior of a detector's query.
         targets: Names of what gathers where that lies on no grid, as a detector's queries; then `target_grid` is None.
     """
 
@@ -71,6 +72,7 @@ class RecordedLayer:
     target_grid: Grid | None = None
     target_prefix: int = 0
     targets: tuple[str, ...] = ()
+    beside: tuple[Term, ...] = ()
 
     @property
     def mixed(self) -> Form:

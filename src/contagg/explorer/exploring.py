@@ -1,0 +1,110 @@
+"""`contagg.explore`: a page of anyone's module on one image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from contagg.data.decode import open_image
+from contagg.errors import UserError, nearest
+from contagg.explorer.building import Explored, explored
+from contagg.explorer.page import Page
+from contagg.explorer.seeing import see
+from contagg.inspect.forms import Recording
+from contagg.inspect.view import View, look
+
+
+def explore(
+    model: nn.Module | Mapping[str, nn.Module],
+    image: str | Path | Image.Image,
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    layers: Sequence[str] | None = None,
+    size: int | None = None,
+    fields: int = 9,
+    note: str = "",
+) -> Page:
+    """A page that shows what a model mixes on an image.
+
+    Args:
+        model: A module that takes (1, C, H, W); or several by name, which are shown side by side.
+        image: A file, or an image in mode L or RGB.
+        preprocessing: As timm's data config has it: `input_size`, `mean`, `std`, `interpolation`; what is missing is
+            taken from the model's `pretrained_cfg`.
+        layers: Beginnings of the names of the modules to show; None for all.
+        size: Pixels of the image's shorter side.
+        fields: Places whose receptive field is taken, a backward pass each.
+        note: At the page's foot, such as whose photograph it is.
+
+    Raises:
+        UserError: nothing that mixes is found, no layer begins so, or the image does not fit the model.
+
+    Examples:
+        >>> import contagg
+        >>> from PIL import Image
+        >>> model = contagg.create("container_light_tiny").eval()
+        >>> page = contagg.explore(model, Image.new("RGB", (64, 64)), fields=1)
+        >>> page.numbers()[0]["layers"][0]["grid"]
+        (56, 56)
+    """
+    opened = image if isinstance(image, Image.Image) else open_image(image)
+    models = model if isinstance(model, Mapping) else {type(model).__name__: model}
+    views = {name: look(each, opened, preprocessing or {}, size) for name, each in models.items()}
+    return page_of(
+        opened,
+        [explore_one(each, views[name], name, layers=layers, count=fields) for name, each in models.items()],
+        note,
+    )
+
+
+def explore_one(
+    model: nn.Module,
+    view: View,
+    name: str,
+    *,
+    about: str = "",
+    untrained: bool = False,
+    layers: Sequence[str] | None = None,
+    count: int = 9,
+) -> Explored:
+    """One model on its view of the image, in eval mode, and left as it was."""
+    training, learnt = model.training, [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    for parameter in learnt:  # a gradient by the pixels needs none by the weights
+        parameter.requires_grad_(False)
+    try:
+        return explored(model, view.tensor, _seeing(layers), name=name, about=about, untrained=untrained, count=count)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{name}: the image of {view.size[0]} x {view.size[1]} is too large for the memory") from error
+    finally:
+        model.train(training)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
+
+
+def page_of(image: Image.Image, models: Sequence[Explored], note: str = "") -> Page:
+    """Of models that saw the same image. UserError where they saw parts of it that differ in shape."""
+    shapes = [model.size[0] / model.size[1] for model in models]
+    if max(shapes) - min(shapes) > 0.05:
+        sizes = ", ".join(f"{model.name} {model.size[0]} x {model.size[1]}" for model in models)
+        raise UserError(f"models side by side need the image in one shape, but see {sizes}; give one --size for all")
+    return Page(image=image, models=models, note=note)
+
+
+def _seeing(layers: Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:
+    if not layers:
+        return see
+
+    def chosen(model: nn.Module, image: Tensor) -> Recording:
+        names = [name for name, _ in model.named_modules()]
+        for wanted in layers:
+            if not any(name == wanted or name.startswith(f"{wanted}.") for name in names):
+                raise UserError(
+                    f"layers {wanted!r}: {type(model).__name__} has no such module.{nearest(wanted, names)}"
+                )
+        return see(model, image, lambda name: any(f"{name}.".startswith(f"{wanted}.") for wanted in layers))
+
+    return chosen
