@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "demo"
 ROW = 1154
 """Of the photograph in test.parquet."""
 SHAPE = (128, 170)
-SCREEN = (1360, 860)
+SCREEN = (1360, 880)
 NOTE = (
     "container_tiny (1.1 M parameters) with conditional positions, trained for 14 epochs on Caltech-101. Photograph: "
     "Caltech-101 (Li, Andreetto, Ranzato, Perona), CC BY 4.0, reduced and cropped."

@@ -43,15 +43,18 @@ function picture(width, height) {
   return canvas;
 }
 
-// The photograph in pale grey, on which weights are laid.
+// The photograph in pale grey of full contrast, on which weights are laid.
 function pale(image) {
   const canvas = picture(image.naturalWidth, image.naturalHeight), context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height), data = pixels.data;
-  for (let at = 0; at < data.length; at += 4) {
-    const grey = 127.5 + 0.5 * (0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2]);
-    data[at] = data[at + 1] = data[at + 2] = grey;
-  }
+  const greys = new Uint8Array(data.length / 4);
+  for (let at = 0; at < greys.length; at++) greys[at] = 0.299 * data[4 * at] + 0.587 * data[4 * at + 1] + 0.114 * data[4 * at + 2];
+  const sorted = greys.slice().sort(), [dark, bright] = [0.01, 0.99].map((part) => sorted[Math.floor(part * (sorted.length - 1))]);
+  greys.forEach((grey, at) => {
+    const share = Math.min(1, Math.max(0, (grey - dark) / Math.max(1, bright - dark)));
+    data.fill(115 + 140 * share, 4 * at, 4 * at + 3);
+  });
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
