@@ -92,8 +92,8 @@ class Page:
         return (
             f"{note}Colour is times uniform: 1 is what each token would give if all gave alike. The network saw the "
             f"image in {height} x {width} pixels. Rows and columns are computed here, of queries, keys and kernels; "
-            f"where these are kept in 8 bits, rows move by {100 * rounding:.2g} % at most in those compared. Nothing is "
-            "fetched."
+            f"where these are kept in 8 bits, rows move by {100 * rounding:.2g} % at most in those compared. Nothing "
+            "is fetched."
         )
 
 
