@@ -59,7 +59,7 @@ class Scores(Form):
         every = self.query.new_zeros(self.heads, self.shape[0], len(positions))
         unit = torch.zeros(1, self.shape[1], len(positions), dtype=self.query.dtype)
         unit[0, positions, torch.arange(len(positions))] = 1
-        values = self._of_keys(unit)
+        values = of_keys(self, unit)
         for group in (values != 0).any(0).any(-1).unflatten(0, (self.query.shape[0], -1)).any(1).nonzero()[:, 0]:
             self._push_group(every, int(group), values)
         return every
@@ -74,7 +74,7 @@ class Scores(Form):
 
     def push(self, values: Tensor) -> Tensor:
         every = values.new_zeros(self.heads, self.shape[0], values.shape[2])
-        values = self._of_keys(values)
+        values = of_keys(self, values)
         for group in range(self.query.shape[0]):
             self._push_group(every, group, values)
         return every
@@ -115,14 +115,6 @@ class Scores(Form):
         place = self.key_place[group]
         return torch.where(place < 0, self._keys, place)
 
-    def _of_keys(self, values: Tensor) -> Tensor:
-        """Values (1 or M, N, R) of the places as the keys hold them, (1 or M, G m, R)."""
-        if self.key_of_place is not None:
-            return averaged(values, self.key_of_place, self._keys)
-        assert self.key_place is not None
-        place = self.key_place.flatten()
-        return values[:, place.clamp_min(0)] * (place >= 0)[:, None]
-
     def _push_group(self, every: Tensor, group: int, values: Tensor) -> None:
         """Add A v of a group to `every` (M, N', R), for values of all keys (1 or M, G m, R)."""
         count = self.key.shape[2]
@@ -144,10 +136,14 @@ def shared_out(found: Tensor, key_of_place: Tensor | None) -> Tensor:
     return (found / counts)[..., key_of_place.clamp_min(0)] * held
 
 
-def averaged(values: Tensor, key_of_place: Tensor, keys: int) -> Tensor:
-    """Means over the places of each pooled key, (1 or M, N, R) -> (1 or M, K, R)."""
-    held = (key_of_place >= 0).nonzero()[:, 0]
-    key = key_of_place[held]
+def of_keys(form: Scores, values: Tensor) -> Tensor:
+    """Values (1 or M, N, R) of the places as the keys hold them, (1 or M, G m, R): of pooled keys the means."""
+    if form.key_place is not None:
+        place = form.key_place.flatten()
+        return values[:, place.clamp_min(0)] * (place >= 0)[:, None]
+    assert form.key_of_place is not None
+    held = (form.key_of_place >= 0).nonzero()[:, 0]
+    key, keys = form.key_of_place[held], form.key.shape[0] * form.key.shape[2]
     counts = key.bincount(minlength=keys).clamp_min(1)
     sums = values.new_zeros(values.shape[0], keys, values.shape[2]).index_add_(1, key, values[:, held])
     return sums / counts[:, None]

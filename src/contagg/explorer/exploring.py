@@ -52,12 +52,11 @@ def explore(
     """
     opened = image if isinstance(image, Image.Image) else open_image(image)
     models = model if isinstance(model, Mapping) else {type(model).__name__: model}
-    views = {name: look(each, opened, preprocessing or {}, size) for name, each in models.items()}
-    return page_of(
-        opened,
-        [explore_one(each, views[name], name, layers=layers, count=fields) for name, each in models.items()],
-        note,
-    )
+    found = [
+        explore_one(each, look(each, opened, preprocessing or {}, size), name, layers=layers, count=fields)
+        for name, each in models.items()
+    ]
+    return page_of(opened, found, note)
 
 
 def explore_one(
