@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from opened_pages import Browser, photograph
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 import contagg
 from contagg.cli import main
 from contagg.errors import UserError
-from contagg.explorer.seeing import see
+from contagg.inspect.seeing import see
 
 SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3}
 
@@ -130,8 +131,34 @@ def test_bad_input_gets_one_line(
 
 
 def test_a_model_that_mixes_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="has no"):
+    with pytest.raises(UserError, match="Sequential has nothing to show that mixes places"):
         contagg.explore(nn.Sequential(nn.Conv2d(3, 4, 1)), photograph(64, 64))
+
+
+def test_an_image_that_the_memory_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
+
+    monkeypatch.setattr("contagg.explorer.building.fields", full)
+    with pytest.raises(UserError, match="an image of 64 x 64 pixels is too large for the memory"):
+        contagg.explore(contagg.create("container_light_tiny", **SIZES), photograph(64, 64), size=64)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_networks_of_timm_are_shown_as_well(browser: Browser, name: str) -> None:
+    """Rows in the page are those of what was recorded; a class token and shifted windows among them."""
+    torch.manual_seed(0)
+    changes = {"depth": 2} if name.startswith("vit") else {"depths": (1, 2, 1, 1), "embed_dim": 24}
+    model = timm.create_model(name, img_size=112, num_classes=0, **changes)
+    page = contagg.explore(model, photograph(112, 112), size=112, fields=4)
+    browser.open(page)
+    layers = page.models[0].recording.layers
+    for number, layer in enumerate(layers):
+        place = layer.tokens // 3
+        expected = layer.mixed.rows(torch.tensor([place]))[:, 0].abs().mean(0).double()
+        shown = torch.tensor(browser(f"contagg.row({number}, {place})"), dtype=torch.float64)
+        assert float((shown - expected).abs().sum() / expected.sum()) < 0.02, layer.name
+    assert len(page.models[0].fields) == 4 and layers[1].residual is not None
 
 
 def test_numbers_that_python_holds_grow_with_the_tokens() -> None:

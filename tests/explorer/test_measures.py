@@ -11,8 +11,8 @@ from contagg.affinity.bands import Band
 from contagg.affinity.forms import Dense, Form
 from contagg.explorer.fields import composed_fields, fields
 from contagg.explorer.measures import measure, spread_places
-from contagg.explorer.seeing import see
 from contagg.inspect.forms import RecordedLayer, Term
+from contagg.inspect.seeing import see
 from contagg.inspect.sizes import mean_sizes
 
 GRID = (7, 11)

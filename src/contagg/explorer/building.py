@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.errors import printable
+from contagg.errors import UserError, printable
 from contagg.explorer.fields import Field, fields
 from contagg.explorer.measures import Measures, measure, spread_places
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
@@ -90,6 +90,9 @@ def explored(
     """
     tell = Progress()
     recording = see(model, image)
+    if not recording.layers:
+        hidden = "; ".join(f"{each.name}: {each.reason}" for each in recording.unshown)
+        raise UserError(f"{name} has nothing to show that mixes places" + (f"; {hidden}" if hidden else ""))
     measures, rounding = [], []
     for index, layer in enumerate(recording.layers):
         tell(f"layer {index + 1} of {len(recording.layers)}, {layer.name}", index / len(recording.layers))

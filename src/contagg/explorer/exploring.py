@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -12,8 +11,8 @@ from contagg.data.decode import open_image
 from contagg.errors import UserError, nearest
 from contagg.explorer.building import Explored, explored
 from contagg.explorer.page import Page
-from contagg.explorer.seeing import see
 from contagg.inspect.forms import Recording
+from contagg.inspect.seeing import see
 from contagg.inspect.view import View, look
 
 
@@ -76,8 +75,11 @@ def explore_one(
         parameter.requires_grad_(False)
     try:
         return explored(model, view.tensor, _seeing(layers), name=name, about=about, untrained=untrained, count=count)
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"{name}: the image of {view.size[0]} x {view.size[1]} is too large for the memory") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            size = f"{view.size[0]} x {view.size[1]} pixels"
+            raise UserError(f"{name}: an image of {size} is too large for the memory; a smaller one fits") from error
+        raise
     finally:
         model.train(training)
         for parameter in learnt:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.errors import UserError
 from contagg.explorer.measures import spread_places
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.sizes import mean_sizes
@@ -129,12 +128,13 @@ def _as_tokens(output: Tensor, layer: RecordedLayer) -> Tensor | None:
 def _block_of(model: nn.Module, name: str) -> str:
     """The block that a layer lies in: the innermost member of a list of modules; itself where there is none."""
     modules, parts = dict(model.named_modules()), name.split(".")
+    while ".".join(parts) not in modules:  # a module that mixes twice is told apart by what follows its name
+        parts.pop()
+    name = ".".join(parts)
     for length in range(len(parts) - 1, 0, -1):
         parent = modules[".".join(parts[:length])]
         if isinstance(parent, nn.ModuleList | nn.Sequential) and length + 1 <= len(parts):
             return ".".join(parts[: length + 1])
-    if name not in modules:
-        raise UserError(f"{name!r} is no module of {type(model).__name__}")
     return name
 
 
