@@ -32,7 +32,8 @@ class Size:
     Attributes:
         parameters: All of them.
         multiply_adds: Of one image as validation sees it: products of matrices and convolutions, and of affinities what
-            they say of themselves in closed form, so that transforms and scans count as well.
+            they say of themselves in closed form, so that transforms and scans count as well. Of a detector that looks
+            at regions it depends on how many it finds in that image.
     """
 
     parameters: int
@@ -54,10 +55,18 @@ def network(job: Job) -> nn.Module:
     return operator.attrgetter(job.export)(job.task)
 
 
-def size(job: Job) -> Size:
-    """Parameters and multiply-adds of a job's network. UserError for a grid that an affinity cannot serve."""
-    model, images = network(job), validation_images(job)[:1]
-    return Size(parameters=parameter_count(model), multiply_adds=_multiply_adds(model, images))
+def size(job: Job, image: Any = None) -> Size:
+    """Parameters and multiply-adds of a job's network.
+
+    Args:
+        image: A batch of one; None takes the first that the job validates on.
+
+    Raises:
+        UserError: a grid that an affinity cannot serve.
+    """
+    model = network(job)
+    image = validation_images(job)[:1] if image is None else image
+    return Size(parameters=parameter_count(model), multiply_adds=_multiply_adds(model, image))
 
 
 def validation_images(job: Job) -> Any:

@@ -1,20 +1,20 @@
 """Arms of equal cost: `embed_dims` scaled until a network has as many multiply-adds or parameters as another."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from contagg.errors import UserError
-from contagg.lab.arms import Arms
-from contagg.lab.costs import Size, size
+from contagg.lab.arms import Arm, Arms
+from contagg.lab.costs import Size, size, validation_images
 from contagg.lab.making import Opener
 from contagg.nn.network import Container
 
 CLOSE = 0.01
 """How far costs may differ and count as equal."""
-STEPS = (32, 16, 8, 4)
-"""Multiples that widths are rounded to: the coarsest first, which serves most heads and machines."""
+STEPS = (8, 16, 32, 64, 4)
+"""Multiples that widths are rounded to: coarser ones where heads do not divide by 8, and 4 where 8 is too coarse."""
 DIMS = "model.options.embed_dims"
 
 Dims = tuple[int, ...]
@@ -39,15 +39,10 @@ def match(arms: Arms, opener: Opener, by: str) -> Arms:
     """
     target = _cost(size(opener.job(arms.recipe, {})), by)
     print(f"the recipe's network: {target:,} {by}", flush=True)
-    given = arms
-
-    def cost(name: str, dims: Dims) -> int:
-        own = given.changed(given[name], {DIMS: list(dims)})[name]
-        return _cost(size(opener.job(own.recipe, own.changes)), by)
-
-    for arm in given.arms:
-        start = _dims(opener.job(arm.recipe, arm.changes), arm.name)
-        found = nearest_dims(start, partial(cost, arm.name), target)
+    for arm in arms.arms:
+        job = opener.job(arm.recipe, arm.changes)
+        start, image = _dims(job, arm.name), validation_images(job)[:1]
+        found = nearest_dims(start, partial(_cost_of, arm, opener, image, by), target)
         note = "" if abs(found.off) <= CLOSE else ", the nearest that was reached"
         print(f"{arm.name}: embed_dims {list(found.dims)}, {found.off:+.1%} {by}{note}", flush=True)
         if found.dims != start:
@@ -72,38 +67,43 @@ def nearest_dims(start: Dims, cost: Callable[[Dims], int], target: int) -> Match
         return known[start]
     for step in STEPS:
         try:
-            found = _descend(_bisect(start, step, tried), step, tried)
+            found = _descend(start, _bisect(start, step, tried), step, tried)
         except UserError:
-            break  # finer multiples serve these heads no better
+            continue
         if abs(found.off) <= CLOSE:
             return found
     return min(known.values(), key=lambda match: abs(match.off))
 
 
-def _bisect(start: Dims, step: int, tried: Callable[[Dims], Match]) -> Match:
-    """The best of a common factor for all widths, each rounded to a multiple of `step`."""
+def _bisect(start: Dims, step: int, tried: Callable[[Dims], Match]) -> tuple[Match, float]:
+    """The best of a common factor for all widths, each rounded to a multiple of `step`; and the factor."""
     low, high = 0.1, 1.0
     while tried(_scaled(start, high, step)).off < 0 and high < 64:
         low, high = high, high * 2
-    best = tried(_scaled(start, high, step))
+    best = tried(_scaled(start, high, step)), high
     for _ in range(10):
         middle = (low * high) ** 0.5
         now = tried(_scaled(start, middle, step))
-        best = min(best, now, key=lambda match: abs(match.off))
+        best = min(best, (now, middle), key=lambda found: abs(found[0].off))
         low, high = (middle, high) if now.off < 0 else (low, middle)
     return best
 
 
-def _descend(best: Match, step: int, tried: Callable[[Dims], Match]) -> Match:
-    """Single widths a step up or down, and pairs against each other, while that comes nearer."""
-    places = range(len(best.dims))
+def _descend(start: Dims, scaled: tuple[Match, float], step: int, tried: Callable[[Dims], Match]) -> Match:
+    """Single widths a step up or down, and pairs against each other, while that comes nearer.
+
+    None goes farther than a step from what the common factor asks for, so that the proportions stay.
+    """
+    best, factor = scaled
+    places = range(len(start))
     moves = [{place: sign * step} for place in places for sign in (-1, 1)]
     moves += [{one: step, other: -step} for one in places for other in places if one != other]
     for _ in range(4):
         if abs(best.off) <= CLOSE:
             break
         near = [tuple(max(step, width + move.get(at, 0)) for at, width in enumerate(best.dims)) for move in moves]
-        now = min((tried(dims) for dims in near), key=lambda match: abs(match.off))
+        near = [d for d in near if all(abs(w - factor * s) <= step for w, s in zip(d, start, strict=True))]
+        now = min((tried(dims) for dims in near), key=lambda match: abs(match.off), default=best)
         if abs(now.off) >= abs(best.off):
             break
         best = now
@@ -112,6 +112,13 @@ def _descend(best: Match, step: int, tried: Callable[[Dims], Match]) -> Match:
 
 def _scaled(dims: Sequence[int], factor: float, step: int) -> Dims:
     return tuple(max(step, round(width * factor / step) * step) for width in dims)
+
+
+def _cost_of(arm: Arm, opener: Opener, image: Any, by: str, dims: Dims) -> int:
+    """Of an arm with these widths. UserError where it cannot have them."""
+    options = {**arm.recipe.model.options, "embed_dims": list(dims)}
+    recipe = replace(arm.recipe, model=replace(arm.recipe.model, options=options))
+    return _cost(size(opener.job(recipe, arm.changes), image), by)
 
 
 def _cost(of: Size, by: str) -> int:

@@ -177,7 +177,7 @@ def _are_metrics(found: Any) -> bool:
     """Whether it is lists of numbers, one for each epoch, of which there is one at least."""
     if not isinstance(found, dict) or not isinstance(found.get("epoch"), list):
         return False
-    return all(
+    return all(type(epoch) is int for epoch in found["epoch"]) and all(
         isinstance(values, list)
         and len(values) == len(found["epoch"]) > 0
         and all(value is None or type(value) in (int, float) for value in values)

@@ -1,0 +1,67 @@
+"""Costs: counted against what is known of a network, for each task, and of which device."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from laboratory import written
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+import timm
+import torch
+from tiny_recipes import DINO, detection
+
+from contagg.benchmark.cost import multiply_adds, parameter_count
+from contagg.lab.arms import Arms, read_arms
+from contagg.lab.costs import _multiply_adds, estimate, measure, measured, network, size
+from contagg.lab.making import Opener
+from contagg.models import create
+
+
+@pytest.mark.parametrize("word", ["dwconv5", "attention", "attention + dwconv3", "pooled4", "window7"])
+def test_multiply_adds_are_those_of_bench(word: str) -> None:
+    """Which counts shapes on the meta device; affinities that it sees whole count alike."""
+    model = create("container_light_tiny", affinity=word, num_classes=3, img_size=64)
+    assert _multiply_adds(model, torch.zeros(1, 3, 64, 64)) == pytest.approx(multiply_adds(model, (64, 64)), rel=0.02)
+
+
+def test_what_the_counter_does_not_see_counts_in_closed_form() -> None:
+    one, other = (create("container_light_tiny", affinity=word, num_classes=3) for word in ("identity", "filter"))
+    images = torch.zeros(1, 3, 224, 224)
+    beyond = _multiply_adds(other, images) - _multiply_adds(one, images)
+    grids = list(other.config.grids((224, 224)))
+    affinities = [
+        (grids[at], block.aggregation.affinity) for at, stage in enumerate(other.stages) for block in stage.blocks
+    ]
+    assert beyond == sum(affinity.multiply_adds(grid) for grid, affinity in affinities) > 0
+
+
+def test_fused_attention_of_others_counts() -> None:
+    model = timm.create_model("deit_tiny_patch16_224", num_classes=3)
+    assert _multiply_adds(model, torch.zeros(1, 3, 224, 224)) == multiply_adds(model)
+    assert model.training
+
+
+def arms_of(recipe: dict[str, Any], folder: Path, *words: str) -> Arms:
+    return read_arms(["-c", written(folder, recipe)], [("affinity", [word]) for word in words])
+
+
+@pytest.mark.parametrize("task", ["dino", "detection"])
+def test_other_tasks(task: str, composed: Path, tmp_path: Path) -> None:
+    recipe = DINO if task == "dino" else detection(composed)
+    recipe = recipe | {"run": recipe["run"] | {"folder": "unused"}}
+    arms = arms_of(recipe, tmp_path, "dwconv3", "identity")
+    opener = Opener(arms.recipe)
+    jobs = [opener.job(arm.recipe, arm.changes) for arm in arms.arms]
+    sizes = [size(job) for job in jobs]
+    assert sizes[0].parameters == parameter_count(network(jobs[0])) > sizes[1].parameters
+    assert min(of.multiply_adds for of in sizes) > 10_000
+    assert task == "detection" or sizes[0].multiply_adds > sizes[1].multiply_adds
+    costs = measure(arms, opener, rounds=1)
+    found = measured(costs, arms)
+    assert found is not None and found["identity"].train_ms > 0 and found["dwconv3"].inference_mb > 0
+    assert costs["about"]["batch"] == recipe["optimization"]["batch_size"]
+    assert measured(costs, arms.changed(arms["identity"], {"model.options.affinity": "pool3"})) is None
+    assert estimate(arms["identity"], opener) > 0

@@ -1,0 +1,108 @@
+"""What is concluded from rows whose truth is known, and that pictures of many arms can be read."""
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from laboratory import written
+from matplotlib.text import Text
+
+from contagg.lab.arms import Arms, read_arms
+from contagg.lab.costs import Size
+from contagg.lab.findings import Findings
+from contagg.lab.pictures import by_epoch, score_against_time
+from contagg.lab.report import text, write
+from contagg.lab.rows import RunsFile, as_text, digest
+from contagg.lab.schedule import Pace
+
+NAMES = ["first", "better", "worse", "same", "a name of some length", *(f"arm {number}" for number in range(25))]
+TRUE = {"first": 0.6, "better": 0.65, "worse": 0.45, "same": 0.6}
+SIZES = {name: Size(parameters=1000, multiply_adds=10**6) for name in NAMES}
+
+
+def findings(folder: Path, names: list[str], seeds: int, metric: str | None = None, costs: bool = True) -> Findings:
+    """Of runs that waver by 0.3 points, one for each arm and seed; seeds move all arms alike."""
+    given = [("arm", [name, f"label_smoothing={0.001 * at}"]) for at, name in enumerate(names)]
+    arms = read_arms(["-c", written(folder)], given)
+    file, rng = RunsFile(folder, arms.recipe), random.Random(0)
+    shifts = [rng.gauss(0, 0.02) for _ in range(seeds)]
+    content = file.read()
+    for seed, arm in itertools.product(range(seeds), arms.arms):
+        top = TRUE.get(arm.name, 0.6) + shifts[seed] + rng.gauss(0, 0.003)
+        accuracy = [0.5 * top, top + 0.05, top]  # the best epoch is not the last
+        metrics = {"epoch": [1, 2, 3], "accuracy": accuracy, "validation_loss": [None, None, 1 - top]}
+        row = {"arm": arm.name, "seed": seed, "changes": dict(arm.changes), "data": "0" * 24, "metrics": metrics}
+        content["rows"].append(row | {"monitor": "accuracy", "seconds": 60.0})
+    content["costs"] = _costs(arms, rng) if costs else {}
+    file.path.write_text(as_text(content))
+    return Findings(arms, file, SIZES, metric, range(seeds))
+
+
+def _costs(arms: Arms, rng: random.Random) -> dict[str, Any]:
+    about = {"batch": 64, "device": "a processor", "threads": 1, "precision": "fp32"}
+    times = {arm.name: rng.uniform(10, 40) for arm in arms.arms}
+    each = {"train_ms": 100.0, "inference_mb": 5.0, "train_mb": 12.0}
+    return {
+        "about": about,
+        "arms": {
+            arm.name: {"changes": digest(dict(arm.changes)), "inference_ms": times[arm.name]} | each
+            for arm in arms.arms
+        },
+    }
+
+
+def test_what_is_real_and_what_is_noise(tmp_path: Path) -> None:
+    found = findings(tmp_path, NAMES[:5], seeds=5)
+    lines = {line.arm: line for line in found.lines}
+    assert [lines[name].verdict for name in NAMES[:4]] == ["", "real", "real", "noise"]
+    assert lines["better"].difference == pytest.approx(0.05, abs=0.006)  # the last epoch's, paired by seed
+    assert lines["better"].difference_low < 0.05 < lines["better"].difference_high
+    alone = lines["better"].high - lines["better"].low
+    assert alone > 3 * (lines["better"].difference_high - lines["better"].difference_low)
+    assert lines["worse"].best_epoch_mean == pytest.approx(lines["worse"].mean + 0.05)
+    assert found.pooled is not None and found.pooled.deviation == pytest.approx(0.003, rel=0.5)
+    told = text(found)
+    assert "real, shown by the pairs alone (Holm over 4): better; worse" in told
+    assert "not told apart from 'first': same; a name of some length" in told
+
+
+def test_two_seeds_of_many_arms_need_one_noise(tmp_path: Path) -> None:
+    """A pair's own two differences hardly ever reach what Holm asks of 29 arms."""
+    lines = {line.arm: line for line in findings(tmp_path, NAMES, seeds=2).lines}
+    assert lines["better"].verdict in ("likely", "real") and lines["better"].p_pooled_holm < 1e-6
+    assert sum(line.verdict == "noise" for line in lines.values()) >= 25
+
+
+def test_one_seed_and_a_loss(tmp_path: Path) -> None:
+    found = findings(tmp_path, NAMES[:3], seeds=1, metric="validation_loss", costs=False)
+    told = text(found)
+    assert "an arm with one seed has no interval" in told and "infer ms" not in told
+    assert found.lines[1].verdict == "" and found.lines[1].difference == pytest.approx(-0.05, abs=0.02)
+    assert "%" not in told.splitlines()[0].replace("95%", "")
+    assert len(write(found, tmp_path)) == 4
+
+
+@pytest.mark.parametrize("count", [2, 7, 30])
+def test_names_in_pictures_do_not_hide_each_other(count: int, tmp_path: Path) -> None:
+    found = findings(tmp_path, NAMES[:count], seeds=3)
+    for figure in (score_against_time(found), by_epoch(found)):
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        boxes = {t.get_text(): Text.get_window_extent(t) for t in axes.texts}
+        assert set(boxes) == set(NAMES[:count])
+        for (one, box), (other, second) in itertools.combinations(boxes.items(), 2):
+            # Boxes are of the tallest letters: a fifth of their height is free.
+            width, height = (
+                min(box.x1, second.x1) - max(box.x0, second.x0),
+                min(box.y1, second.y1) - max(box.y0, second.y0),
+            )
+            assert width <= 0 or height <= 0.2 * box.height, (one, other)
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes.values())
+
+
+def test_the_pace() -> None:
+    assert Pace().of(["a"]) is None
+    pace = Pace([("a", 10.0), ("a", 20.0), ("b", 45.0)])
+    assert pace.of(["a", "b", "new"]) == 15 + 45 + 30 and pace.of([]) == 0
