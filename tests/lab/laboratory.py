@@ -22,9 +22,9 @@ RECIPE: dict[str, Any] = {
     "data": {"name": "digits", "fraction": 0.04},
     "augmentation": {"crop": "padded", "padding": 2, "auto_augment": None, "mixup": 0.0, "cutmix": 0.0},
     "optimization": {"epochs": 2, "warmup_epochs": 0, "batch_size": 20, "lr": 0.003, "lr_batch_size": None},
-    "run": {"folder": "unused", "workers": 0, "accelerator": "cpu", "loggers": [], "checkpoint_minutes": 0},
+    "run": {"folder": "unused", "workers": 0, "accelerator": "cpu", "loggers": []},
 }
-"""Three batches an epoch of 60 images; a state is saved after every step."""
+"""Three batches an epoch of 60 images."""
 
 
 def written(folder: Path, recipe: dict[str, Any] = RECIPE) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from laboratory import RECIPE, rows, written
 
-RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 8}}
+RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 5}}
 WORDS = ("--affinity", "identity", "dwconv3", "--seeds", "1", "--jobs", "2", "--rounds", "0")
+EVERY_STEP = ("--run.checkpoint_minutes", "0")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def states(folder: Path) -> list[Path]:
 def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
     """Two jobs are stopped between two steps; the same command then ends as one that was left alone."""
     recipe, out = str(whole / "tiny.yaml"), tmp_path / "out"
-    process = start(recipe, out, *WORDS)
+    process = start(recipe, out, *WORDS, *EVERY_STEP)
     wait_for(lambda: len({path.parents[2] for path in states(out)}) == 2)
     process.send_signal(how)
     printed, _ = process.communicate(timeout=300)
