@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from contagg.classification import TASK
 from contagg.cli import main
 from contagg.lab.arms import read_arms
 from contagg.lab.making import Opener, Run, paired_job
+from contagg.lab.rows import summary
 from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
@@ -67,7 +70,7 @@ def test_starts_are_paired(tmp_path: Path) -> None:
         words, [("affinity", ["attention/8 + dwconv3"]), ("arm", ["wide", "model.options.mlp_ratios=[2,4,4,4]"])]
     )
     reference = Opener(read_recipe([*words, "--run.seed", "5"], recipes()))
-    start = dict(reference.job(reference.recipe, {}).task.named_parameters())
+    start = dict(reference.job(reference.recipe).task.named_parameters())
     for arm in arms.arms:
         job, (shared, tensors) = paired_job(Run(arm, 5, arms.recipe, tmp_path))
         own = dict(job.task.named_parameters())
@@ -108,6 +111,33 @@ def test_the_report(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all((made / "out" / name).stat().st_size > 5000 for name in ("compare.png", "epochs.png"))
 
 
+def test_a_report_needs_no_data(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where committed rows are looked at; rows that say no size need them."""
+    report = (*ARMS[:3], "--seeds", "2", "--report", "--data.name", "folder", "--data.root", str(tmp_path))
+    content = json.loads((made / "out/runs.json").read_text())
+    content["recipe"]["data.name"] = "folder"
+    (tmp_path / "runs.json").write_text(json.dumps(content))
+    compare(str(made / "tiny.yaml"), tmp_path, *report)
+    assert "within the noise" in capsys.readouterr().out or "real" in capsys.readouterr().out
+    del content["rows"][0]["parameters"], content["rows"][2]["parameters"]
+    (tmp_path / "runs.json").write_text(json.dumps(content))
+    assert fail(str(made / "tiny.yaml"), tmp_path, *report) == "2"
+
+
+def test_arms_may_differ_in_where_their_data_lie(
+    made: Path, image_folder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that a run may change when it goes on makes no other arm, but other data."""
+    one, other = image_folder(("a", "b"), train=5), made / "elsewhere"
+    shutil.copytree(one, other)
+    next((other / "train/a").glob("*.png")).unlink()
+    words = ["-c", str(made / "tiny.yaml"), "--model.channels", "3", "--data.name", "folder", "--data.fraction", "1"]
+    arms = read_arms([*words, "--data.root", str(one)], [("arm", ["here"]), ("arm", ["there", f"data.root={other}"])])
+    opener = Opener(arms.recipe)
+    counts = [summary(opener.job(arm.recipe).fingerprint)["splits"]["training"]["counts"] for arm in arms.arms]
+    assert counts == [[5, 5], [4, 5]]
+
+
 def test_costs_are_measured_once(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     costs = json.loads((made / "out/runs.json").read_text())["costs"]
     assert set(costs["arms"]) == {"dwconv3", "identity"} and costs["about"]["batch"] == 20
@@ -143,7 +173,7 @@ REFUSED = {
         "--arm", "identity", "data.fraction=0.04",
     ),
     "arm 'dwconv4': dwconv4: the kernel size must be odd": ("--affinity", "identity", "dwconv4"),
-    "arm 'dconv3': affinity 'dconv3': 'dconv3' is not a known affinity. Did you mean 'dwconv3'?": (
+    "affinity 'dconv3': 'dconv3' is not a known affinity. Did you mean 'dwconv3'?": (
         "--affinity", "identity", "dconv3",
     ),
 }  # fmt: skip

@@ -15,8 +15,9 @@ from tiny_recipes import DINO, detection
 
 from contagg.benchmark.cost import multiply_adds, parameter_count
 from contagg.lab.arms import Arms, read_arms
-from contagg.lab.costs import _multiply_adds, estimate, measure, measured, network, size
+from contagg.lab.costs import estimate, measure, measured
 from contagg.lab.making import Opener
+from contagg.lab.sizes import _multiply_adds, network, size
 from contagg.models import create
 
 
@@ -44,6 +45,14 @@ def test_fused_attention_of_others_counts() -> None:
     assert model.training
 
 
+def test_counting_leaves_modes_alone() -> None:
+    model = create("container_light_tiny", num_classes=3)
+    model.stages[1].eval()
+    before = [module.training for module in model.modules()]
+    _multiply_adds(model, torch.zeros(1, 3, 64, 64))
+    assert [module.training for module in model.modules()] == before and True in before and False in before
+
+
 def arms_of(recipe: dict[str, Any], folder: Path, *words: str) -> Arms:
     return read_arms(["-c", written(folder, recipe)], [("affinity", [word]) for word in words])
 
@@ -54,7 +63,7 @@ def test_other_tasks(task: str, composed: Path, tmp_path: Path) -> None:
     recipe = recipe | {"run": recipe["run"] | {"folder": "unused"}}
     arms = arms_of(recipe, tmp_path, "dwconv3", "identity")
     opener = Opener(arms.recipe)
-    jobs = [opener.job(arm.recipe, arm.changes) for arm in arms.arms]
+    jobs = [opener.job(arm.recipe) for arm in arms.arms]
     sizes = [size(job) for job in jobs]
     assert sizes[0].parameters == parameter_count(network(jobs[0])) > sizes[1].parameters
     assert min(of.multiply_adds for of in sizes) > 10_000

@@ -10,12 +10,12 @@ from laboratory import written
 from matplotlib.text import Text
 
 from contagg.lab.arms import Arms, read_arms
-from contagg.lab.costs import Size
 from contagg.lab.findings import Findings
 from contagg.lab.pictures import by_epoch, score_against_time
 from contagg.lab.report import text, write
 from contagg.lab.rows import RunsFile, as_text, digest
 from contagg.lab.schedule import Pace
+from contagg.lab.sizes import Size
 
 NAMES = ["first", "better", "worse", "same", "a name of some length", *(f"arm {number}" for number in range(25))]
 TRUE = {"first": 0.6, "better": 0.65, "worse": 0.45, "same": 0.6}

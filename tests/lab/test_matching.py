@@ -7,9 +7,9 @@ from laboratory import RECIPE, written
 
 from contagg.errors import UserError
 from contagg.lab.arms import read_arms
-from contagg.lab.costs import size
 from contagg.lab.making import Opener
 from contagg.lab.matching import CLOSE, Dims, match, nearest_dims
+from contagg.lab.sizes import size
 
 
 def cost(dims: Dims) -> int:
@@ -52,9 +52,9 @@ def test_networks_of_equal_cost(by: str, tmp_path: Path, capsys: pytest.CaptureF
     assert not matched["dwconv3"].changes and "dwconv3: embed_dims [8, 8, 16, 32], +0.0 %"[:-4] in told
     dims = matched["attention/8 + dwconv5"].changes["model.options.embed_dims"]
     assert all(width % 8 == 0 for width in dims)
-    sizes = [size(opener.job(arm.recipe, arm.changes)) for arm in matched.arms]
+    sizes = [size(opener.job(arm.recipe)) for arm in matched.arms]
     one, other = ((of.multiply_adds if by == "macs" else of.parameters) for of in sizes)
-    plain = size(opener.job(arms["attention/8 + dwconv5"].recipe, arms["attention/8 + dwconv5"].changes))
+    plain = size(opener.job(arms["attention/8 + dwconv5"].recipe))
     before = plain.multiply_adds if by == "macs" else plain.parameters
     assert abs(other / one - 1) <= abs(before / one - 1)
     assert f"{other / one - 1:+.1%} {by}" in told and ("the nearest" in told) == (abs(other / one - 1) > CLOSE)

@@ -1,6 +1,5 @@
-"""What an arm costs: parameters and multiply-adds, and milliseconds and bytes of inference and of a training step."""
+"""What an arm costs: milliseconds and bytes of inference and of a training step, and how long a run of it takes."""
 
-import operator
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -9,35 +8,16 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from contagg.affinity import Affinity
 from contagg.benchmark.bench import describe
-from contagg.benchmark.cost import Work, interleaved, parameter_count, peak_bytes
+from contagg.benchmark.cost import Work, interleaved, peak_bytes
 from contagg.benchmark.variants import DTYPES
 from contagg.device import choose_device
 from contagg.lab.arms import Arm, Arms
 from contagg.lab.making import Opener
 from contagg.lab.rows import digest
-from contagg.nn.aggregation import affinities
+from contagg.lab.sizes import each_loader, network, validation_images
 from contagg.training.engine import Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Of the network that a run's weights files hold.
-
-    Attributes:
-        parameters: All of them.
-        multiply_adds: Of one image as validation sees it: products of matrices and convolutions, and of affinities what
-            they say of themselves in closed form, so that transforms and scans count as well. Of a detector that looks
-            at regions it depends on how many it finds in that image.
-    """
-
-    parameters: int
-    multiply_adds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,76 +30,13 @@ class Measured:
     train_mb: float
 
 
-def network(job: Job) -> nn.Module:
-    """The part of a job's task that weights files hold."""
-    return operator.attrgetter(job.export)(job.task)
-
-
-def size(job: Job, image: Any = None) -> Size:
-    """Parameters and multiply-adds of a job's network.
-
-    Args:
-        image: A batch of one; None takes the first that the job validates on.
-
-    Raises:
-        UserError: a grid that an affinity cannot serve.
-    """
-    model = network(job)
-    image = validation_images(job)[:1] if image is None else image
-    return Size(parameters=parameter_count(model), multiply_adds=_multiply_adds(model, image))
-
-
-def validation_images(job: Job) -> Any:
-    """A batch of what the network is given when it is judged, or, where it is not judged, trained."""
-    for loader in _each(job.validation_batches(0, 1)):
-        for images, _ in loader:
-            if len(images):
-                return images
-    crops, _ = next(iter(job.train_batches(0, 1)))
-    return crops[0]
-
-
-def _each(loaders: Any) -> list[Any]:
-    return loaders if isinstance(loaders, list) else [loaders]
-
-
-@torch.no_grad()
-def _multiply_adds(model: nn.Module, images: Any) -> int:
-    was_training = model.training
-    model.eval()
-    counter, hooks, beyond = FlopCounterMode(display=False), [], 0
-    before: dict[nn.Module, int] = {}
-
-    def enter(affinity: nn.Module, given: Any) -> None:
-        before[affinity] = counter.get_total_flops()
-
-    def leave(affinity: nn.Module, given: Any, found: Any) -> None:
-        nonlocal beyond
-        assert isinstance(affinity, Affinity)
-        values, _, grid = given[:3]
-        counted = (counter.get_total_flops() - before[affinity]) // 2
-        beyond += len(values) * affinity.multiply_adds(grid) - counted
-
-    for affinity in affinities(model):
-        hooks += [affinity.register_forward_pre_hook(enter), affinity.register_forward_hook(leave)]
-    try:
-        with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
-            model(images)
-            counted = counter.get_total_flops() // 2
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    return counted + beyond
-
-
 def measure(arms: Arms, opener: Opener, rounds: int) -> dict[str, Any]:
     """Time and memory of all arms, on the recipe's device and with one thread, as `runs.json` keeps them."""
     recipe = arms.recipe
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     works: dict[str, Work] = {}
     for arm in arms.arms:
-        inference, step = _works(opener.job(arm.recipe, arm.changes), arm.recipe, device)
+        inference, step = _works(opener.job(arm.recipe), arm.recipe, device)
         works[f"inference {arm.name}"], works[f"train {arm.name}"] = inference, step
     seconds = interleaved(works, rounds, device)
     found = {
@@ -178,19 +95,24 @@ def _works(job: Job, recipe: Any, device: torch.device) -> tuple[Work, Work]:
 
 
 def estimate(arm: Arm, opener: Opener) -> float:
-    """Seconds that a run of an arm will take, from two batches of training and one of validation."""
-    job = opener.job(arm.recipe, arm.changes)
+    """Seconds that a run of an arm will take, from two batches of training and of validation."""
+    job = opener.job(arm.recipe)
     device = choose_device("cpu" if arm.recipe.run.accelerator == "cpu" else "auto")
     inference, step = _works(job, arm.recipe, device)
-    loader = job.train_batches(0, 1)
-    reading = _second(iter(loader))
+    loader: Any = job.train_batches(0, 1)
     step()
-    training = len(loader) * (reading + _timed(step))  # type: ignore[arg-type]
+    training = len(loader) * _both(arm.recipe, _second(iter(loader)), _timed(step))
     judging = 0.0
-    for each in _each(job.validation_batches(0, 1)):
+    for each in each_loader(job.validation_batches(0, 1)):
         if len(each):
-            judging += len(each) * (_second(iter(each)) + _timed(inference))
+            judging += len(each) * _both(arm.recipe, _second(iter(each)), _timed(inference))
     return arm.recipe.optimization.epochs * (training + judging / job.validate_every)
+
+
+def _both(recipe: Any, reading: float, working: float) -> float:
+    """Seconds of a batch, which processes beside may read while the one before is worked on."""
+    workers = recipe.run.workers
+    return max(reading / workers, working) if workers else reading + working
 
 
 def _second(batches: Iterator[Any]) -> float:

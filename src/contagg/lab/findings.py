@@ -8,9 +8,10 @@ from typing import Any
 
 from contagg.errors import UserError, nearest
 from contagg.lab.arms import Arms
-from contagg.lab.costs import Size, measured
+from contagg.lab.costs import measured
 from contagg.lab.intervals import LEVEL, Pooled, holm, interval, paired
 from contagg.lab.rows import Row, RunsFile
+from contagg.lab.sizes import Size
 
 REAL, LIKELY, NOISE = "real", "likely", "noise"
 """The pairs of an arm's own runs show the difference; only one noise for all arms does; neither does."""
@@ -137,6 +138,17 @@ class Findings:
             **difference,
             run_seconds=fmean(seconds) if seconds else math.nan,
         )
+
+
+def sizes_told(arms: Arms, file: RunsFile) -> dict[str, Size] | None:
+    """What rows say of the size of each arm that has any; None where one has no row that does."""
+    found = {
+        row["arm"]: Size(parameters=row["parameters"], multiply_adds=row["multiply_adds"])
+        for row in file.of_arms(arms.arms, {}).values()
+        if type(row.get("parameters")) is int and type(row.get("multiply_adds")) is int
+    }
+    made = {name for name, _ in file.of_arms(arms.arms, {})}
+    return found if found.keys() == made else None
 
 
 def verdict(p: float, p_pooled: float) -> str:

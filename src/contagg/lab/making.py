@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -20,10 +20,12 @@ import torch
 import contagg.models  # noqa: F401  registers the networks in a new process
 from contagg.arguments import load
 from contagg.benchmark.bench import describe
+from contagg.config import as_dict, flatten
 from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.lab.arms import Arm, of_seed
 from contagg.lab.rows import Row, RunsFile, columns, digest, summary
+from contagg.lab.sizes import size
 from contagg.tasks import task_named
 from contagg.training.checkpoint import checkpoints
 from contagg.training.engine import Job, check_machine, claim_folder, train
@@ -34,7 +36,8 @@ DONE, BUSY, STOPPED, FAILED = "done", "busy", "stopped", "failed"
 """How a run may end: finished; made by another process; asked to stop, and saved; with an error."""
 
 _OTHER_STARTS = {"model.init_weights", "model.init_ema", "model.pretrained"}
-_SAME_DATA = ("model.name", "model.backbone", "model.options.", "model.drop_path", "optimization.")
+_NOT_OF_DATA = ("model.name", "model.backbone", "model.options.", "model.drop_path", "optimization.", "run.")
+"""Keys in which recipes may differ and have the same data."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +61,36 @@ class Run:
 
 
 class Opener:
-    """Opens data and makes jobs; arms whose changes cannot touch the data share the recipe's.
+    """Opens data and makes jobs; recipes that cannot differ in their data share them.
 
     Args:
         recipe: The comparison's.
+        workers: Processes that read data, whatever recipes say; None leaves it to them.
 
     Raises:
         UserError: the task's runs cannot be compared.
     """
 
-    def __init__(self, recipe: Any) -> None:
+    def __init__(self, recipe: Any, workers: int | None = None) -> None:
         self.task = task_named(recipe.task)
         if not (self.task.open and self.task.job):
             raise UserError(
                 f"runs of the task {recipe.task!r} cannot be compared: its contagg.tasks.Task gives no open and no job"
             )
-        self.recipe = recipe
+        self.recipe, self.workers = recipe, workers
         self._opened: dict[str, Any] = {}
 
-    def job(self, recipe: Any, changes: Mapping[str, Any]) -> Job:
-        """What `contagg fit` would train with this recipe, which differs in these keys. UserError as of `fit`."""
-        others = json.dumps({key: value for key, value in changes.items() if not key.startswith(_SAME_DATA)})
+    def job(self, recipe: Any) -> Job:
+        """What `contagg fit` would train with this recipe. UserError as of `fit`."""
+        if self.workers is not None:
+            recipe = replace(recipe, run=replace(recipe.run, workers=self.workers))
+        flat = flatten(as_dict(recipe))
+        which = json.dumps({key: value for key, value in flat.items() if not key.startswith(_NOT_OF_DATA)})
         torch.manual_seed(recipe.run.seed)
-        if others not in self._opened:
-            self._opened[others] = load(self.task.open)(recipe)
+        if which not in self._opened:
+            self._opened[which] = load(self.task.open)(recipe)
         torch.manual_seed(recipe.run.seed)
-        return load(self.task.job)(recipe, self._opened[others])
+        return load(self.task.job)(recipe, self._opened[which])
 
 
 @torch.no_grad()
@@ -103,10 +110,10 @@ def start_alike(job: Job, reference: Job) -> tuple[int, int]:
 def paired_job(run: Run) -> tuple[Job, tuple[int, int]]:
     """The run's job, started as the recipe's own network with this seed would start, and `start_alike`'s counts."""
     opener = Opener(of_seed(run.recipe, run.seed, run.folder))
-    job = opener.job(run.arm.of_seed(run.seed, run.folder), run.arm.changes)
+    job = opener.job(run.arm.of_seed(run.seed, run.folder))
     if _OTHER_STARTS & run.arm.changes.keys():
         return job, (0, len(list(job.task.parameters())))
-    return job, start_alike(job, opener.job(opener.recipe, {}))
+    return job, start_alike(job, opener.job(opener.recipe))
 
 
 def make(run: Run) -> Row:
@@ -120,6 +127,7 @@ def make(run: Run) -> Row:
     job, (paired, tensors) = paired_job(run)
     folder = claim_folder(recipe.run, recipe)
     resumed = bool(checkpoints(folder.checkpoints))
+    sizes = asdict(size(job))
     began, cpu_began = time.monotonic(), time.process_time()
     metrics = columns(train(job, recipe.run, folder))
     data = summary(job.fingerprint)
@@ -133,6 +141,7 @@ def make(run: Run) -> Row:
         # Of a run that went on it is not known how long its first part took.
         "seconds": None if resumed else round(time.monotonic() - began, 1),
         "cpu_seconds": None if resumed else round(time.process_time() - cpu_began, 1),
+        **sizes,
         "tensors": tensors,
         "paired_tensors": paired,
         **_machine(recipe),
@@ -152,6 +161,7 @@ def _machine(recipe: Any) -> Mapping[str, Any]:
 
 def in_process(run: Run, log: Path, answer: Connection) -> None:
     """`make` as the whole of a process: prints into `log`, and answers with how it ended and a line."""
+    os.setsid()  # Ctrl-C of a terminal is for the command, which asks once; a second request would end this at once
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)

@@ -7,8 +7,8 @@ from typing import Any
 
 from contagg.errors import UserError
 from contagg.lab.arms import Arm, Arms
-from contagg.lab.costs import Size, size, validation_images
 from contagg.lab.making import Opener
+from contagg.lab.sizes import Size, size, validation_images
 from contagg.nn.network import Container
 
 CLOSE = 0.01
@@ -37,10 +37,10 @@ def match(arms: Arms, opener: Opener, by: str) -> Arms:
     Raises:
         UserError: a network that has no `embed_dims`.
     """
-    target = _cost(size(opener.job(arms.recipe, {})), by)
+    target = _cost(size(opener.job(arms.recipe)), by)
     print(f"the recipe's network: {target:,} {by}", flush=True)
     for arm in arms.arms:
-        job = opener.job(arm.recipe, arm.changes)
+        job = opener.job(arm.recipe)
         start, image = _dims(job, arm.name), validation_images(job)[:1]
         found = nearest_dims(start, partial(_cost_of, arm, opener, image, by), target)
         note = "" if abs(found.off) <= CLOSE else ", the nearest that was reached"
@@ -118,7 +118,7 @@ def _cost_of(arm: Arm, opener: Opener, image: Any, by: str, dims: Dims) -> int:
     """Of an arm with these widths. UserError where it cannot have them."""
     options = {**arm.recipe.model.options, "embed_dims": list(dims)}
     recipe = replace(arm.recipe, model=replace(arm.recipe.model, options=options))
-    return _cost(size(opener.job(recipe, arm.changes), image), by)
+    return _cost(size(opener.job(recipe), image), by)
 
 
 def _cost(of: Size, by: str) -> int:
