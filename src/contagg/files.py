@@ -5,6 +5,9 @@ from pathlib import Path
 
 from contagg.errors import UserError
 
+PACKAGED = Path(__file__).parent / "weights"
+"""Weights that come with the package: NAME.TAG.safetensors, and beside it what timm is to know of it, in JSON."""
+
 FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg")
 
 

@@ -23,6 +23,7 @@ torch.Size([2, 10])
 1 192 2 3
 """
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from contagg.errors import UserError, nearest
+from contagg.files import PACKAGED
 from contagg.nn import vit as vit  # registers DeiT with PAM
 from contagg.nn.build import build, check_file, check_names, pretrained_cfg
 from contagg.nn.network import Container
@@ -88,11 +90,23 @@ CONFIGS: dict[str, NetworkConfig] = {
 }
 
 
+_UNTRAINED = {
+    name: pretrained_cfg(config.first_conv, "head.fc", (7, 7), config.fixed_input_size)
+    for name, config in CONFIGS.items()
+}
+
+
+def _with_weights() -> dict[str, dict[str, Any]]:
+    """What timm is to know of the weights that come with the package, by name and tag."""
+    found = {}
+    for file in sorted(PACKAGED.glob("*.json")):
+        said = json.loads(file.read_text())
+        found[file.stem] = _UNTRAINED[file.stem.split(".")[0]] | said | {"file": str(file.with_suffix(".safetensors"))}
+    return found
+
+
 default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.untrained": pretrained_cfg(config.first_conv, "head.fc", (7, 7), config.fixed_input_size)
-        for name, config in CONFIGS.items()
-    }
+    _with_weights() | {f"{name}.untrained": entry for name, entry in _UNTRAINED.items()}
 )
 _FIELDS = [field.name for field in fields(NetworkConfig)]
 
@@ -101,6 +115,8 @@ def _register(name: str, config: NetworkConfig) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         """Any field of NetworkConfig, such as `affinity`, may be given beside timm's own arguments."""
         check_names(name, kwargs, Container, _FIELDS)
+        if not pretrained and kwargs.get("pretrained_cfg") is None:
+            kwargs["pretrained_cfg"] = "untrained"  # 1,000 classes, whatever weights come with the package
         changed = {field: kwargs.pop(field) for field in _FIELDS if field in kwargs}
         return build(Container, name, pretrained, (0, 1, 2, 3), model_cfg=replace(config, **changed), **kwargs)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contagg.errors import UserError
+from contagg.files import PACKAGED
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def weights_in(path: str | Path) -> Path:
     """The weights file that a path means.
 
     Of a run folder the best weights, or the last where there are no best ones, with a line that says so; of a folder
-    as timm and the hub keep it `model.safetensors`; else the file itself.
+    as timm and the hub keep it `model.safetensors`; of a name with a tag, such as `container_light_tiny.caltech`, the
+    weights that come with the package; else the file itself.
 
     Raises:
         UserError: there is none; for a hub's name it says what to do.
@@ -38,11 +40,13 @@ def weights_in(path: str | Path) -> Path:
 
 def find_weights(path: str | Path) -> Path:
     """As `weights_in`, which also says what is unusual."""
-    path = Path(path)
+    found, path = packaged(path), Path(path)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
         return path
+    if found:
+        return found
     if path.exists():
         raise UserError(f"{str(path)!r} is neither a file nor a folder: a run folder or a weights file was expected")
     expected = "a run folder or a weights file of a run was expected there"
@@ -63,10 +67,17 @@ def weights_file(word: str | Path) -> Path | None:
     return None if is_name(word) else weights_in(word)
 
 
+def packaged(word: str | Path) -> Path | None:
+    """The file of weights that come with the package under a network's name and a tag; None for any other word."""
+    found = PACKAGED / f"{word}.safetensors"
+    return found if re.fullmatch(r"\w+\.\w+", str(word)) and found.is_file() else None
+
+
 def is_name(word: str | Path) -> bool:
-    """Whether a word can only be a network's name."""
+    """Whether a word can only be a network's name, without weights of it."""
     path = Path(word)
-    return len(path.parts) == 1 and path.suffix not in ENDINGS and ":" not in str(word) and not path.exists()
+    plain = len(path.parts) == 1 and path.suffix not in ENDINGS and ":" not in str(word)
+    return plain and not path.exists() and not packaged(word)
 
 
 def _in_folder(folder: Path) -> Path:

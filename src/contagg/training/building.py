@@ -16,6 +16,7 @@ from contagg.checkpoints.options import check_model
 from contagg.data.config import AugmentationConfig, DataConfig
 from contagg.data.transforms import evaluation_transform, train_transform
 from contagg.errors import UserError
+from contagg.files import PACKAGED
 from contagg.models import create
 from contagg.training.config import ModelConfig
 from contagg.training.run_folder import is_first_process
@@ -99,8 +100,13 @@ def bit_depth_of(weights: Path) -> int | None:
 
 
 def run_of(weights: Path) -> Path:
-    """The run folder that a weights file lies in, or the folder beside it where it lies in none."""
+    """The run folder that a weights file lies in, or the folder beside it where it lies in none.
+
+    Of weights that come with the package a folder of their name, here: theirs is not a place to write to.
+    """
     folder = weights.absolute().parent
+    if folder == PACKAGED:
+        return Path(weights.stem)
     return folder.parent if folder.name == "checkpoints" else folder
 
 
