@@ -48,7 +48,16 @@ def test_every_page_is_in_the_navigation_and_nothing_is_fetched() -> None:
 
 def test_every_file_that_a_page_names_is_there() -> None:
     """What a run or a person writes is not: those are named here."""
-    written = {"metrics.csv", "recipe.yaml", "config.json", "._x.png", "teacher.png", "last.safetensors", "NAME.py"}
+    written = {
+        "metrics.csv",
+        "recipe.yaml",
+        "config.json",
+        "._x.png",
+        "teacher.png",
+        "last.safetensors",
+        "NAME.py",
+        "data.yaml",
+    }
     below = ("", "src", "src/contagg", "docs", "tests")
     files = {
         path.name for folder in ("src", "tests", "docs", "tools", "recipes") for path in (ROOT / folder).rglob("*.*")

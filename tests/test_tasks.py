@@ -57,7 +57,7 @@ def test_help_knows_it(toy: None, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--task", "mean", "--help"])
     printed = capsys.readouterr().out
     assert "say the mean" in printed and "learn a mean" in printed
-    assert "--model.numbers  [[1.0, 2.0]]  One or more." in printed
+    assert "--model.numbers = [1.0, 2.0]  One or more." in printed
 
 
 def test_a_file_of_a_task_that_lacks_the_command_or_is_unknown(

@@ -96,7 +96,7 @@ _UNTRAINED = {
 }
 
 
-def _with_weights() -> dict[str, dict[str, Any]]:
+def _with_weights() -> dict[str, Any]:
     """What timm is to know of the weights that come with the package, by name and tag."""
     found = {}
     for file in sorted(PACKAGED.glob("*.json")):

@@ -69,7 +69,7 @@ def open_named(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
         UserError: they do not fit, the number of classes included.
     """
     model, _ = open_model(name, weights)
-    count = model.num_classes
+    count = int(model.num_classes)  # type: ignore[arg-type]
     return model, {
         "model": {"name": name, "options": {}},
         "class_names": ImageNetInfo().label_names() if count == 1000 else [str(number) for number in range(count)],
