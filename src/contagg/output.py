@@ -114,14 +114,14 @@ def _replaced(*kinds: Callable[[IO[str]], Any]) -> Iterator[None]:
     """While entered, standard output and error are behind streams of these kinds."""
     before = sys.stdout, sys.stderr
     _open_what_is_closed()
-    sys.stdout, sys.stderr = (kind(stream) for kind, stream in zip(kinds, (sys.stdout, sys.stderr), strict=True))
+    there = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (kind(stream) for kind, stream in zip(kinds, there, strict=True))
     try:
         yield
     finally:
-        for stream, descriptor in zip(before, _DESCRIPTORS.values(), strict=True):
+        for stream, descriptor in zip(there, _DESCRIPTORS.values(), strict=True):
             try:
-                if stream is not None:
-                    _unwatched(stream).flush()
+                _unwatched(stream).flush()
             except (OSError, ValueError):  # Python flushes once more when it ends, and would exit with 120
                 _to_nowhere(descriptor)
         sys.stdout, sys.stderr = before

@@ -3,6 +3,7 @@
 import re
 
 import torch
+from timm.models import register_notrace_module
 from timm.models._input import get_model_input_config
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ CHANNEL_MIXING = ("full-conv3", "group-conv3/8")
 """Examples of the words that `build_aggregation` takes beside those of affinities."""
 
 
+@register_notrace_module  # torch.fx cannot follow its check of the grid
 class ChannelMixingConvolution(nn.Module):
     """A full or grouped convolution, two rows of Table 2: it mixes channels, so it is no affinity and has no A."""
 
