@@ -1,12 +1,15 @@
 """The model that a command means: a name, a run folder, a folder of the hub's, or a weights file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from contagg.checkpoints.locate import weights_file
 from contagg.checkpoints.options import check_name
+from contagg.checkpoints.reading import read_checkpoint
+from contagg.checkpoints.transformers_folder import is_transformers, open_transformers
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights
 from contagg.errors import UserError
 from contagg.models import create
@@ -27,12 +30,16 @@ def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mappi
     """A model in eval mode and what is known of its preprocessing ({} for a name).
 
     Args:
-        model: A name of ours or timm's, or what `load_model` takes.
+        model: A name of ours or timm's, what `load_model` takes, or a folder of transformers.
         weights: A file for a model given by name; without one its weights are random.
 
     Raises:
         UserError: there is no such model or file, or they do not fit.
     """
+    if Path(model).is_dir() and is_transformers(model):
+        if weights is not None:
+            raise UserError(f"{model!r} has weights of its own; give --weights with a model's name only")
+        return open_transformers(model)
     path = weights_file(model)
     if path is None:
         check_name(model, "the model")
@@ -44,3 +51,23 @@ def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mappi
         raise UserError(f"{model!r} has weights of its own; give --weights with a model's name only")
     network, metadata = load_model(path)
     return network, metadata.get("preprocessing", {})
+
+
+def open_epochs(run: str, epochs: Sequence[int]) -> Iterator[tuple[int, nn.Module, Mapping[str, Any]]]:
+    """The network of a run as it was after each of some epochs, as `open_model` gives it.
+
+    Raises:
+        UserError: the run has kept no training states, or none of an epoch; says which it has.
+    """
+    states = {int(path.name.split("_")[1]): path for path in sorted(Path(run, "checkpoints").glob("epoch_*.ckpt"))}
+    if not states:
+        raise UserError(f"--epochs: {run!r} has no training states; give a run folder that kept some")
+    for epoch in epochs:
+        if epoch not in states:
+            known = ", ".join(map(str, states))
+            raise UserError(f"--epochs: {run!r} holds no epoch {epoch}, but {known}; --run.keep_last N keeps more")
+    for epoch in epochs:
+        network, preprocessing = open_model(run)
+        source = repr(str(states[epoch]))
+        load_into(network, fit_state(network, read_checkpoint(states[epoch]).network()[0], source)[0], source)
+        yield epoch, network, preprocessing

@@ -2,7 +2,7 @@
 
 import argparse
 
-from contagg.arguments import Command, add_figure, ending, existing_file, heads, model, numbers, position
+from contagg.arguments import Command, add_figure, ending, existing_file, heads, images, model, numbers, position
 from contagg.arguments import whole_above_zero as number
 
 ROW_ENDINGS = (".csv", ".npz")
@@ -50,6 +50,21 @@ def static(parser: argparse.ArgumentParser) -> None:
     add_figure(parser, "static.png")
 
 
+def statistics(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect statistics`."""
+    parser.add_argument(
+        "models", type=model, nargs="+", metavar="MODEL", help="names, run folders, weights files, side by side"
+    )
+    parser.add_argument("--data", type=images, required=True, metavar="PATH", help="an image file or a folder of them")
+    parser.add_argument("--images", type=number, default=16, metavar="N", help="images at most, evenly spread (16)")
+    parser.add_argument("--epochs", type=numbers, metavar="N,...", help="of one run, from its training states")
+    parser.add_argument("--layers", action="append", metavar="NAME", help="of a module: all within; more than once")
+    _weights(parser)
+    parser.add_argument("--size", type=number, metavar="PIXELS", help="of the shorter side (default: the model's own)")
+    add_figure(parser, "statistics.png")
+    parser.add_argument("--csv", type=ending((".csv",)), metavar="FILE", help="the numbers")
+
+
 def _weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=existing_file, metavar="FILE", help="weights for a model given by name")
 
@@ -59,6 +74,11 @@ COMMANDS = {
         help="what a position of an image gathers from (Figure 1)",
         run="contagg.inspect.commands:affinity",
         arguments=affinity,
+    ),
+    "inspect statistics": Command(
+        help="layers in numbers through the depth: locality, entropy, rank, Toeplitz share, alpha : beta",
+        run="contagg.inspect.commands:statistics",
+        arguments=statistics,
     ),
     "inspect static": Command(
         help="learnt static affinities by layer (Figure 1 right)",
