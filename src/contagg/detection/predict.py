@@ -113,7 +113,13 @@ def _print_json(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[
 def _entries(path: Path, found: Detections, saved: Saved) -> list[dict[str, Any]]:
     """What is found in an image, as `_COLUMNS` name it; lengths in pixels."""
     return [
-        dict(zip(_COLUMNS, (printable(str(path)), saved.categories[label].name, score, *_rounded(box)), strict=True))
+        dict(
+            zip(
+                _COLUMNS,
+                (printable(str(path)), saved.categories[label].name, round(score, 6), *_rounded(box)),
+                strict=True,
+            )
+        )
         for label, score, box in zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
     ]
 

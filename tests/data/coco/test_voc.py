@@ -169,10 +169,13 @@ def test_a_wrong_word_is_answered_with_the_nearest(voc: Path, capsys: pytest.Cap
     assert "class 'crow' of p0.jpg is none of --classes pigeon, crowe. Did you mean 'crowe'?" in said
 
 
-@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg", "a/b.jpg"])
+@pytest.mark.parametrize("name", ["../secret.jpg", "{root}/secret.jpg", "deep/secret.jpg"])
 def test_an_xml_reaches_no_file_elsewhere(name: str, voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (13, 11)).save(voc / "secret.jpg")
-    add(voc, "p0", marked((1, 1, 5, 5)).replace("<size>", f"<filename>{name}</filename><size>"))
+    (voc / "JPEGImages/deep").mkdir()
+    for folder in (voc, voc / "JPEGImages/deep"):
+        Image.new("RGB", (13, 11)).save(folder / "secret.jpg")
+    said = f"<filename>{name.format(root=voc)}</filename><size>"
+    add(voc, "p0", marked((1, 1, 5, 5)).replace("<size>", said))
     (voc / "JPEGImages/p0.jpg").unlink()
     assert "there is no image p0.* in JPEGImages/" in failure(voc, capsys)
 
