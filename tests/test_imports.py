@@ -22,7 +22,7 @@ ORDER = (
     ("benchmark", "inspect"),
     ("explorer", "training", "export", "tasks"),
     ("classification", "detection", "self_supervised", "testing"),
-    ("lab",),
+    ("lab", "placement"),
     ("cli",),
     ("__main__",),
 )

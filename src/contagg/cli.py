@@ -25,6 +25,7 @@ PARTS = (
     "contagg.benchmark",
     "contagg.training",
     "contagg.lab",
+    "contagg.placement",
     "contagg.data",
 )
 """Packages whose COMMANDS serve whatever the task."""

@@ -45,10 +45,10 @@ def never() -> bool:
 
 
 class Runs:
-    """Calls `contagg fit` in forked processes; `meddle` runs in one of them first."""
+    """Calls `contagg fit`, or another command that trains, in forked processes; `meddle` runs in one of them first."""
 
-    def __init__(self, folder: Path, recipe: dict = TINY) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, recipe: dict = TINY, command: str = "fit") -> None:
+        self.folder, self.command = folder, command
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(recipe))
         self.output = ""
@@ -67,7 +67,7 @@ class Runs:
         The other ranks are then asked to stop and after a while killed, as torchrun does. What all printed is in
         `output`.
         """
-        arguments = ["fit", "-c", str(self.recipe), "--run.folder", str(self.folder / name), *options]
+        arguments = [self.command, "-c", str(self.recipe), "--run.folder", str(self.folder / name), *options]
         printed = [self.folder / f"printed_{rank}.txt" for rank in range(ranks)]
         arguments += ["--run.devices", str(ranks)] if ranks > 1 else []
         environments: list[dict[str, str]] = [{}] if ranks == 1 else _environments(ranks)

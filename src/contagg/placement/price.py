@@ -1,0 +1,187 @@
+"""What each place costs where it is open, at a stated image size: multiply-adds in closed form, or measured ms."""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contagg.affinity import Grid
+from contagg.affinity.base import tokens_on
+from contagg.benchmark.bench import describe
+from contagg.benchmark.cost import Work, interleaved, multiply_adds
+from contagg.benchmark.variants import DTYPES
+from contagg.errors import UserError
+from contagg.placement.config import Budget
+from contagg.placement.places import Place
+
+ROUNDS = 15
+"""Of measuring; every round runs all parts once."""
+_REFUSALS = (AssertionError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """The cost of one image with some places open: `closed`, and what each open place adds.
+
+    Attributes:
+        unit: Of all costs: multiply-adds or ms.
+        size: (height, width) of the image in pixels.
+        closed: With every place closed.
+        added: One a place.
+        device: Where milliseconds were measured, in words.
+
+    >>> prices = Prices(unit="ms", size=(64, 64), closed=2.0, added=(1.0, 0.5), device="a CPU")
+    >>> prices.cost([1]), prices.opened, prices.share([1])
+    (2.5, 3.5, 0.3333333333333333)
+    """
+
+    unit: str
+    size: tuple[int, int]
+    closed: float
+    added: tuple[float, ...]
+    device: str = ""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Prices":
+        """Those whose plain values these are."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in state.items()
+        }
+        return cls(**plain)
+
+    @property
+    def opened(self) -> float:
+        """With every place open."""
+        return self.cost(range(len(self.added)))
+
+    def cost(self, opened: Collection[int]) -> float:
+        """With the places of these numbers open."""
+        return self.closed + sum(self.added[number] for number in opened)
+
+    def share(self, opened: Collection[int]) -> float:
+        """Of what all places add."""
+        return (self.cost(opened) - self.closed) / sum(self.added)
+
+    def room(self, budget: Budget) -> float:
+        """What the open places may cost together. UserError, with the range, where no choice or every choice does."""
+        whole = self.opened if budget.unit == "share" else 1.0
+        limit = budget.value * whole
+        if not self.closed <= limit < self.opened:
+            low, high = (shown(cost / whole, budget.unit) for cost in (self.closed, self.opened))
+            raise UserError(
+                f"placement.budget {shown(budget.value, budget.unit)}: at {self.size[0]} x {self.size[1]} pixels this "
+                f"network costs {low} with every dynamic part closed and {high} with all open: give a budget from the "
+                "first to below the second"
+            )
+        return limit - self.closed
+
+
+def shown(cost: float, unit: str) -> str:
+    """A cost in words.
+
+    >>> shown(3.21e9, "multiply-adds"), shown(3.2123, "ms"), shown(0.71234, "share")
+    ('3.21 G multiply-adds', '3.21 ms', '0.712')
+    """
+    if unit == "share":
+        return f"{cost:.3f}"
+    if unit == "ms":
+        return f"{cost:.3g} ms"
+    prefix, factor = next(((p, f) for p, f in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if cost >= f), ("", 1.0))
+    return f"{cost / factor:.3g} {prefix} multiply-adds".replace("  ", " ")
+
+
+def price(
+    network: nn.Module, places: Sequence[Place], size: tuple[int, int], channels: int, unit: str, precision: str,
+    device: torch.device,
+) -> Prices:  # fmt: skip
+    """The prices of a network's places for one image of a size; multiply-adds are worked out, ms measured once.
+
+    What a place adds in ms is its mixture's time open less its time closed, on tokens of its grid, alone; the sum of
+    such parts need not be the whole's, so that `contagg place` measures the chosen network in the end.
+
+    Raises:
+        UserError: the network does not take images of this size.
+    """
+    network = at_size(network, size)
+    for place in places:
+        place.mixture(network).close()
+    seen = grids(network, places, size, channels)
+    closed = multiply_adds(network, size, channels)
+    if unit != "ms":
+        parts = [place.mixture(network).dynamic_part() for place in places]
+        added = tuple(float(part.multiply_adds(grid)) for part, grid in zip(parts, seen, strict=True))
+        return Prices(unit="multiply-adds", size=size, closed=float(closed), added=added)
+    closed_ms, added_ms = _measured(network.to(device, DTYPES[precision]), places, seen, size, channels)
+    about = describe(device)
+    words = f"{about['device']}, torch {about['torch']}, {about['threads']} threads, {precision}"
+    return Prices(unit="ms", size=size, closed=closed_ms, added=added_ms, device=words)
+
+
+def at_size(network: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """A copy in eval mode for images of a size: what was learnt for one grid is resized where it can be.
+
+    Raises:
+        UserError: the network does not take images of this size.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    own: Any = next((module for module in network.modules() if hasattr(module, "set_input_size")), None)
+    if own is not None and tuple(getattr(own, "img_size", size)) != size:
+        own.set_input_size(size)
+    return network
+
+
+def grids(network: nn.Module, places: Sequence[Place], size: tuple[int, int], channels: int) -> list[Grid]:
+    """The grid of each place for an image of a size. UserError where the network takes no such image."""
+    found: dict[str, Grid] = {}
+    hooks = [
+        place.aggregation(network).register_forward_pre_hook(
+            lambda _, inputs, name=place.name: found.__setitem__(name, tuple(inputs[1]))
+        )
+        for place in places
+    ]
+    try:
+        multiply_adds(network, size, channels)
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"placement.at {size[0]}x{size[1]} does not fit this network: {reason}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found[place.name] for place in places]
+
+
+@torch.no_grad()
+def _measured(
+    network: nn.Module, places: Sequence[Place], seen: Sequence[Grid], size: tuple[int, int], channels: int
+) -> tuple[float, tuple[float, ...]]:
+    """ms of the network with all closed, and what each place adds; blocks that are alike are measured once."""
+    like = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, *size, generator=generator).to(like)
+    works: dict[str, Work] = {"closed": _work(network, image)}
+    names = []
+    for place, grid in zip(places, seen, strict=True):
+        mixture, width = place.mixture(network), place.aggregation(network).value.in_features
+        tokens = torch.randn(1, tokens_on(grid, mixture.prefix), width, generator=generator).to(like)
+        name = f"{mixture} on {grid}"
+        names.append(name)
+        if f"{name} closed" in works:
+            continue
+        opened = copy.deepcopy(mixture)
+        opened.open()
+        for state, part in (("open", opened), ("closed", mixture)):
+            works[f"{name} {state}"] = _work(part, tokens, tokens, grid)
+    seconds = {name: spread.median for name, spread in interleaved(works, ROUNDS, like.device).items()}
+    added = {name: 1000 * max(seconds[f"{name} open"] - seconds[f"{name} closed"], 0.0) for name in names}
+    return 1000 * seconds["closed"], tuple(added[name] for name in names)
+
+
+def _work(module: nn.Module, *inputs: Tensor | Grid) -> Work:
+    def run() -> object:
+        with torch.no_grad():
+            return module(*inputs)
+
+    return run

@@ -1,0 +1,88 @@
+"""The run that learns a placement: any task's job with gates in it, and what it hands over in the end."""
+
+import copy
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from contagg.arguments import load
+from contagg.device import choose_device
+from contagg.files import write_output
+from contagg.placement.config import Budget
+from contagg.placement.handover import Finding, hand_over
+from contagg.placement.places import Place, find_places
+from contagg.placement.price import Prices, price
+from contagg.placement.search import Placement
+from contagg.tasks import task_named
+from contagg.training.config import RunConfig
+from contagg.training.engine import Job, check_machine, claim_folder, train
+from contagg.training.run_folder import RunFolder, is_first_process
+
+
+def run(recipe: Any) -> None:
+    """Learn a placement, train on with it, and say what was found."""
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    task = task_named(recipe.task)
+    job: Job = load(task.job)(recipe, load(task.open)(recipe))
+    network = job.networks[0]
+    places, size = find_places(network), recipe.placement.size or image_size(job)
+    prices = priced(network, places, size, recipe) if is_first_process() else None
+    folder = claim_folder(recipe.run, recipe)
+    if prices is not None:
+        prices = kept(folder, prices)
+    opened = copy.deepcopy(network)
+    placement = Placement(job.task, job.networks, places, recipe.placement, recipe.run.seed, prices)
+    train(replace(job, callbacks=(placement,)), _able_to_close(recipe.run), folder)
+    if is_first_process():
+        assert placement.prices is not None and placement.chosen is not None
+        finding = Finding(
+            places=places,
+            prices=placement.prices,
+            budget=Budget.read(recipe.placement.budget),
+            chosen=placement.chosen,
+            scores=placement.gates.probabilities.tolist(),
+            evidence=placement.gates.evidence.tolist(),
+            history=placement.history,
+        )
+        hand_over(finding, folder, recipe, opened, network, image_size(job))
+
+
+def priced(network: nn.Module, places: list[Place], size: tuple[int, int], recipe: Any) -> Prices:
+    """The prices at a size, in the budget's unit; prints them. UserError for a budget out of their range."""
+    budget = Budget.read(recipe.placement.budget)
+    device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
+    channels = getattr(recipe.model, "channels", 3)
+    prices = price(network, places, size, channels, budget.unit, recipe.run.precision, device)
+    prices.room(budget)
+    return prices
+
+
+def kept(folder: RunFolder, prices: Prices) -> Prices:
+    """The prices that the run began with, where it goes on: ms measured anew would be others."""
+    path = folder.folder / "prices.json"
+    try:
+        before = Prices.of(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        before = None
+    if before is None or (before.unit, before.size) != (prices.unit, prices.size):
+        write_output(path, json.dumps(asdict(prices)).encode())
+        return prices
+    return before
+
+
+def image_size(job: Job) -> tuple[int, int]:
+    """Height and width of the images that a job trains on; of those that vary in size the largest."""
+    if "preprocessing" in job.metadata:
+        height, width = job.metadata["preprocessing"]["input_size"][1:]
+    else:
+        height, width = job.metadata["resizing"]["short_sides"][-1], job.metadata["resizing"]["long_side"]
+    return height, width
+
+
+def _able_to_close(run: RunConfig) -> RunConfig:
+    """Several processes must not wait for the gradients of what is closed."""
+    return replace(run, strategy="ddp_find_unused_parameters_true") if run.world_size > 1 else run

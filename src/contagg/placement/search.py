@@ -1,0 +1,251 @@
+"""One run that finds out where the dynamic affinity goes: warm-up, learning, the choice, and training on with it.
+
+A block's answer is (alpha z A + beta S) V. In the warm-up z is drawn without being learnt, then from gates that learn
+by the loss under a budget; at a stated step the best set within the budget is left open for good, the queries and keys
+of all others are removed, and training goes on to the end of the same schedule.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from contagg.errors import UserError
+from contagg.placement.config import Budget, PlacementConfig
+from contagg.placement.gates import Gates, hard_concrete
+from contagg.placement.knapsack import best_set
+from contagg.placement.leaving import aggregation_of, leave
+from contagg.placement.places import Place, affinity_option
+from contagg.placement.price import Prices, shown
+from contagg.training.saving import SaveState
+from contagg.training.schedules import schedules_of
+
+LEARNT_LOGITS = 10.0
+"""How far a logit goes whose gradient always points one way, over the steps in which it is learnt."""
+POINTS = 250
+"""Of the picture, about."""
+_PRIME = 1_000_003
+
+
+@dataclass(frozen=True)
+class Phases:
+    """After how many steps gates are learnt, and after how many the choice is made."""
+
+    learn: int
+    freeze: int
+
+    @classmethod
+    def of(cls, config: PlacementConfig, steps: int) -> "Phases":
+        """Those of a run of so many steps. UserError where they are too few."""
+        phases = cls(round(config.warmup * steps), round(config.freeze * steps))
+        if not phases.learn < phases.freeze < steps:
+            raise UserError(
+                f"placement: of {steps} steps none lies between placement.warmup {config.warmup:g} and "
+                f"placement.freeze {config.freeze:g}, or after it: raise optimization.epochs"
+            )
+        return phases
+
+
+class Placement(Callback):
+    """Draws z before each step, lets the gates learn after it, and makes the choice.
+
+    All of it is a function of seed and step, so that a run goes on exactly. A training state that was saved after the
+    choice has no queries and keys of closed blocks; what it is loaded into loses its own first.
+
+    Args:
+        task: What is trained.
+        networks: Those in it that hold the places, such as a student and its teacher: they share z.
+        places: Of each of them.
+        config: What was asked for.
+        seed: Of what is drawn.
+        prices: None in all processes but the first, which tells the others.
+    """
+
+    def __init__(
+        self,
+        task: LightningModule,
+        networks: Sequence[nn.Module],
+        places: Sequence[Place],
+        config: PlacementConfig,
+        seed: int,
+        prices: Prices | None,
+    ) -> None:
+        found = {id(module): name for name, module in task.named_modules()}
+        self.networks = [found[id(network)] for network in networks]
+        self.places, self.config, self.seed, self.prices = places, config, seed, prices
+        self.chosen: tuple[int, ...] | None = None
+        self.history: list[list[float]] = []
+        """Of some steps: the step, the expected share of what the places cost, mu, and each one's chance to be open."""
+        self.phases = Phases(0, 0)
+        self._state: Mapping[str, Any] | None = None
+        self._z, self._slope = torch.zeros(0), torch.zeros(0)
+        task.register_load_state_dict_pre_hook(self._fit_to_state)
+
+    def _fit_to_state(self, task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        for _number, of_place in self._aggregations():
+            aggregation = aggregation_of(task, of_place)
+            expected = {f"{prefix}{of_place}.affinity.{key}" for key in aggregation.affinity.state_dict()}
+            if aggregation.closable() is not None and not expected <= state.keys():
+                aggregation.leave_static()
+
+    def _aggregations(self) -> list[tuple[int, str]]:
+        """Number and name, within the task, of each place in each network."""
+        places = enumerate(self.places)
+        return [(number, ".".join(filter(None, (of, place.name)))) for number, place in places for of in self.networks]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gates, choice, prices, and what the picture shows."""
+        assert self.prices is not None
+        prices = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.prices).items()}
+        chosen = None if self.chosen is None else list(self.chosen)
+        return {"gates": self.gates.state_dict(), "chosen": chosen, "history": self.history, "prices": prices}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back; the prices of the first start hold, whatever is measured now."""
+        self._state = state_dict
+        self.prices = Prices.of(state_dict["prices"])
+        self.chosen = None if state_dict["chosen"] is None else tuple(state_dict["chosen"])
+        self.history = [list(row) for row in state_dict["history"]]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn the steps of the run and, from the first process, the prices."""
+        self.prices = trainer.strategy.broadcast(self.prices)
+        assert self.prices is not None
+        schedules = schedules_of(pl_module.optimization, trainer)  # type: ignore[arg-type]
+        self.phases = phases = Phases.of(self.config, schedules.steps)
+        self.room = self.prices.room(Budget.read(self.config.budget))
+        lr = self.config.lr or LEARNT_LOGITS / (phases.freeze - phases.learn)
+        added = torch.tensor(self.prices.added, dtype=torch.float64)
+        self.gates = Gates(added / added.sum(), self.room / float(added.sum()), lr, self.config.worth)
+        if self._state is not None:
+            self.gates.load_state_dict(self._state["gates"])
+        weights = _saving(trainer).weights
+        weights.first_epoch = phases.freeze // schedules.steps_per_epoch + 1
+        self._describe(trainer, pl_module)
+        if trainer.is_global_zero:
+            print(
+                f"placement: dynamic parts open at random up to step {phases.learn}, learnt up to step {phases.freeze} "
+                f"of {schedules.steps}, then chosen: at most {shown(self.prices.closed + self.room, self.prices.unit)}",
+                flush=True,
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Make the choice if it is time; until then draw z, once a step."""
+        if self.chosen is not None or batch_idx % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if step >= self.phases.freeze:
+            self._choose(trainer, pl_module)
+            return
+        generator = torch.Generator().manual_seed(self.seed * _PRIME + step)
+        uniform = torch.rand(len(self.places), generator=generator, dtype=torch.float64)
+        if step < self.phases.learn:
+            z = _at_random(uniform, step, self.phases.learn, self.gates.budget)
+            self._slope = torch.zeros_like(z)
+        else:
+            z, self._slope = hard_concrete(self.gates.logits, uniform)
+        self._z = z.float().to(pl_module.device).requires_grad_()
+        self._open(pl_module, z.tolist())
+
+    def _open(self, task: LightningModule, values: Sequence[float]) -> None:
+        """Give every place its z, which a block that is wholly open or closed need not multiply by."""
+        for number, name in self._aggregations():
+            mixture = aggregation_of(task, name).closable()
+            assert mixture is not None
+            if values[number] == 0:
+                mixture.close()
+            else:
+                mixture.open(None if values[number] == 1 else self._z[number : number + 1])
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Let the gates learn by the loss's mean gradient over all processes."""
+        if self.chosen is not None or trainer.global_step < self.phases.learn:
+            return
+        by_z = torch.zeros_like(self._z) if self._z.grad is None else self._z.grad
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        by_z = by_z.detach() / (1.0 if scaler is None else scaler.get_scale())
+        by_z = trainer.strategy.reduce(by_z, reduce_op="mean").cpu().double()
+        if by_z.isfinite().all():  # else fp16 overflowed, and nothing takes this step
+            self.gates.learn(by_z * self._slope)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note what the picture shows."""
+        step, every = trainer.global_step, max(1, self.phases.freeze // POINTS)
+        noted = self.history and self.history[-1][0] == step
+        if self.chosen is not None or step % every or noted:
+            return
+        gates, chances = self.gates, self.gates.probabilities
+        if step <= self.phases.learn:
+            chances = torch.full_like(chances, _warmup_chance(step, self.phases.learn, gates.budget))
+        self.history.append([step, float(gates.costs @ chances), gates.mu, *chances.tolist()])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Until the choice is made, validate what it would be now; in the warm-up all that is open."""
+        if self.chosen is None:
+            everything = trainer.global_step < self.phases.learn
+            now = range(len(self.places)) if everything else self.best()
+            self._open(pl_module, [float(number in now) for number in range(len(self.places))])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how the gates stand."""
+        if self.chosen is None and trainer.is_global_zero:
+            chances = zip(self.places, self.gates.probabilities.tolist(), strict=True)
+            stand = ", ".join(f"{place.label} {chance:.2f}" for place, chance in chances)
+            share, mu = self.gates.expected_cost, self.gates.mu
+            print(f"placement: open {stand}; costs {share:.2f} of {self.gates.budget:.2f}, mu {mu:.2f}", flush=True)
+
+    def best(self) -> tuple[int, ...]:
+        """The numbers of the best set within the budget, as the gates stand."""
+        assert self.prices is not None
+        return best_set(self.gates.log_odds.tolist(), self.prices.added, self.room)
+
+    def _choose(self, trainer: Trainer, task: LightningModule) -> None:
+        assert self.prices is not None
+        self._open(task, [1.0] * len(self.places))
+        self.chosen = self.best()
+        leave(trainer, task, [name for number, name in self._aggregations() if number not in self.chosen])
+        self._describe(trainer, task)
+        if trainer.is_global_zero:
+            kept = ", ".join(self.places[number].label for number in self.chosen) or "none"
+            cost = shown(self.prices.cost(self.chosen), self.prices.unit)
+            print(f"placement: step {trainer.global_step}: {kept} stay open, {cost}; training goes on so", flush=True)
+
+    def _describe(self, trainer: Trainer, task: LightningModule) -> None:
+        """From the choice on, weights files say what network they are of."""
+        if self.chosen is not None:
+            affinity = affinity_option(task.get_submodule(self.networks[0]), self.places, self.chosen)
+            weights = _saving(trainer).weights
+            weights.metadata = with_affinity(weights.metadata, affinity)
+
+
+def _saving(trainer: Trainer) -> SaveState:
+    return next(part for part in trainer.callbacks if isinstance(part, SaveState))  # type: ignore[attr-defined]
+
+
+def with_affinity(metadata: Mapping[str, Any], affinity: list[str | list[str]]) -> dict[str, Any]:
+    """What a weights file says of itself, with other words for its network."""
+    changed = copy.deepcopy(dict(metadata))
+    described = changed["detector" if "detector" in changed else "model"]
+    described["options"] = {**described["options"], "affinity": affinity}
+    return changed
+
+
+def _at_random(uniform: Tensor, step: int, steps: int, budget: float) -> Tensor:
+    """z (L,) of a warm-up's step: open with a chance that falls from 1 to the budget's share.
+
+    Of eight steps one has all open and one all closed, which are drawn too seldom otherwise.
+    """
+    if step % 8 in (0, 4):
+        return torch.full_like(uniform, float(step % 8 == 0))
+    return (uniform < _warmup_chance(step, steps, budget)).double()
+
+
+def _warmup_chance(step: int, steps: int, budget: float) -> float:
+    return 1 + (budget - 1) * step / max(steps, 1)

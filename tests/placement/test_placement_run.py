@@ -1,0 +1,133 @@
+"""`contagg place` as a run: killed in every phase it ends as one that was not, and what it hands over fits together."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fit_processes import TINY, Runs
+from kills import ALL, assert_equal, die_after_epoch, die_after_step, die_writing_state
+from tiny_recipes import DINO, detection
+
+from contagg.checkpoints.weights import load_model
+from contagg.cli import main
+from contagg.tasks import recipes
+from contagg.training.recipe_file import read_recipe
+
+MIXED = "attention/8 + dwconv3"
+PLACED = ("--placement.budget", "0.95", "--placement.warmup", "0.2")
+FILES = ("metrics.csv", "placement.csv", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
+
+
+def mixed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with attention in every block."""
+    options = {**recipe["model"]["options"], "affinity": MIXED}
+    return {**recipe, "model": {**recipe["model"], "options": options}}
+
+
+@pytest.fixture
+def placing(tmp_path: Path) -> Runs:
+    return Runs(tmp_path, mixed(TINY), "place")
+
+
+def test_killed_in_every_phase(placing: Runs) -> None:
+    """Of 12 steps the first 2 are random and the next 4 learn, with a moving average, two batches a step, in bf16."""
+    options = (*PLACED, *ALL)
+    assert placing.fit("whole", *options) == 0, placing.output
+    meddled = (die_after_step(1), die_after_step(4), die_writing_state(2), die_after_step(6), die_after_step(7))
+    for meddle in (*meddled, die_after_epoch):
+        assert placing.fit("cut", *options, meddle=meddle) == -signal.SIGKILL, placing.output
+    assert placing.fit("cut", *options) == 0, placing.output
+    assert_equal(placing, "whole", "cut", FILES)
+
+
+def test_what_is_handed_over(placing: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert placing.fit("run", *PLACED) == 0, placing.output
+    folder = placing.folder / "run"
+    found = json.loads((folder / "placement.json").read_text())
+    assert 0 < len(found["chosen"]) + 1 <= 4
+    model, metadata = load_model(folder / "checkpoints" / "best.safetensors")
+    affinity = metadata["model"]["options"]["affinity"]
+    assert affinity == found["affinity"]
+    names = model.state_dict().keys()
+    for stage, word in enumerate(affinity):
+        assert any(f"stages.{stage}.blocks.0.aggregation.affinity.first.query" in name for name in names) == (
+            word == MIXED
+        )
+    recipe = read_recipe(["-c", str(folder / "placed.yaml")], recipes())
+    assert recipe.model.options["affinity"] == affinity and recipe.run.folder.endswith("run/again")
+    costs = {(cost["network"], cost["height"]): cost for cost in found["costs"]}
+    predicted = found["prices"]["closed"] + sum(
+        cost for cost, word in zip(found["prices"]["added"], affinity, strict=True) if word == MIXED
+    )
+    assert costs["placed", 16]["multiply_adds"] == predicted <= 0.95 * costs["all open", 16]["multiply_adds"]
+    assert costs["placed", 16]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (folder / "figures" / "placement.png").stat().st_size > 5000
+    assert "stay open" in placing.output and "measured" in placing.output
+    main(["validate", str(folder / "checkpoints" / "best.safetensors")])
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_before_the_choice_no_weights_are_the_best(placing: Runs) -> None:
+    assert placing.fit("run", *PLACED, meddle=die_after_step(8)) == -signal.SIGKILL
+    names = {path.name for path in (placing.folder / "run" / "checkpoints").glob("*.safetensors")}
+    assert names == {"last.safetensors"}
+
+
+def test_another_budget_is_another_run(placing: Runs) -> None:
+    assert placing.fit("run", *PLACED, meddle=die_after_step(8)) == -signal.SIGKILL
+    assert placing.fit("run", *PLACED, "--budget", "0.9") == 2
+    assert "placement.budget is 0.95 there and 0.9 here" in placing.output
+
+
+@pytest.mark.parametrize("task", ["dino", "detection"])
+def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path: Path) -> None:
+    recipe = mixed(DINO if task == "dino" else detection(composed))
+    runs = Runs(tmp_path, recipe, "place")
+    options = ("--budget", "0.95", "--at", "64x64" if task == "detection" else "16x16")
+    assert runs.fit("whole", *options) == 0, runs.output
+    for step in (3, 8):
+        assert runs.fit("cut", *options, meddle=die_after_step(step)) == -signal.SIGKILL, runs.output
+    assert runs.fit("cut", *options) == 0, runs.output
+    assert_equal(runs, "whole", "cut", FILES[:2])
+    state = runs.state("whole")["state_dict"]
+    found = json.loads((runs.folder / "whole" / "placement.json").read_text())
+    queries = [name for name in state if name.endswith("affinity.first.query.weight")]
+    assert len(queries) == (2 if task == "dino" else 1) * len(found["chosen"])
+
+
+@pytest.mark.slow
+def test_two_processes_share_z_and_go_on_exactly(placing: Runs) -> None:
+    options = (*PLACED, "--optimization.batch_size", "14")
+    assert placing.fit("whole", *options, ranks=2) == 0, placing.output
+    for step in (4, 7):
+        assert placing.fit("cut", *options, ranks=2, victim=step % 2, meddle=die_after_step(step)) == -signal.SIGKILL
+    assert placing.fit("cut", *options, ranks=2) == 0, placing.output
+    assert_equal(placing, "whole", "cut", FILES)
+
+
+BAD = [
+    (["--budgt", "0.9"], "unknown option --budgt. Did you mean 'budget'?"),
+    (["--budget", "3.2X"], "placement.budget must be multiply-adds such as 3.2G"),
+    (["--at", "big"], "placement.at must be height and width in pixels such as 800x1333"),
+    (["--run.compile", "true"], "run.compile must be false"),
+    (["--run.devices", "2", "--run.strategy", "ddp"], "run.strategy ddp waits for gradients"),
+    (["--from", "nowhere"], "no weights at 'nowhere'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["place", "-c", "digits", *words])
+    printed = capsys.readouterr().err
+    assert leave.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+def test_a_run_of_too_few_steps_and_a_network_without_places(placing: Runs) -> None:
+    assert placing.fit("run", *PLACED, "--placement.freeze", "0.21") == 2
+    assert "raise optimization.epochs" in placing.output
+    assert placing.fit("other", *PLACED, "--model.options", "{affinity: dwconv3}") == 2
+    assert "nothing can be closed in blocks of 'dwconv3'" in placing.output
+    assert not (placing.folder / "other").exists()

@@ -1,0 +1,115 @@
+"""Prices: that their sum is the whole, at any size; budgets in and out of their range; what cannot be placed."""
+
+import pytest
+import torch
+
+import contagg
+from contagg.benchmark.cost import multiply_adds
+from contagg.detection.backbone import Features
+from contagg.errors import UserError
+from contagg.placement.config import Budget, PlacementConfig
+from contagg.placement.places import affinity_option, find_places
+from contagg.placement.price import Prices, at_size, grids, price
+
+SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 2, 1, 1), "num_classes": 3}
+CPU = torch.device("cpu")
+
+
+def priced(network: torch.nn.Module, size: tuple[int, int], unit: str = "multiply-adds") -> Prices:
+    return price(network, find_places(network), size, 3, unit, "fp32", CPU)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 61)])
+@pytest.mark.parametrize("affinity", ["attention + dwconv3", "dwconv3 + window2/8", "attention + token mlp/32"])
+def test_the_sum_of_prices_is_what_every_choice_costs(affinity: str, size: tuple[int, int]) -> None:
+    network = contagg.create("container_tiny", affinity=affinity, img_size=64, **SMALL)
+    places, prices = find_places(network), priced(network, size)
+    for opened in ((), (0, 1, 2, 3, 4), (1, 4)):
+        chosen = contagg.create(
+            "container_tiny", affinity=affinity_option(network, places, opened), img_size=size, **SMALL
+        )
+        assert prices.cost(opened) == multiply_adds(chosen, size)
+    assert prices.cost(()) < prices.cost((1, 4)) < prices.opened
+
+
+def test_a_choice_is_a_word_a_stage_or_a_word_a_block() -> None:
+    network = contagg.create("container_light_tiny", affinity="attention + dwconv5", **SMALL)
+    places = find_places(network)
+    assert [place.label for place in places] == ["1.1", "2.1", "2.2", "3.1", "4.1"]
+    both, static = "attention + dwconv5", "dwconv5"
+    assert affinity_option(network, places, (0, 2, 4)) == [both, [static, both], static, both]
+    light = contagg.create("container_light_tiny", **SMALL)
+    assert [place.label for place in find_places(light)] == ["4.1"]
+
+
+def test_a_backbone_within_a_detector_has_places_too() -> None:
+    features = Features("container_tiny", (4, 8, 16, 32), frozen=False, embed_dims=(32, 32, 32, 32))
+    places = find_places(features)
+    assert len(places) == 5 and all(place.mixture(features) for place in places)
+    prices = priced(features, (64, 96))
+    assert prices.opened == multiply_adds(features, (64, 96))
+
+
+def test_milliseconds_are_measured_where_it_runs() -> None:
+    network = contagg.create("container_tiny", **SMALL)
+    prices = priced(network, (96, 96), "ms")
+    assert prices.closed > 0 and prices.added[0] > 0 and min(prices.added) >= 0 and "torch" in prices.device
+    assert prices.added[1] == prices.added[2], "blocks that are alike cost the same"
+
+
+def test_a_grid_is_that_of_the_size() -> None:
+    network = contagg.create("container_tiny", **SMALL)
+    found = grids(at_size(network, (40, 72)), find_places(network), (40, 72), 3)
+    assert found == [(10, 18), (5, 9), (5, 9), (3, 5), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [("1k", "placement.budget 1 k multiply-adds: at 64 x 64"), ("99G", "99 G"), ("0.2", "0.200"), ("1", "1.000")],
+)
+def test_a_budget_out_of_range_is_told_the_range(budget: str, message: str) -> None:
+    prices = priced(contagg.create("container_tiny", **SMALL), (64, 64))
+    with pytest.raises(UserError, match=r"with every dynamic part closed and .* with all open") as raised:
+        prices.room(Budget.read(budget))
+    assert message in str(raised.value)
+
+
+def test_a_budget_is_room_above_all_closed() -> None:
+    prices = Prices(unit="multiply-adds", size=(8, 8), closed=6.0, added=(1.0, 3.0))
+    assert prices.room(Budget.read("0.7")) == pytest.approx(1.0)
+    assert prices.room(Budget(6.0, "multiply-adds")) == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (("container_dw3", {}), "nothing can be closed in blocks of 'dwconv3'"),
+        (("container_attention", {}), "nothing can be closed in blocks of 'attention'"),
+        (("resnet18", {}), "ResNet is not made of words"),
+    ],
+)
+def test_a_network_without_places(network: tuple[str, dict], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_places(contagg.create(network[0], **network[1]))
+
+
+def test_a_size_that_does_not_fit() -> None:
+    features = Features("container_tiny", (4, 8, 16, 32), frozen=False)
+    with pytest.raises(UserError, match=r"placement\.at 50x70 does not fit this network"):
+        priced(features, (50, 70))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"budget": "3.2X"}, "placement.budget must be multiply-adds such as 3.2G"),
+        ({"budget": "1.5"}, "placement.budget must be"),
+        ({"budget": "0ms"}, "placement.budget must be"),
+        ({"at": "800"}, "placement.at must be height and width in pixels such as 800x1333, not '800'"),
+        ({"warmup": 0.5}, r"placement.warmup \(0.5\) must be below placement.freeze \(0.5\)"),
+        ({"freeze": 1.0}, "placement.freeze must lie in"),
+    ],
+)
+def test_keys_that_are_wrong(keys: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PlacementConfig(**keys)
