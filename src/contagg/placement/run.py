@@ -13,9 +13,10 @@ from contagg.device import choose_device
 from contagg.files import write_output
 from contagg.placement.config import Budget
 from contagg.placement.handover import Finding, hand_over
+from contagg.placement.leaving import SharedPlaces
 from contagg.placement.places import Place, find_places
 from contagg.placement.price import Prices, price
-from contagg.placement.search import Placement
+from contagg.placement.search import Account, Placement
 from contagg.tasks import task_named
 from contagg.training.config import RunConfig
 from contagg.training.engine import Job, check_machine, claim_folder, train
@@ -35,8 +36,10 @@ def run(recipe: Any) -> None:
     if prices is not None:
         prices = kept(folder, prices)
     opened = copy.deepcopy(network)
-    placement = Placement(job.task, job.networks, places, recipe.placement, recipe.run.seed, prices)
-    train(replace(job, callbacks=(placement,)), _able_to_close(recipe.run), folder)
+    shared = SharedPlaces(job.task, job.networks, places)
+    placement = Placement(shared, recipe.placement, recipe.run.seed, prices)
+    account = Account(placement)
+    train(replace(job, callbacks=(placement, account)), _able_to_close(recipe.run), folder)
     if is_first_process():
         assert placement.prices is not None and placement.chosen is not None
         finding = Finding(
@@ -46,7 +49,7 @@ def run(recipe: Any) -> None:
             chosen=placement.chosen,
             scores=placement.gates.probabilities.tolist(),
             evidence=placement.gates.evidence.tolist(),
-            history=placement.history,
+            history=account.history,
         )
         hand_over(finding, folder, recipe, opened, network, image_size(job))
 

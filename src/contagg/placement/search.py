@@ -6,21 +6,20 @@ of all others are removed, and training goes on to the end of the same schedule.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from contagg.errors import UserError
 from contagg.placement.config import Budget, PlacementConfig
 from contagg.placement.gates import Gates, hard_concrete
 from contagg.placement.knapsack import best_set
-from contagg.placement.leaving import aggregation_of, leave
-from contagg.placement.places import Place, affinity_option
+from contagg.placement.leaving import SharedPlaces
 from contagg.placement.price import Prices, shown
 from contagg.training.saving import SaveState
 from contagg.training.schedules import schedules_of
@@ -54,63 +53,33 @@ class Phases:
 class Placement(Callback):
     """Draws z before each step, lets the gates learn after it, and makes the choice.
 
-    All of it is a function of seed and step, so that a run goes on exactly. A training state that was saved after the
-    choice has no queries and keys of closed blocks; what it is loaded into loses its own first.
+    All of it is a function of seed and step, so that a run goes on exactly.
 
     Args:
-        task: What is trained.
-        networks: Those in it that hold the places, such as a student and its teacher: they share z.
-        places: Of each of them.
+        shared: The places of the task's networks.
         config: What was asked for.
         seed: Of what is drawn.
         prices: None in all processes but the first, which tells the others.
     """
 
-    def __init__(
-        self,
-        task: LightningModule,
-        networks: Sequence[nn.Module],
-        places: Sequence[Place],
-        config: PlacementConfig,
-        seed: int,
-        prices: Prices | None,
-    ) -> None:
-        found = {id(module): name for name, module in task.named_modules()}
-        self.networks = [found[id(network)] for network in networks]
-        self.places, self.config, self.seed, self.prices = places, config, seed, prices
+    def __init__(self, shared: SharedPlaces, config: PlacementConfig, seed: int, prices: Prices | None) -> None:
+        self.shared, self.config, self.seed, self.prices = shared, config, seed, prices
         self.chosen: tuple[int, ...] | None = None
-        self.history: list[list[float]] = []
-        """Of some steps: the step, the expected share of what the places cost, mu, and each one's chance to be open."""
-        self.phases = Phases(0, 0)
         self._state: Mapping[str, Any] | None = None
         self._z, self._slope = torch.zeros(0), torch.zeros(0)
-        task.register_load_state_dict_pre_hook(self._fit_to_state)
-
-    def _fit_to_state(self, task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-        for _number, of_place in self._aggregations():
-            aggregation = aggregation_of(task, of_place)
-            expected = {f"{prefix}{of_place}.affinity.{key}" for key in aggregation.affinity.state_dict()}
-            if aggregation.closable() is not None and not expected <= state.keys():
-                aggregation.leave_static()
-
-    def _aggregations(self) -> list[tuple[int, str]]:
-        """Number and name, within the task, of each place in each network."""
-        places = enumerate(self.places)
-        return [(number, ".".join(filter(None, (of, place.name)))) for number, place in places for of in self.networks]
 
     def state_dict(self) -> dict[str, Any]:
-        """Gates, choice, prices, and what the picture shows."""
+        """Gates, choice and prices."""
         assert self.prices is not None
         prices = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.prices).items()}
         chosen = None if self.chosen is None else list(self.chosen)
-        return {"gates": self.gates.state_dict(), "chosen": chosen, "history": self.history, "prices": prices}
+        return {"gates": self.gates.state_dict(), "chosen": chosen, "prices": prices}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back; the prices of the first start hold, whatever is measured now."""
         self._state = state_dict
         self.prices = Prices.of(state_dict["prices"])
         self.chosen = None if state_dict["chosen"] is None else tuple(state_dict["chosen"])
-        self.history = [list(row) for row in state_dict["history"]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learn the steps of the run and, from the first process, the prices."""
@@ -126,7 +95,7 @@ class Placement(Callback):
             self.gates.load_state_dict(self._state["gates"])
         weights = _saving(trainer).weights
         weights.first_epoch = phases.freeze // schedules.steps_per_epoch + 1
-        self._describe(trainer, pl_module)
+        self._describe(trainer)
         if trainer.is_global_zero:
             print(
                 f"placement: dynamic parts open at random up to step {phases.learn}, learnt up to step {phases.freeze} "
@@ -142,25 +111,15 @@ class Placement(Callback):
         if step >= self.phases.freeze:
             self._choose(trainer, pl_module)
             return
-        generator = torch.Generator().manual_seed(self.seed * _PRIME + step)
-        uniform = torch.rand(len(self.places), generator=generator, dtype=torch.float64)
+        generator = torch.Generator().manual_seed((self.seed * _PRIME + step) % 2**63)
+        uniform = torch.rand(len(self.shared.places), generator=generator, dtype=torch.float64)
         if step < self.phases.learn:
             z = _at_random(uniform, step, self.phases.learn, self.gates.budget)
             self._slope = torch.zeros_like(z)
         else:
             z, self._slope = hard_concrete(self.gates.logits, uniform)
         self._z = z.float().to(pl_module.device).requires_grad_()
-        self._open(pl_module, z.tolist())
-
-    def _open(self, task: LightningModule, values: Sequence[float]) -> None:
-        """Give every place its z, which a block that is wholly open or closed need not multiply by."""
-        for number, name in self._aggregations():
-            mixture = aggregation_of(task, name).closable()
-            assert mixture is not None
-            if values[number] == 0:
-                mixture.close()
-            else:
-                mixture.open(None if values[number] == 1 else self._z[number : number + 1])
+        self.shared.open(pl_module, z.tolist(), self._z)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the gates learn by the loss's mean gradient over all processes."""
@@ -173,33 +132,13 @@ class Placement(Callback):
         if by_z.isfinite().all():  # else fp16 overflowed, and nothing takes this step
             self.gates.learn(by_z * self._slope)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Note what the picture shows."""
-        step, every = trainer.global_step, max(1, self.phases.freeze // POINTS)
-        noted = self.history and self.history[-1][0] == step
-        if self.chosen is not None or step % every or noted:
-            return
-        gates, chances = self.gates, self.gates.probabilities
-        if step <= self.phases.learn:
-            chances = torch.full_like(chances, _warmup_chance(step, self.phases.learn, gates.budget))
-        self.history.append([step, float(gates.costs @ chances), gates.mu, *chances.tolist()])
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Until the choice is made, validate what it would be now; in the warm-up all that is open."""
         if self.chosen is None:
             everything = trainer.global_step < self.phases.learn
-            now = range(len(self.places)) if everything else self.best()
-            self._open(pl_module, [float(number in now) for number in range(len(self.places))])
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the gates stand."""
-        if self.chosen is None and trainer.is_global_zero:
-            chances = zip(self.places, self.gates.probabilities.tolist(), strict=True)
-            stand = ", ".join(f"{place.label} {chance:.2f}" for place, chance in chances)
-            share, mu = self.gates.expected_cost, self.gates.mu
-            print(f"placement: open {stand}; costs {share:.2f} of {self.gates.budget:.2f}, mu {mu:.2f}", flush=True)
+            numbers = range(len(self.shared.places))
+            now = numbers if everything else self.best()
+            self.shared.open(pl_module, [float(number in now) for number in numbers])
 
     def best(self) -> tuple[int, ...]:
         """The numbers of the best set within the budget, as the gates stand."""
@@ -208,21 +147,60 @@ class Placement(Callback):
 
     def _choose(self, trainer: Trainer, task: LightningModule) -> None:
         assert self.prices is not None
-        self._open(task, [1.0] * len(self.places))
+        self.shared.open(task, [1.0] * len(self.shared.places))
         self.chosen = self.best()
-        leave(trainer, task, [name for number, name in self._aggregations() if number not in self.chosen])
-        self._describe(trainer, task)
+        self.shared.leave(trainer, task, self.chosen)
+        self._describe(trainer)
         if trainer.is_global_zero:
-            kept = ", ".join(self.places[number].label for number in self.chosen) or "none"
+            kept = ", ".join(self.shared.places[number].label for number in self.chosen) or "none"
             cost = shown(self.prices.cost(self.chosen), self.prices.unit)
             print(f"placement: step {trainer.global_step}: {kept} stay open, {cost}; training goes on so", flush=True)
 
-    def _describe(self, trainer: Trainer, task: LightningModule) -> None:
+    def _describe(self, trainer: Trainer) -> None:
         """From the choice on, weights files say what network they are of."""
         if self.chosen is not None:
-            affinity = affinity_option(task.get_submodule(self.networks[0]), self.places, self.chosen)
             weights = _saving(trainer).weights
-            weights.metadata = with_affinity(weights.metadata, affinity)
+            weights.metadata = with_affinity(weights.metadata, self.shared.affinity(self.chosen))
+
+
+class Account(Callback):
+    """Keeps what the picture shows, as a part of the training state, and says after each epoch how the gates stand."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.history: list[list[float]] = []
+        """Of some steps: the step, the expected share of what the places cost, mu, and each one's chance to be open."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.history = [list(row) for row in state_dict["history"]]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how the gates stand, at most about `POINTS` times."""
+        step, phases, gates = trainer.global_step, self.placement.phases, self.placement.gates
+        noted = self.history and self.history[-1][0] == step
+        if self.placement.chosen is not None or step % max(1, phases.freeze // POINTS) or noted:
+            return
+        chances = gates.probabilities
+        if step <= phases.learn:
+            chances = torch.full_like(chances, _warmup_chance(step, phases.learn, gates.budget))
+        self.history.append([step, float(gates.costs @ chances), gates.mu, *chances.tolist()])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Until the choice is made."""
+        if self.placement.chosen is not None or not trainer.is_global_zero:
+            return
+        gates, places = self.placement.gates, self.placement.shared.places
+        chances = zip(places, gates.probabilities.tolist(), strict=True)
+        stand = ", ".join(f"{place.label} {chance:.2f}" for place, chance in chances)
+        cost = f"costs {gates.expected_cost:.2f} of {gates.budget:.2f}"
+        print(f"placement: open {stand}; {cost}, mu {gates.mu:.2f}", flush=True)
 
 
 def _saving(trainer: Trainer) -> SaveState:
