@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from contagg.affinity import DepthwiseConv, SelfAttention, Site, build_affinity
-from contagg.affinity.fitting import KernelFit
+from contagg.affinity.base import spread
+from contagg.affinity.fitting import KernelFit, static_form
 from contagg.errors import UserError
 
 
@@ -62,3 +63,29 @@ def test_class_tokens_are_left_out() -> None:
 def test_an_even_kernel_has_no_centre() -> None:
     with pytest.raises(UserError, match="a fitted kernel of 4"):
         KernelFit(SelfAttention(32), 4)
+
+
+@pytest.mark.parametrize("gate", ["free/head", "sigmoid", "sum"])
+@pytest.mark.parametrize("word", ["attention/8 + dwconv5", "dwconv3/4 + attention/8"])
+def test_a_mixture_with_a_convolution_becomes_one_convolution(word: str, gate: str) -> None:
+    torch.manual_seed(0)
+    mixture = build_affinity(word, Site(channels=24, grid=(5, 7)), gate).closable()  # type: ignore[arg-type]
+    assert mixture is not None
+    x = torch.randn(2, 35, 24)
+    fit = KernelFit(mixture.dynamic_part(), 3)
+    fit.add(x, (5, 7))
+    fitted = fit.convolution(24)
+    form = static_form(mixture, fitted)
+    assert form is not None and not form.dynamic and all(p.requires_grad for p in form.parameters())
+    alpha, beta = (torch.ones(1) if weight is None else weight for weight in mixture.gate())
+    of_fitted, of_static = (alpha, beta) if mixture.dynamic_first else (beta, alpha)
+    expected = spread(of_fitted, 24) * fitted(x, x, (5, 7)) + spread(of_static, 24) * mixture.static_part()[0](
+        x, x, (5, 7)
+    )
+    torch.testing.assert_close(form(x, x, (5, 7)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_form_together_with_a_convolution() -> None:
+    mixture = build_affinity("attention/8 + token mlp/8", Site(channels=24, grid=(5, 7))).closable()
+    assert mixture is not None
+    assert static_form(mixture, DepthwiseConv(24, 3, bias=False)) is None

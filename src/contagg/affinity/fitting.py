@@ -1,10 +1,13 @@
 """A static kernel in the place of a dynamic affinity: the convolution nearest to the mean of its A."""
 
+import copy
+
 import torch
 from torch import Tensor
 
 from contagg.affinity.base import Affinity, Grid
 from contagg.affinity.depthwise_conv import DepthwiseConv
+from contagg.affinity.mixture import Mixture
 from contagg.errors import UserError
 
 AT_ONCE = 64
@@ -62,3 +65,13 @@ class KernelFit:
         with torch.no_grad():
             made.weight.copy_(self.kernel[:, None])
         return made.to(next(self.affinity.parameters(), made.weight).device)
+
+
+def static_form(mixture: Mixture, fitted: Affinity) -> Affinity | None:
+    """One static affinity for a mixture whose dynamic part is replaced by what was fitted to it; None where none is."""
+    parts = (fitted, mixture.second) if mixture.dynamic_first else (mixture.first, fitted)
+    gate = copy.deepcopy(mixture.gate)
+    weight = next(fitted.parameters())
+    with torch.no_grad():
+        form = Mixture(*parts, gate).fold(weight.new_ones(1))
+    return None if isinstance(form, Mixture) else form.requires_grad_(True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,13 +102,20 @@ class Cost:
 
 
 def hand_over(
-    finding: Finding, folder: RunFolder, recipe: Any, opened: nn.Module, placed: nn.Module, size: tuple[int, int]
+    finding: Finding,
+    folder: RunFolder,
+    recipe: Any,
+    opened: nn.Module,
+    placed: nn.Module,
+    size: tuple[int, int],
+    weights: Path,
 ) -> None:
     """Write and print all that was found.
 
     Args:
         opened, placed: The network with all open, and without what was closed.
         size: Of the run's images; costs are measured at this size and at that of the prices.
+        weights: The file of the chosen network.
     """
     affinity = affinity_option(opened, finding.places, finding.chosen)
     again = without_placement(recipe, affinity=affinity)
@@ -132,7 +140,9 @@ def hand_over(
     write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
     if finding.history:
         save_figure(gates_figure(finding), folder.figures / "placement.png")
-    print(f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity)}", flush=True)
+    print(
+        f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity, weights, bool(finding.history))}", flush=True
+    )
 
 
 def measured(
@@ -194,13 +204,13 @@ def in_words(finding: Finding, costs: Sequence[Cost]) -> str:
     ])  # fmt: skip
 
 
-def _next(folder: RunFolder, recipe: Any, affinity: list[str | list[str]]) -> str:
+def _next(folder: RunFolder, recipe: Any, affinity: list[str | list[str]], weights: Path, learnt: bool) -> str:
     name = getattr(recipe.model, "name", None) or recipe.model.backbone
+    gates = f"\ngates          {folder.figures / 'placement.png'}" if learnt else ""
     return f"""network        contagg.create({name!r}, affinity={affinity!r})
-best weights   {folder.checkpoints / "best.safetensors"} (of the epochs after the choice)
-table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}
-gates          {folder.figures / "placement.png"}
+weights        {weights}
+table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}{gates}
 recipe         {folder.folder / "placed.yaml"}
 
 next           contagg fit -c {folder.folder / "placed.yaml"}     # the same network from the start
-               contagg validate {folder.checkpoints / "best.safetensors"}"""
+               contagg validate {weights}"""

@@ -51,7 +51,8 @@ def run(recipe: Any) -> None:
             evidence=placement.gates.evidence.tolist(),
             history=account.history,
         )
-        hand_over(finding, folder, recipe, opened, network, image_size(job))
+        best = folder.checkpoints / "best.safetensors"
+        hand_over(finding, folder, recipe, opened, network, image_size(job), best)
 
 
 def priced(network: nn.Module, places: list[Place], size: tuple[int, int], recipe: Any) -> Prices:

@@ -1,0 +1,195 @@
+"""`contagg place --from WEIGHTS`: dynamic parts of a trained network closed one by one, the least needed first.
+
+Before a block is closed its static kernel takes over what is static in A: the convolution nearest to its mean. How much
+a block is needed is how much the loss rises on some hundred images once it is closed.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities import move_data_to_device
+from pytorch_lightning import LightningModule
+from timm.layers import DropPath
+from torch import nn
+
+from contagg.affinity import Affinity
+from contagg.affinity.fitting import KernelFit, static_form
+from contagg.arguments import load
+from contagg.checkpoints.weights import save_weights
+from contagg.data.sampling import seed_step
+from contagg.device import choose_device
+from contagg.errors import UserError
+from contagg.placement.config import Budget
+from contagg.placement.handover import Finding, hand_over
+from contagg.placement.places import Place, affinity_option, find_places
+from contagg.placement.run import image_size, priced
+from contagg.placement.search import with_affinity
+from contagg.placement.trial import losses
+from contagg.tasks import task_named
+from contagg.training.engine import Job, check_machine, claim_folder
+
+IMAGES = 256
+"""That the loss is taken of."""
+FITTED = 16
+"""Images that a kernel is fitted to; each gives an A of N x N."""
+
+
+def after(recipe: Any) -> None:
+    """Close what a trained network needs least until it meets the budget, and write what is left."""
+    if recipe.run.world_size > 1:
+        raise UserError("contagg place --from works in one process: set run.devices and run.nodes to 1")
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    task = task_named(recipe.task)
+    job: Job = load(task.job)(recipe, load(task.open)(recipe))
+    network, size = job.networks[0], recipe.placement.size or image_size(job)
+    places = find_places(network)
+    prices = priced(network, places, size, recipe)
+    folder = claim_folder(recipe.run, recipe)
+    opened = copy.deepcopy(network)
+    device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
+    trial = Trial(job, network, places, recipe, device)
+    chosen, rises, evidence = greedy(trial.losses, prices.added, prices.room(Budget.read(recipe.placement.budget)))
+    before, now = (sum(found) / len(found) for found in (trial.losses(range(len(places))), trial.losses(chosen)))
+    trial.leave(chosen)
+    weights = _save(job, folder.folder / "placed.safetensors", affinity_option(opened, trial.places, chosen))
+    finding = Finding(
+        places=trial.places,
+        prices=prices,
+        budget=Budget.read(recipe.placement.budget),
+        chosen=chosen,
+        scores=rises,
+        evidence=evidence,
+    )
+    hand_over(finding, folder, recipe, opened, network, image_size(job), weights)
+    print(f"\nloss of {trial.images} training images: {before:.4f} before, {now:.4f} now", flush=True)
+
+
+def _save(job: Job, path: Path, affinity: list[str | list[str]]) -> Path:
+    prefix = f"{job.export}."
+    state = {name.removeprefix(prefix): t for name, t in job.task.state_dict().items() if name.startswith(prefix)}
+    save_weights(path, state, with_affinity(job.metadata, affinity))
+    return path
+
+
+class Trial:
+    """A job's network with any of its places closed, and its losses on the same training batches.
+
+    Attributes:
+        places: With the words that closing leaves now.
+        images: How many the losses are of, about.
+    """
+
+    def __init__(
+        self, job: Job, network: nn.Module, places: Sequence[Place], recipe: Any, device: torch.device
+    ) -> None:
+        self.task, self.seed = job.task.to(device), recipe.run.seed
+        size = recipe.optimization.batch_size
+        batches = islice(iter(job.train_batches(0, 1)), -(-IMAGES // size))
+        self.batches = [move_data_to_device(batch, device) for batch in batches]
+        self.images = size * len(self.batches)
+        steady(self.task)
+        self.aggregations = [place.aggregation(network) for place in places]
+        self.mixtures = [place.mixture(network) for place in places]
+        self.forms: list[Affinity | None] = [None] * len(places)
+        self.forms = self._fitted(-(-FITTED // size))
+        self.places = [
+            place if form is None else replace(place, static_word=f"dwconv{2 * int(form.local or 0) + 1}")
+            for place, form in zip(places, self.forms, strict=True)
+        ]
+
+    def losses(self, opened: Collection[int]) -> list[float]:
+        """One a batch, with the places of these numbers open."""
+        return [self._loss(number, opened) for number in range(len(self.batches))]
+
+    def _loss(self, number: int, opened: Collection[int]) -> float:
+        settings = [lambda: self.set(opened)]
+        return losses(self.task, self.batches[number], number, settings, lambda: seed_step(self.seed, 0, number, 0))[0]
+
+    def set(self, opened: Collection[int]) -> None:
+        """Close all places but these, so that they can be opened again."""
+        for number, (aggregation, mixture) in enumerate(zip(self.aggregations, self.mixtures, strict=True)):
+            form = None if number in opened else self.forms[number]
+            aggregation.affinity = form or mixture
+            if number in opened:
+                mixture.open()
+            else:
+                mixture.close()
+
+    def leave(self, opened: Collection[int]) -> None:
+        """Close all places but these for good."""
+        self.set(opened)
+        for number, aggregation in enumerate(self.aggregations):
+            if number not in opened and self.forms[number] is None:
+                aggregation.leave_static()
+
+    def _fitted(self, batches: int) -> list[Affinity | None]:
+        """Of each place the static affinity that takes over; None where its static part takes no kernel in."""
+        reach = [mixture.static_part()[0].local for mixture in self.mixtures]
+        fits = {
+            number: KernelFit(mixture.dynamic_part(), 2 * reach[number] + 1)  # type: ignore[operator]
+            for number, mixture in enumerate(self.mixtures)
+            if reach[number] is not None
+        }
+        hooks = [
+            self.aggregations[number].register_forward_pre_hook(lambda _, inputs, fit=fit: fit.add(*inputs[:2]))
+            for number, fit in fits.items()
+        ]
+        for number in range(min(batches, len(self.batches))):
+            self._loss(number, range(len(self.mixtures)))
+        for hook in hooks:
+            hook.remove()
+        forms: list[Affinity | None] = [None] * len(self.mixtures)
+        for number, fit in fits.items():
+            width = self.aggregations[number].value.in_features
+            forms[number] = static_form(self.mixtures[number], fit.convolution(width))
+        return forms
+
+
+def steady(task: LightningModule) -> None:
+    """Train mode, in which losses are told, but nothing in it is random or follows the batch."""
+    task.train()
+    for module in task.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd | DropPath):
+            module.eval()
+
+
+def greedy(
+    losses_of: Callable[[Collection[int]], list[float]], costs: Sequence[float], room: float
+) -> tuple[tuple[int, ...], list[float], list[float]]:
+    """Close what raises the loss least for its cost, again and again, until the open ones fit.
+
+    A rise is measured anew before it decides, since what was closed before changes it; those that were larger before
+    are not looked at as long as a smaller one stands.
+
+    Returns:
+        The numbers that stay open; of each the rise of the loss by its closing, when it was last measured; and that by
+        its standard error over batches.
+    """
+    opened, found = set(range(len(costs))), {}
+    base = losses_of(opened)
+
+    def measure(number: int) -> None:
+        changes = torch.tensor(losses_of(opened - {number}), dtype=torch.float64) - torch.tensor(base)
+        error = changes.std() / len(changes) ** 0.5 if len(changes) > 1 else torch.tensor(torch.nan)
+        found[number] = float(changes.mean()), float(changes.mean() / error.clamp_min(1e-12))
+
+    for number in sorted(opened):
+        measure(number)
+    fresh = set(opened)
+    while sum(costs[number] for number in opened) > room * (1 + 1e-9):
+        least = min(opened, key=lambda number: (found[number][0] / max(costs[number], 1e-12), number))
+        if least not in fresh:
+            measure(least)
+            fresh.add(least)
+            continue
+        opened.remove(least)
+        print(f"placement: closed {len(costs) - len(opened)} of {len(costs)}, {found[least][0]:+.4f}", flush=True)
+        base, fresh = losses_of(opened), set()
+    numbers = range(len(costs))
+    return tuple(sorted(opened)), [found[number][0] for number in numbers], [found[number][1] for number in numbers]

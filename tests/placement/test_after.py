@@ -1,0 +1,99 @@
+"""`contagg place --from`: closed greedily after the fact, and what is written is what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fit_processes import TINY, Runs
+
+from contagg.arguments import load
+from contagg.checkpoints.weights import load_model
+from contagg.placement.after import Trial, greedy
+from contagg.placement.places import find_places
+from contagg.tasks import recipes, task_named
+from contagg.training.recipe_file import read_recipe
+
+MIXED = "attention/8 + dwconv3"
+
+
+def losses_of(gains: list[float], together: float = 0.0) -> tuple[list, object]:
+    """A loss that rises by a gain where a place is closed, and by more where the first two are both."""
+    asked: list = []
+
+    def loss(opened: object) -> list[float]:
+        asked.append(sorted(opened))  # type: ignore[call-overload]
+        closed = set(range(len(gains))) - set(opened)  # type: ignore[call-overload]
+        rise = sum(gains[number] for number in closed) + (together if {0, 1} <= closed else 0)
+        return [1 + rise, 2 + rise]
+
+    return asked, loss
+
+
+def test_what_is_needed_least_for_its_cost_is_closed_first() -> None:
+    _, loss = losses_of([0.3, 0.1, 0.5, 0.4])
+    assert greedy(loss, [1, 1, 1, 1], 2)[0] == (2, 3)  # type: ignore[arg-type]
+    assert greedy(loss, [9, 1, 1, 1], 3)[0] == (1, 2, 3)  # type: ignore[arg-type]
+    chosen, rises, _ = greedy(loss, [1, 1, 1, 1], 4)  # type: ignore[arg-type]
+    assert chosen == (0, 1, 2, 3) and rises == pytest.approx([0.3, 0.1, 0.5, 0.4])
+
+
+def test_what_was_closed_before_counts() -> None:
+    """0 and 1 are cheap to close one by one and dear together: after the first the other is measured anew."""
+    asked, loss = losses_of([0.1, 0.1, 0.3, 0.4], together=5.0)
+    assert greedy(loss, [1, 1, 1, 1], 2)[0] == (1, 3)  # type: ignore[arg-type]
+    assert [2, 3] in asked and [1, 2] not in asked, "what rose more before was measured though a smaller one stood"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A run with attention in all four blocks."""
+    options = {**TINY["model"]["options"], "affinity": MIXED}
+    runs = Runs(tmp_path_factory.mktemp("trained"), {**TINY, "model": {**TINY["model"], "options": options}})
+    assert runs.fit("run") == 0, runs.output
+    runs.command = "place"
+    return runs
+
+
+def test_a_trained_network_is_closed_and_loads(trained: Runs) -> None:
+    weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
+    assert trained.fit("placed", "--from", str(weights), "--budget", "0.9") == 0, trained.output
+    folder = trained.folder / "placed"
+    found = json.loads((folder / "placement.json").read_text())
+    model, metadata = load_model(folder / "placed.safetensors")
+    affinity = metadata["model"]["options"]["affinity"]
+    assert affinity == found["affinity"] and 0 < affinity.count("dwconv3") < 4
+    queries = [name for name in model.state_dict() if name.endswith("query.weight")]
+    assert len(queries) == affinity.count(MIXED)
+    placed, whole = (
+        next(cost for cost in found["costs"] if cost["network"] == name) for name in ("placed", "all open")
+    )
+    assert placed["multiply_adds"] <= 0.9 * whole["multiply_adds"]
+    assert "closed 1 of 4" in trained.output and "before, " in trained.output
+
+
+def test_closing_takes_the_fitted_kernel_and_can_be_undone(trained: Runs) -> None:
+    weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
+    arguments = ["-c", str(trained.recipe), "--run.folder", "x", "--model.init_weights", str(weights)]
+    recipe = read_recipe(arguments, recipes())
+    task = task_named("classification")
+    job = load(task.job)(recipe, load(task.open)(recipe))
+    network = job.networks[0]
+    before = {name: tensor.clone() for name, tensor in job.task.state_dict().items()}
+    trial = Trial(job, network, find_places(network), recipe, torch.device("cpu"))
+    opened, closed = trial.losses(range(4)), trial.losses(())
+    assert trial.losses(range(4)) == opened != closed
+    assert all(torch.equal(tensor, before[name]) for name, tensor in job.task.state_dict().items())
+    fitted = sum(closed)
+    trial.forms = [None] * 4
+    assert sum(trial.losses(())) != fitted
+    trial.leave((1,))
+    torch.testing.assert_close(trial.task.training_step(trial.batches[0], 0)["loss"].isfinite(), torch.tensor(True))
+    assert sum("query" in name for name in network.state_dict()) == 2
+
+
+def test_several_processes_are_refused(trained: Runs) -> None:
+    weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
+    assert trained.fit("two", "--from", str(weights), "--run.devices", "2") == 2
+    assert "works in one process" in trained.output
+    assert isinstance(weights, Path)
