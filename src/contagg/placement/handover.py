@@ -118,10 +118,6 @@ def hand_over(
         weights: The file of the chosen network.
     """
     affinity = affinity_option(opened, finding.places, finding.chosen)
-    again = without_placement(recipe, affinity=affinity)
-    again["run"]["folder"] = f"{recipe.run.folder}/again"
-    head = "# What contagg place chose, to be trained from the start.\n#\n# Command   contagg fit -c"
-    text = f"{head} {folder.folder}/placed.yaml\n{yaml.safe_dump(again, sort_keys=False)}"
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     networks = {"all open": opened, "placed": placed}
     sizes = list(dict.fromkeys([size, finding.prices.size]))
@@ -135,7 +131,7 @@ def hand_over(
         "costs": costs,
         "about": describe(device) | {"precision": recipe.run.precision},
     }
-    write_output(folder.folder / "placed.yaml", text.encode())
+    write_output(folder.folder / "placed.yaml", _recipe_text(recipe, folder, affinity).encode())
     write_output(folder.folder / "placement.csv", csv_of(finding.reasons()))
     write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
     if finding.history:
@@ -143,6 +139,13 @@ def hand_over(
     print(
         f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity, weights, bool(finding.history))}", flush=True
     )
+
+
+def _recipe_text(recipe: Any, folder: RunFolder, affinity: list[str | list[str]]) -> str:
+    again = without_placement(recipe, affinity=affinity)
+    again["run"]["folder"] = f"{recipe.run.folder}/again"
+    head = "# What contagg place chose, to be trained from the start.\n#\n# Command   contagg fit -c"
+    return f"{head} {folder.folder}/placed.yaml\n{yaml.safe_dump(again, sort_keys=False)}"
 
 
 def measured(
