@@ -58,6 +58,7 @@ def test_every_file_that_a_page_names_is_there() -> None:
         "NAME.py",
         "data.yaml",
     }
+    written |= {"placement.csv", "placement.json", "placement.png", "placed.yaml"}
     below = ("", "src", "src/contagg", "docs", "tests")
     files = {
         path.name for folder in ("src", "tests", "docs", "tools", "recipes") for path in (ROOT / folder).rglob("*.*")
