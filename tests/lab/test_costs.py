@@ -13,6 +13,7 @@ import timm
 import torch
 from tiny_recipes import DINO, detection
 
+from contagg.affinity import Affinity
 from contagg.benchmark.cost import multiply_adds, parameter_count
 from contagg.lab.arms import Arms, read_arms
 from contagg.lab.costs import estimate, measure, measured
@@ -28,15 +29,18 @@ def test_multiply_adds_are_those_of_bench(word: str) -> None:
     assert _multiply_adds(model, torch.zeros(1, 3, 64, 64)) == pytest.approx(multiply_adds(model, (64, 64)), rel=0.02)
 
 
-def test_what_the_counter_does_not_see_counts_in_closed_form() -> None:
-    one, other = (create("container_light_tiny", affinity=word, num_classes=3) for word in ("identity", "filter"))
-    images = torch.zeros(1, 3, 224, 224)
+def test_of_affinities_counts_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of what the counter sees of them: here nothing of the dearest kind, and 1,000 for each position."""
+    one, other = (create("container_light_tiny", affinity=word, num_classes=3) for word in ("identity", "dwconv5"))
+    images, affinities = (
+        torch.zeros(2, 3, 224, 224),
+        [module for module in other.modules() if isinstance(module, Affinity)],
+    )
+    for affinity in affinities:
+        monkeypatch.setattr(affinity, "multiply_adds", lambda grid: 1000 * grid[0] * grid[1])
     beyond = _multiply_adds(other, images) - _multiply_adds(one, images)
-    grids = list(other.config.grids((224, 224)))
-    affinities = [
-        (grids[at], block.aggregation.affinity) for at, stage in enumerate(other.stages) for block in stage.blocks
-    ]
-    assert beyond == sum(affinity.multiply_adds(grid) for grid, affinity in affinities) > 0
+    positions = [height * width for height, width in other.config.grids((224, 224))]
+    assert beyond == 2 * 1000 * sum(n * depth for n, depth in zip(positions, other.config.depths, strict=True))
 
 
 def test_fused_attention_of_others_counts() -> None:
