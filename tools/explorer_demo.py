@@ -55,7 +55,9 @@ def screenshot(page: Path, path: Path, *, dark: bool = False) -> None:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(page.resolve().as_uri())
         driver.execute_async_script("const done = arguments[0]; contagg.ready.then(() => done())")
-        driver.execute_script("contagg.page.choose(contagg.page.panels[0], 2); contagg.hover(0.36, 0.82)")
+        driver.execute_script(
+            "contagg.page.choose(contagg.page.panels[0], 2, {map: 'dynamic'}); contagg.hover(0.36, 0.78)"
+        )
         driver.execute_async_script(
             "const done = arguments[0], ask = () => setTimeout(contagg.idle() ? done : ask, 200); ask()"
         )

@@ -20,6 +20,7 @@ from contagg.arguments import (
 )
 from contagg.checkpoints.locate import task_of
 from contagg.errors import UserError
+from contagg.explorer import add_page
 from contagg.tasks import Task
 
 WORKS = ("inference", "training", "training-checkpointed")
@@ -84,6 +85,13 @@ def memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
 
 
+def explore(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect explore` of a detector."""
+    parser.add_argument("model", type=run_or_weights, help="a run folder, or a weights file of it")
+    parser.add_argument("image", type=existing_file, help="an image file")
+    add_page(parser)
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     """For `contagg export onnx`."""
     parser.set_defaults(form="onnx")
@@ -122,6 +130,11 @@ TASK = Task(
             run="contagg.detection.detr.cross_attention_figure:queries",
             arguments=queries,
             check=check_queries,
+        ),
+        "inspect explore": Command(
+            help="where each query of DETR or SMCA-DETR looks, and SMCA's prior, in one page for a browser",
+            run="contagg.detection.detr.explored:explore",
+            arguments=explore,
         ),
         "bench memory": Command(
             help="the most memory that a detector takes for an image and for a training step, on a CPU",

@@ -9,7 +9,6 @@ def explore(parser: argparse.ArgumentParser) -> None:
     """For `contagg inspect explore`."""
     parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
     parser.add_argument("image", type=existing_file, help="an image file; it is shown to the model whole, resized")
-    parser.add_argument("-o", "--out", type=ending((".html",)), default="explore.html", help="(default explore.html)")
     parser.add_argument(
         "--beside", type=model, action="append", default=[], metavar="MODEL", help="another, side by side"
     )
@@ -30,6 +29,12 @@ def explore(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="places whose receptive field is shown; a backward pass each (default 9)",
     )
+    add_page(parser)
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """--out, --note, --json: of any page."""
+    parser.add_argument("-o", "--out", type=ending((".html",)), default="explore.html", help="(default explore.html)")
     parser.add_argument("--note", default="", metavar="TEXT", help="at the page's foot, such as whose photograph it is")
     parser.add_argument("--json", type=ending((".json",)), metavar="FILE", help="the numbers")
 

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from contagg.affinity.base import Grid
 from contagg.errors import UserError, printable
 from contagg.explorer.fields import Field, fields
-from contagg.explorer.measures import Measures, measure, spread_places
+from contagg.explorer.measures import Measures, gathering, measure
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
 from contagg.inspect.forms import RecordedLayer, Recording, Term
 
@@ -82,35 +82,40 @@ def explored(
     untrained: bool = False,
     count: int = 9,
 ) -> Explored:
-    """Run a model on an image (1, C, H, W) and take all numbers of it; says how far it is where that takes long.
+    """Run a model on an image (1, C, H, W) and take all numbers of it.
 
     Args:
         see: What records it.
         count: Of places whose fields are taken.
     """
-    tell = Progress()
     recording = see(model, image)
     if not recording.layers:
         hidden = "; ".join(f"{each.name}: {each.reason}" for each in recording.unshown)
         raise UserError(f"{name} has nothing to show that mixes places" + (f"; {hidden}" if hidden else ""))
-    measures, rounding = [], []
+    found = numbers_of(recording, (image.shape[2], image.shape[3]), name=name, about=about, untrained=untrained)
+    return replace(found, fields=fields(model, image, recording.layers, count))
+
+
+def numbers_of(recording: Recording, size: Grid, *, name: str, about: str = "", untrained: bool = False) -> Explored:
+    """The numbers of recorded layers, without fields; says how far it is where that takes long.
+
+    `size` is that of the image.
+    """
+    tell, measures, rounding = Progress(), [], []
     for index, layer in enumerate(recording.layers):
         tell(f"layer {index + 1} of {len(recording.layers)}, {layer.name}", index / len(recording.layers))
         measures.append(measure(layer))
-        positions = spread_places(layer.target_grid or layer.grid, ROUNDED_PLACES)
-        at = layer.target_prefix + positions[:, 0] * (layer.target_grid or layer.grid)[1] + positions[:, 1]
-        form = layer.mixed
-        rounding.append(rounding_error(form, at.clamp_max(form.shape[0] - 1)))
-    tell("what places at the network's end depend on", 1.0)
+        positions, _ = gathering(layer, ROUNDED_PLACES)
+        rounding.append(rounding_error(layer.mixed, positions))
     return Explored(
         name=printable(name),
         about=printable(about),
         untrained=untrained,
         recording=recording,
         measures=measures,
-        fields=fields(model, image, recording.layers, count),
+        fields=(),
         rounding=rounding,
-        size=(image.shape[2], image.shape[3]),
+        size=size,
     )
 
 

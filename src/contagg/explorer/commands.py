@@ -16,21 +16,26 @@ from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.explorer.building import Explored
 from contagg.explorer.exploring import explore_one, page_of
+from contagg.explorer.page import Page
 from contagg.files import write_output
 from contagg.inspect.view import look
 
 
 def explore(arguments: argparse.Namespace) -> None:
-    """Write the page, and say what is in it."""
+    """Write the page of one model or of several."""
     logging.getLogger("contagg").setLevel(logging.INFO)
     if arguments.epochs and arguments.beside:
         raise UserError("--epochs shows epochs of one run side by side; give it or --beside, not both")
     image = open_image(arguments.image)
     words = [arguments.model, *arguments.beside]
     models = _epochs(arguments, image) if arguments.epochs else [_explored(word, arguments, image) for word in words]
-    page = page_of(image, models, arguments.note)
+    write(page_of(image, models, arguments.note), arguments)
+
+
+def write(page: Page, arguments: argparse.Namespace) -> None:
+    """The page, and the numbers if asked to; says what is in it."""
     page.save(arguments.out)
-    for model in models:
+    for model in page.models:
         hidden = f", {len(model.recording.unshown)} cannot be shown" if model.recording.unshown else ""
         shared = [field.agreement for field in model.fields]
         agreed = f"; composed and true fields have {100 * sum(shared) / len(shared):.0f} % in common" if shared else ""

@@ -51,9 +51,7 @@ class Measures:
 @torch.no_grad()
 def measure(layer: RecordedLayer) -> Measures:
     """The numbers of a layer whose places gather from each other or from another grid."""
-    places = spread_places(layer.target_grid or layer.grid, min(PLACES, max(16, NUMBERS // layer.tokens)))
-    before = layer.target_prefix if layer.target_grid else layer.prefix
-    positions = before + places[:, 0] * (layer.target_grid or layer.grid)[1] + places[:, 1]
+    positions, places = gathering(layer, min(PLACES, max(16, NUMBERS // layer.tokens)))
     heads = torch.linspace(0, layer.heads - 1, min(HEADS, layer.heads)).long().unique()
     at_once = max(1, ELEMENTS // (layer.heads * layer.tokens))
     rows = torch.cat([layer.mixed.rows(some)[heads].abs().float() for some in positions.split(at_once)], 1)
@@ -61,7 +59,7 @@ def measure(layer: RecordedLayer) -> Measures:
     share = share / share.sum(-1, keepdim=True).clamp_min(1e-30)
     received = mean_sizes(layer, torch.full((1, layer.mixed.shape[0]), 1 / layer.mixed.shape[0]))[0]
     received = received / received.sum().clamp_min(1e-30)
-    same = layer.target_grid is None
+    same = layer.target_grid is None and not layer.targets
     distance, within3 = _locality(share, places, layer.grid) if same else (math.nan, math.nan)
     return Measures(
         distance=distance,
@@ -72,6 +70,16 @@ def measure(layer: RecordedLayer) -> Measures:
         sinks=_sinks(received[layer.prefix :], layer.grid),
         registers=float(received[: layer.prefix].sum()),
     )
+
+
+def gathering(layer: RecordedLayer, most: int) -> tuple[Tensor, Tensor]:
+    """At most `most` of what gathers: its indices (R,), and its places (R, 2) where it lies on a grid."""
+    if layer.targets:
+        positions = torch.linspace(0, len(layer.targets) - 1, min(most, len(layer.targets))).long()
+        return positions, positions.new_zeros(len(positions), 2)
+    grid, before = (layer.grid, layer.prefix) if layer.target_grid is None else (layer.target_grid, layer.target_prefix)
+    places = spread_places(grid, most)
+    return before + places[:, 0] * grid[1] + places[:, 1], places
 
 
 def spread_places(grid: Grid, most: int) -> Tensor:

@@ -205,6 +205,7 @@ class Panel {
     }
     this.headTiles = [];
     const count = layer.headsOf(this.shownMap);
+    this.tile = count > 8 ? 52 : 110;
     for (const head of count > 1 ? ["mean", ...Array(Math.min(count, SHOWN_HEADS)).keys()] : ["mean"]) {
       const canvas = element("canvas", { width: 52, height: 52 }), name = head === "mean" ? (count > 1 ? "mean" : "one head") : String(head + 1);
       const button = element("button", { type: "button", class: "tile", "aria-pressed": String(head === this.headIndex()), "aria-label": head === "mean" ? name : `head ${name}`, onclick: () => page.choose(this, this.chosen, { head }) }, canvas, element("span", {}, name));
@@ -218,7 +219,7 @@ class Panel {
   // What is drawn after the main picture, piece by piece.
   *later() {
     yield () => this.original();
-    for (const { head, canvas } of this.headTiles) yield () => this.small(canvas, 52, this.layer, this.shownMap, head);
+    for (const { head, canvas } of this.headTiles) yield () => this.small(canvas, this.tile, this.layer, this.shownMap, head);
     for (const { layer, canvas } of this.thumbs) {
       const map = layer.maps.includes(this.map) ? this.map : layer.maps[layer.terms.length > 1 ? layer.terms.length : 0];
       yield () => this.small(canvas, 96, layer, map, "mean");
