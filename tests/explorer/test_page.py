@@ -89,6 +89,16 @@ def test_a_mixture_is_weighed_head_by_head(browser: Browser) -> None:
     assert browser("contagg.layers()[0].maps") == ["dynamic", "static", "mixed"]
 
 
+def test_a_mixture_without_signs_is_a_mean_of_weighted_heads(browser: Browser) -> None:
+    torch.manual_seed(0)
+    first, second, alpha = attention(N), attention(N, heads=4), torch.tensor([0.5, 2.0])
+    browser.open(page_with([layer("mixed", ("dynamic", alpha, first), ("dynamic 2", ONE, second))], SIZE))
+    every = torch.arange(N)
+    whole = (alpha.view(2, 1, 1) * first.rows(every)).mean(0) + second.rows(every).mean(0)
+    for found in browser.matrix(0, N, N):
+        torch.testing.assert_close(found, whole.double(), rtol=1e-5, atol=1e-6)
+
+
 def test_8_bits_move_attention_by_no_more_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry changes by a factor within e^(+-2 d), d the most that a score can move by half a step of each vector."""
     monkeypatch.setattr(packing, "EXACT", 0)
@@ -142,7 +152,7 @@ def test_no_request_leaves_the_page(browser: Browser, listener: tuple[str, list[
 
 
 def test_names_are_shown_and_never_run(browser: Browser) -> None:
-    evil = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"
+    evil = "</script ><script>window.pwned = 1</script ><img src=x onerror='window.pwned = 2'>"
     page = page_with([layer(evil, ("dynamic", ONE, attention(N)))], SIZE, [Unshown(name=evil, reason=evil)])
     object.__setattr__(page.models[0], "name", evil)
     browser.open(page)
