@@ -27,7 +27,7 @@ class Average(Affinity):
         return as_tokens(gathered / counted.clamp_min(0.5 / self.size**2))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        targets = torch.cartesian_prod(*(torch.arange(length) for length in grid))
+        targets = torch.cartesian_prod(*(torch.arange(length, device=tokens.device) for length in grid))
         near = (targets - targets[positions][:, None]).abs().amax(-1) <= self.local
         near = clear_columns(near.to(tokens)[None, None], mask)
         return near / near.sum(-1, keepdim=True).clamp_min(1)

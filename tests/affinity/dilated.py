@@ -25,7 +25,7 @@ class DilatedConv(DepthwiseConv):
         )
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        targets = torch.cartesian_prod(*(torch.arange(length) for length in grid))
+        targets = torch.cartesian_prod(*(torch.arange(length, device=tokens.device) for length in grid))
         offsets = targets - targets[positions][:, None]
         places = offsets // self.dilation + self.kernel_size // 2
         holds = (offsets % self.dilation == 0).all(-1) & (offsets.abs() <= self.local).all(-1)

@@ -11,6 +11,7 @@ from torch import nn
 
 from contagg.affinity import Affinity, DepthwiseConv, SelfAttention, Site, TokenMLP, list_affinities
 from contagg.affinity.base import by_matrix, each_alone, rows_alone
+from contagg.errors import UserError
 from contagg.testing import CHECKS, FailedChecks, check_affinity
 from contagg.testing.case import Case
 
@@ -186,6 +187,12 @@ class OnePrecision(SelfAttention):
         return torch.zeros_like(values).index_add(1, torch.arange(values.shape[1]), answer)
 
 
+class StaysOnTheCPU(Average):
+    def rows(self, tokens, grid, positions, mask=None):
+        every = torch.arange(tokens.shape[1], device="cpu")
+        return super().rows(tokens, grid, positions, mask) * (every[:, None] >= 0).to(tokens.dtype).T
+
+
 class LosesANumber(Average):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -252,6 +259,7 @@ WRONG: list[tuple[str, Callable[[Site], Affinity], str | None]] = [
     ("multiply_adds", lambda site: CostsNothing(site.channels), "a counter finds"),
     ("memory", lambda site: FormsTheMatrix(site.channels), "forms_matrix is False, but .* N x N numbers"),
     ("autocast", lambda site: OnePrecision(site.channels), "same scalar type"),
+    ("device", StaysOnTheCPU, "device"),
     ("state_dict", LosesANumber, "saved and loaded"),
     ("training", Unused, "extra has no gradient"),
     ("fuse", FoldsWithoutHoles, "a network, fused"),
@@ -284,7 +292,24 @@ class TwiceWrong(CountsPadding):
 
 
 def test_one_error_lists_each_failed_check_by_name() -> None:
-    message = r"TwiceWrong fails 2 of 24 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
+    message = r"TwiceWrong fails 2 of 25 checks\n  padded_batch: Assert.*\n  multiply_adds: Assert.* a counter finds 0$"
     with pytest.raises(FailedChecks, match=message) as caught:
         check_affinity(TwiceWrong)
     assert list(caught.value.failures) == ["padded_batch", "multiply_adds"]
+
+
+@pytest.mark.parametrize(
+    ("word", "channels", "message"),
+    [
+        (
+            "attention",
+            16,
+            "check_affinity, 16 channels: attention: head width 32 does not divide",
+        ),
+        ("atention", 64, "Did you mean 'attention'"),
+        ("identity", 3, "3 channels; 4 at least"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line_and_no_list_of_failures(word: str, channels: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_affinity(word, channels)

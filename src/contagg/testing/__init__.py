@@ -2,10 +2,10 @@
 
 import torch
 
-from contagg.affinity.registry import Factory
-from contagg.errors import printable
+from contagg.affinity.registry import Factory, Site
+from contagg.errors import UserError, printable
 from contagg.testing import networks, numbers
-from contagg.testing.case import Case, Skipped
+from contagg.testing.case import GRID, Case, Skipped
 
 CHECKS = (
     numbers.attributes,
@@ -24,6 +24,7 @@ CHECKS = (
     numbers.multiply_adds,
     numbers.memory,
     numbers.autocast,
+    numbers.device,
     numbers.state_dict,
     networks.training,
     networks.fuse,
@@ -64,6 +65,7 @@ def check_affinity(factory: str | Factory, channels: int = 64) -> dict[str, str]
 
     Raises:
         FailedChecks: with what each failed check found.
+        UserError: there is no such word, or it cannot be made for so many channels.
 
     Examples:
         >>> from contagg.affinity import DepthwiseConv
@@ -73,6 +75,12 @@ def check_affinity(factory: str | Factory, channels: int = 64) -> dict[str, str]
     """
     skipped, failures = {}, {}
     case = Case(factory, channels)
+    if channels < 4:
+        raise UserError(f"check_affinity: {channels} channels; 4 at least, so that there can be several heads")
+    try:
+        case.make(Site(channels=channels, grid=GRID))
+    except UserError as error:
+        raise UserError(f"check_affinity, {channels} channels: {error}; name others with `channels`") from error
     for check in CHECKS:
         torch.manual_seed(0)
         try:

@@ -17,7 +17,7 @@ from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
 from contagg.inspect.seeing import see
 from contagg.inspect.static import static_figure, static_rows
-from contagg.inspect.statistics import gates
+from contagg.inspect.statistics import gates, sample_positions
 from contagg.inspect.statistics import statistics as statistics_of
 from contagg.inspect.view import look
 from contagg.models import create
@@ -89,7 +89,7 @@ def statistics(case: Case) -> None:
         layers = see(model, torch.randn(1, 3, *SIZE, dtype=torch.float64)).layers
         assert len(layers) == len(gates(model)) == 4
         for layer in layers:
-            for numbers in statistics_of(layer).values():
+            for numbers in statistics_of(layer, sample_positions(layer.grid, 16)).values():
                 found = torch.stack([numbers.distance, numbers.entropy, numbers.within3, numbers.within5])
                 assert found.isfinite().all(), f"statistics are not finite: {found[:, 0].tolist()}"
                 largest = [math.hypot(*layer.grid), math.log(math.prod(layer.grid)) + 1e-9, 1 + 1e-9, 1 + 1e-9]
@@ -136,22 +136,27 @@ def compile_without_breaks(case: Case) -> None:
     same(compiled(maps), module(maps), "compiled and not", 1e-4)
 
 
-def _program(module: _OfMaps, channels: int) -> torch.export.ExportedProgram:
-    dimensions = {0: Dim("batch")}
-    if module.any_grid:
-        dimensions |= {2: Dim("height", min=3), 3: Dim("width", min=3)}
-    return torch.export.export(
-        module,
-        (torch.randn(2, channels, *GRID),),
-        dynamic_shapes=(dimensions,),
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+def _exported(case: Case) -> tuple[_OfMaps, torch.export.ExportedProgram]:
+    """A module and its program, made once a case: that is most of what the checks of a scan take."""
+    if not hasattr(case, "exported"):
+        module = _OfMaps(case)
+        dimensions = {0: Dim("batch")}
+        if module.any_grid:
+            dimensions |= {2: Dim("height", min=3), 3: Dim("width", min=3)}
+        program = torch.export.export(
+            module,
+            (torch.randn(2, case.channels, *GRID),),
+            dynamic_shapes=(dimensions,),
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        case.exported = module, program  # type: ignore[attr-defined]
+    return case.exported  # type: ignore[attr-defined]
 
 
 def export(case: Case) -> None:
     """`torch.export`, with gradients on as it is by default, gives one graph for any batch, and for any grid served."""
-    module = _OfMaps(case)
-    program = _program(module, case.channels).module()
+    module, exported = _exported(case)
+    program = exported.module()
     for batch, grid in ((3, GRID), (1, (4, 9) if module.any_grid else GRID)):
         maps = torch.randn(batch, case.channels, *grid)
         same(program(maps), module(maps), f"exported and not, {batch} images on {grid}", 1e-4)
@@ -162,9 +167,9 @@ def onnx(case: Case) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise Skipped(f"{missing[0]} is not installed: pip install 'contagg[export]'")
-    module = _OfMaps(case)
+    module, exported = _exported(case)
     with torch.no_grad():
-        answer = open_onnx(to_onnx(_program(module, case.channels), {}))
+        answer = open_onnx(to_onnx(exported, {}))
         for batch, grid in ((2, GRID), (3, (4, 9) if module.any_grid else GRID)):
             maps = torch.randn(batch, case.channels, *grid)
             same(answer(maps), module(maps), f"ONNX and not, {batch} images on {grid}", 1e-4)

@@ -272,6 +272,21 @@ def autocast(case: Case) -> None:
     assert error < 0.05, f"under bfloat16 autocast answers differ from fp32's by {100 * error:.0f} %"
 
 
+def device(case: Case) -> None:
+    """It works where its inputs are: on the meta device whatever is made on the CPU meets tensors of another."""
+    for prefix in (0, 1):
+        affinity, (values, tokens) = case.drawn(prefix=prefix).to("meta"), case.inputs(prefix=prefix)
+        positions = torch.tensor([34, 0, 17], device="meta")
+        try:
+            answers = [affinity(values.to("meta"), tokens.to("meta"), GRID)]
+            answers += [ask(tokens.to("meta"), GRID, positions) for ask in (affinity.rows, affinity.columns)]
+        except UserError:
+            if prefix:
+                continue  # it serves no class tokens
+            raise
+        assert all(answer.is_meta for answer in answers), "it answers on another device than that of its inputs"
+
+
 def state_dict(case: Case) -> None:
     """What is saved, loaded without pickle and copied answers alike."""
     affinity, (values, tokens) = case.drawn(), case.inputs()
