@@ -49,6 +49,7 @@ def test_every_page_is_in_the_navigation_and_nothing_is_fetched() -> None:
 def test_every_file_that_a_page_names_is_there() -> None:
     """What a run or a person writes is not: those are named here."""
     written = {
+        "my_mixers.py",
         "metrics.csv",
         "recipe.yaml",
         "config.json",

@@ -13,7 +13,7 @@ from contagg.errors import UserError
 from contagg.figures import new_figure
 from tools.idea import GRID, SCALE, Denoiser, Learnt, cat, crops, figure_of, mixers
 
-PAGES = (pictures.ROOT / "README.md", pictures.ROOT / "docs" / "gallery.md")
+PAGES = (pictures.ROOT / "README.md", pictures.ROOT / "docs" / "gallery.md", pictures.ROOT / "docs" / "mixers.md")
 
 
 def linked(page: Path) -> set[Path]:

@@ -3,6 +3,7 @@
 idea       three mixers and their mixture, learnt for one task on photographs (a minute)
 fractions  results/fractions/fashion_mnist.csv
 speed      results/amd-epyc/bench.csv
+mixers     every mixer over a photograph, and the page docs/mixers.md (two minutes)
 digits     predictions, affinity, kernels and curves of the quickstart's run
 """
 
@@ -86,6 +87,21 @@ def speed(folder: Path, run: Path) -> None:
     publish(folder / "speed.png", accuracy_against_speed(points, "2 cores of an AMD EPYC, 224 px"))
 
 
+def mixers(folder: Path, run: Path) -> None:
+    """`mixers.png`, and the page beside the folder."""
+    from contagg.files import write_output
+    from contagg.inspect.mixers import all_words
+    from contagg.inspect.mixers_figure import mixers_figure
+    from contagg.inspect.mixers_table import flower, measured, token_at
+    from contagg.inspect.view import CENTRE
+    from tools.mixers_page import page
+
+    steps = 100
+    found = measured(all_words(), flower(), steps=steps)
+    publish(folder / "mixers.png", mixers_figure(found, flower(), token_at(flower(), CENTRE), steps))
+    write_output(folder.parent / "mixers.md", page(found, steps).encode())
+
+
 def digits(folder: Path, run: Path) -> None:
     """`digits_*.png`, from a run of the quickstart. UserError where there is none."""
     from contagg.checkpoints.models import open_model
@@ -103,6 +119,7 @@ PICTURES: dict[str, Callable[[Path, Path], None]] = {
     "idea": idea,
     "fractions": fractions,
     "speed": speed,
+    "mixers": mixers,
     "digits": digits,
 }
 

@@ -177,5 +177,5 @@ def add_figure(parser: argparse.ArgumentParser, default: str) -> None:
     """--out, a figure's file."""
     kinds = ", ".join(FIGURE_ENDINGS)
     parser.add_argument(
-        "--out", type=ending(FIGURE_ENDINGS), default=default, help=f"the figure, {kinds} (default {default})"
+        "-o", "--out", type=ending(FIGURE_ENDINGS), default=default, help=f"the figure, {kinds} (default {default})"
     )

@@ -2,8 +2,20 @@
 
 import argparse
 
-from contagg.arguments import Command, add_figure, ending, existing_file, heads, images, model, numbers, position
+from contagg.arguments import (
+    Command,
+    add_figure,
+    ending,
+    existing_file,
+    heads,
+    images,
+    model,
+    numbers,
+    position,
+    whole_from_zero,
+)
 from contagg.arguments import whole_above_zero as number
+from contagg.names import unknown_word
 
 ROW_ENDINGS = (".csv", ".npz")
 
@@ -65,6 +77,38 @@ def statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=ending((".csv",)), metavar="FILE", help="the numbers")
 
 
+def mixers(parser: argparse.ArgumentParser) -> None:
+    """For `contagg inspect mixers`."""
+    parser.add_argument(
+        "image", type=existing_file, nargs="?", help="a photograph (default: scikit-learn's of a flower)"
+    )
+    parser.add_argument(
+        "--at",
+        type=position,
+        default=(0.5, 0.5),
+        metavar="ROW,COL",
+        help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
+    )
+    parser.add_argument("--words", type=word_list, default=[], metavar="WORD,...", help="(default: all, see README.md)")
+    parser.add_argument(
+        "--steps",
+        type=whole_from_zero,
+        default=100,
+        metavar="N",
+        help="each mixer learns to take noise from the photograph (default 100: two minutes; 0: random weights)",
+    )
+    parser.add_argument("--save", type=ending((".json", ".csv")), metavar="FILE", help="the numbers, as .json or .csv")
+    add_figure(parser, "mixers.png")
+
+
+def word_list(text: str) -> list[str]:
+    """Words of affinities with commas between. ArgumentTypeError for one that there is not."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if problem := next(filter(None, map(unknown_word, found)), None):
+        raise argparse.ArgumentTypeError(f"{problem} contagg.list_affinities() gives all")
+    return found
+
+
 def _weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=existing_file, metavar="FILE", help="weights for a model given by name")
 
@@ -84,5 +128,10 @@ COMMANDS = {
         help="learnt static affinities by layer (Figure 1 right)",
         run="contagg.inspect.commands:static",
         arguments=static,
+    ),
+    "inspect mixers": Command(
+        help="every mixer by a word side by side, over a photograph",
+        run="contagg.inspect.mixers_table:run",
+        arguments=mixers,
     ),
 }
