@@ -74,13 +74,7 @@ def check_affinity(factory: str | Factory, channels: int = 64) -> dict[str, str]
         ['prefix_tokens']
     """
     skipped, failures = {}, {}
-    case = Case(factory, channels)
-    if channels < 4:
-        raise UserError(f"check_affinity: {channels} channels; 4 at least, so that there can be several heads")
-    try:
-        case.make(Site(channels=channels, grid=GRID))
-    except UserError as error:
-        raise UserError(f"check_affinity, {channels} channels: {error}; name others with `channels`") from error
+    case = _case(factory, channels)
     for check in CHECKS:
         torch.manual_seed(0)
         try:
@@ -93,3 +87,15 @@ def check_affinity(factory: str | Factory, channels: int = 64) -> dict[str, str]
     if failures:
         raise FailedChecks(case.name, failures)
     return skipped
+
+
+def _case(factory: str | Factory, channels: int) -> Case:
+    """A kind that can be made. UserError otherwise: one line, where each check would say the same."""
+    case = Case(factory, channels)
+    if channels < 4:
+        raise UserError(f"check_affinity: {channels} channels; 4 at least, so that there can be several heads")
+    try:
+        case.make(Site(channels=channels, grid=GRID))
+    except UserError as error:
+        raise UserError(f"check_affinity, {channels} channels: {error}; name others with `channels`") from error
+    return case
