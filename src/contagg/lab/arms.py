@@ -45,7 +45,7 @@ class Arm:
         """The name as a folder's; where it had to be changed, with a hash of it, so that no two share one.
 
         >>> Arm("dwconv5", None, {}, {}).folder, Arm("attention/64 + dwconv5", None, {}, {}).folder
-        ('dwconv5', 'attention_64_dwconv5-da5603')
+        ('dwconv5', 'attention_64_dwconv5-ebb1d1')
         """
         plain = re.sub(r"[^a-z0-9.-]+", "_", self.name.lower()).strip("_.")
         return plain if plain == self.name else f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
