@@ -50,6 +50,7 @@ def test_every_file_that_a_page_names_is_there() -> None:
     """What a run or a person writes is not: those are named here."""
     written = {
         "my_mixers.py",
+        "pyproject.toml",
         "metrics.csv",
         "recipe.yaml",
         "config.json",
