@@ -70,9 +70,9 @@ def slope_error(form: Form, values: Tensor, order: Tensor, output: Tensor) -> fl
 
 
 def _place(placed: Placed) -> int:
-    """One that holds a token, about the middle."""
+    """The last that holds a token: in the corner that padding fills up, where there is any."""
     held = placed.slots[placed.slots >= 0] if placed.token_of_slot is None else (placed.token_of_slot >= 0).nonzero()
-    return int(held.flatten().sort().values[held.numel() // 2])
+    return int(held.max())
 
 
 def _step(values: Tensor, channels: int) -> Tensor:
