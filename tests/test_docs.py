@@ -51,6 +51,7 @@ def test_every_file_that_a_page_names_is_there() -> None:
     written = {
         "my_mixers.py",
         "pyproject.toml",
+        "runs.json",
         "metrics.csv",
         "recipe.yaml",
         "config.json",
