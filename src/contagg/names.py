@@ -78,7 +78,7 @@ def require_model(name: str, options: Mapping[str, Any], key: str) -> None:
             raise UserError(f"model.options: {problem}")
     for word in _words(options.get("affinity")):
         if problem := unknown_word(word):
-            raise UserError(f"model.options: {problem} contagg.list_affinities() gives all")
+            raise UserError(f"model.options: {problem} See contagg.list_affinities()")
 
 
 def pattern_of(template: str) -> str:

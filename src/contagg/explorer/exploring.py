@@ -8,11 +8,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from contagg.data.decode import open_image
-from contagg.errors import UserError, nearest
+from contagg.errors import UserError
 from contagg.explorer.building import Explored, explored
 from contagg.explorer.page import Page
 from contagg.inspect.forms import Recording
-from contagg.inspect.seeing import see
+from contagg.inspect.seeing import see, wanted_modules
 from contagg.inspect.view import View, look
 
 
@@ -98,14 +98,4 @@ def page_of(image: Image.Image, models: Sequence[Explored], note: str = "") -> P
 def _seeing(layers: Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:
     if not layers:
         return see
-
-    def chosen(model: nn.Module, image: Tensor) -> Recording:
-        names = [name for name, _ in model.named_modules()]
-        for wanted in layers:
-            if not any(name == wanted or name.startswith(f"{wanted}.") for name in names):
-                raise UserError(
-                    f"layers {wanted!r}: {type(model).__name__} has no such module.{nearest(wanted, names)}"
-                )
-        return see(model, image, lambda name: any(f"{name}.".startswith(f"{wanted}.") for wanted in layers))
-
-    return chosen
+    return lambda model, image: see(model, image, wanted_modules(model, layers))

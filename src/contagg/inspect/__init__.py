@@ -105,7 +105,7 @@ def word_list(text: str) -> list[str]:
     """Words of affinities with commas between. ArgumentTypeError for one that there is not."""
     found = [word.strip() for word in text.split(",") if word.strip()]
     if problem := next(filter(None, map(unknown_word, found)), None):
-        raise argparse.ArgumentTypeError(f"{problem} contagg.list_affinities() gives all")
+        raise argparse.ArgumentTypeError(f"{problem} See contagg.list_affinities()")
     return found
 
 

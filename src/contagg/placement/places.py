@@ -92,5 +92,5 @@ def _container(network: nn.Module) -> tuple[str, Container]:
             return f"{name}." if name else "", module
     raise UserError(
         f"placement: {type(network).__name__} is not made of words: give one of contagg's networks, such as "
-        "container_tiny; for a trained vision transformer of timm's there is contagg place --from"
+        "container_tiny"
     )
