@@ -45,7 +45,7 @@ def test_the_words_are_the_registrys() -> None:
     assert patterns == own and set(examples) <= set(list_affinities())
 
 
-OTHERS = {"average[{size}]", "dilated{kernel_size}[x{dilation}]", "biasless{size}"}
+OTHERS = {"average[{size}]", "dilated{kernel_size}[x{dilation}]", "biasless{size}", "unmoved"}
 """Which other tests register."""
 
 

@@ -13,7 +13,8 @@ from contagg.errors import UserError
 from contagg.figures import new_figure
 from tools.idea import GRID, SCALE, Denoiser, Learnt, cat, crops, figure_of, mixers
 
-PAGES = (pictures.ROOT / "README.md", pictures.ROOT / "docs" / "gallery.md", pictures.ROOT / "docs" / "mixers.md")
+DOCS = pictures.ROOT / "docs"
+PAGES = (pictures.ROOT / "README.md", DOCS / "gallery.md", DOCS / "mixers.md", DOCS / "own-data.md")
 
 
 def linked(page: Path) -> set[Path]:

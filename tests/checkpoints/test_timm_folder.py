@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from released_names import to_released
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
@@ -17,7 +18,6 @@ import contagg.checkpoints.timm_folder as timm_folder
 from contagg.checkpoints.fitting import init_weights
 from contagg.checkpoints.weights import save_weights
 from contagg.cli import main
-from contagg.nn.released import to_released
 from contagg.training.building import Preprocessing
 
 SMALL = {"embed_dims": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "num_classes": 5}

@@ -23,6 +23,7 @@ from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.streams import ImageStream
 from contagg.errors import UserError
 from contagg.figures import VERMILION
+from contagg.inspect.stages import stage_and_block
 from contagg.training.building import Preprocessing
 
 PLAIN = Preprocessing(
@@ -105,7 +106,7 @@ def test_gathering_is_of_the_last_layer_and_of_different_classes(
     found = [an_answer(0, 1, 0.9, 1), an_answer(2, 2, 0.9, 2), an_answer(2, 2, 0.9, 3), an_answer(1, 1, 0.9, 4)]
     draw_gathering(tmp_path / "a.png", model, {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.5]}, found)
     assert [view.image.getpixel((0, 0)) for view, _ in drawn] == [4, 2]  # not the mistake, and one a class
-    assert {(one.layer.stage, one.layer.block) for _, gatherings in drawn for one in gatherings} == {(4, 1)}
+    assert {stage_and_block(one.layer.name) for _, gatherings in drawn for one in gatherings} == {(4, 1)}
 
 
 def test_a_network_without_an_affinity_has_no_such_picture(tmp_path: Path) -> None:

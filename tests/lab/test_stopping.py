@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from laboratory import RECIPE, rows, written
 
-RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 5}}
+RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 30}}  # long enough to be met at work
 WORDS = ("--affinity", "identity", "dwconv3", "--seeds", "1", "--jobs", "2", "--rounds", "0")
 EVERY_STEP = ("--run.checkpoint_minutes", "0")
 
