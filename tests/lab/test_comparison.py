@@ -118,8 +118,11 @@ def test_a_report_needs_no_data(made: Path, tmp_path: Path, capsys: pytest.Captu
     content["recipe"]["data.name"] = "folder"
     (tmp_path / "runs.json").write_text(json.dumps(content))
     compare(str(made / "tiny.yaml"), tmp_path, *report)
-    assert "within the noise" in capsys.readouterr().out or "real" in capsys.readouterr().out
-    del content["rows"][0]["parameters"], content["rows"][2]["parameters"]
+    printed = capsys.readouterr().out
+    assert "within the noise" in printed or "real" in printed
+    for row in content["rows"]:  # in whichever order two jobs ended
+        if row["arm"] == content["rows"][0]["arm"]:
+            del row["parameters"]
     (tmp_path / "runs.json").write_text(json.dumps(content))
     assert fail(str(made / "tiny.yaml"), tmp_path, *report) == "2"
 
