@@ -6,6 +6,7 @@ over white to a lighter orange, so that the two ends differ in grey as well.
 """
 
 import io
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from contagg.errors import UserError
 from contagg.files import FIGURE_ENDINGS, write_output
@@ -81,3 +83,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=_DOTS_PER_INCH)
     write_output(path, content.getvalue())
+
+
+def overlap(box: Bbox, others: Iterable[Bbox]) -> float:
+    """The area, in square pixels, that a box shares with each of the others, summed: what a name would hide there."""
+    common = (Bbox.intersection(box, other) for other in others)
+    return sum(part.width * part.height for part in common if part is not None)
+
+
+def outside(box: Bbox, frame: Bbox) -> float:
+    """The area, in square pixels, of a box beyond a frame."""
+    inside = Bbox.intersection(box, frame)
+    return box.width * box.height - (inside.width * inside.height if inside is not None else 0)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from contagg.figures import BLUE, VERMILION, new_figure, plain_axes
+from contagg.figures import BLUE, VERMILION, new_figure, outside, overlap, plain_axes
 
 OURS, OTHERS = VERMILION, BLUE
 _MARK = 7
@@ -61,7 +61,7 @@ def _name(
     for name, x, y, colour in names:
         tries = [_at(axes, name, (x, y), side, colour) for side in _SIDES]
         extents = [text.get_window_extent() for text in tries]
-        hidden = [_hidden(box, boxes) + _outside(box, frame) for box in extents]
+        hidden = [overlap(box, boxes) + outside(box, frame) for box in extents]
         best = hidden.index(min(hidden))
         boxes.append(extents[best])
         for number, text in enumerate(tries):
@@ -81,13 +81,3 @@ def _at(axes: Axes, name: str, mark: tuple[float, float], side: tuple[int, int],
         fontsize=8,
         color=colour,
     )
-
-
-def _hidden(box: Bbox, others: Sequence[Bbox]) -> float:
-    common = (Bbox.intersection(box, other) for other in others)
-    return sum(part.width * part.height for part in common if part is not None)
-
-
-def _outside(box: Bbox, frame: Bbox) -> float:
-    inside = Bbox.intersection(box, frame)
-    return box.width * box.height - (inside.width * inside.height if inside is not None else 0)

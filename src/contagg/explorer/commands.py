@@ -9,9 +9,7 @@ from PIL import Image
 from torch import nn
 
 from contagg.checkpoints.locate import weights_file
-from contagg.checkpoints.models import open_model
-from contagg.checkpoints.reading import read_checkpoint
-from contagg.checkpoints.weights import fit_state, load_into
+from contagg.checkpoints.models import open_epochs, open_model
 from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.explorer.building import Explored
@@ -71,21 +69,8 @@ def _about(network: nn.Module, size: tuple[int, int]) -> str:
 
 def _epochs(arguments: argparse.Namespace, image: Image.Image) -> list[Explored]:
     """Networks of a run as they were after some epochs."""
-    folder = Path(arguments.model, "checkpoints")
-    states = {int(path.name.split("_")[1]): path for path in sorted(folder.glob("epoch_*.ckpt"))}
-    if not states:
-        raise UserError(f"--epochs: {arguments.model!r} has no training states; give a run folder that kept some")
     models = []
-    for epoch in arguments.epochs:
-        if epoch not in states:
-            raise UserError(
-                f"--epochs: {arguments.model!r} holds no epoch {epoch}, but {', '.join(map(str, states))}; "
-                "--run.keep_last N keeps more"
-            )
-        network, preprocessing = open_model(arguments.model)
-        source = repr(str(states[epoch]))
-        state = read_checkpoint(states[epoch]).network()[0]
-        load_into(network, fit_state(network, state, source)[0], source)
+    for epoch, network, preprocessing in open_epochs(arguments.model, arguments.epochs):
         view = look(network, image, preprocessing, arguments.size)
         name = f"{Path(arguments.model).name}, epoch {epoch}"
         models.append(

@@ -24,13 +24,7 @@ def affinity(parser: argparse.ArgumentParser) -> None:
     """For `contagg inspect affinity`."""
     parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
     parser.add_argument("image", type=existing_file, help="an image file; it is shown to the model whole, resized")
-    parser.add_argument(
-        "--at",
-        type=position,
-        default=(0.5, 0.5),
-        metavar="ROW,COL",
-        help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
-    )
+    _at(parser)
     _weights(parser)
     parser.add_argument("--stages", type=numbers, metavar="N,...", help="from 1 (default: the last block of each)")
     parser.add_argument("--blocks", type=numbers, metavar="N,...", help="of each stage, from 1")
@@ -82,13 +76,7 @@ def mixers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", type=existing_file, nargs="?", help="a photograph (default: scikit-learn's of a flower)"
     )
-    parser.add_argument(
-        "--at",
-        type=position,
-        default=(0.5, 0.5),
-        metavar="ROW,COL",
-        help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
-    )
+    _at(parser)
     parser.add_argument("--words", type=word_list, default=[], metavar="WORD,...", help="(default: all, see README.md)")
     parser.add_argument(
         "--steps",
@@ -107,6 +95,16 @@ def word_list(text: str) -> list[str]:
     if problem := next(filter(None, map(unknown_word, found)), None):
         raise argparse.ArgumentTypeError(f"{problem} See contagg.list_affinities()")
     return found
+
+
+def _at(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--at",
+        type=position,
+        default=(0.5, 0.5),
+        metavar="ROW,COL",
+        help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
+    )
 
 
 def _weights(parser: argparse.ArgumentParser) -> None:

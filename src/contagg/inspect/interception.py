@@ -46,9 +46,7 @@ class Interception(TorchFunctionMode):
         handler = _HANDLERS.get(getattr(func, "__name__", ""))
         if handler is not None and (torch.is_grad_enabled() or handler is _addition):
             return handler(self, func, args, given)
-        result = func(*args, **given)
-        carry(func, args, given, result)
-        return result
+        return _carried(func, args, given)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -58,6 +56,13 @@ class Interception(TorchFunctionMode):
             yield
         finally:
             self.muted -= 1
+
+
+def _carried(func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """A call that mixes nothing: what is known of its arguments goes on to what it gives."""
+    result = func(*args, **kwargs)
+    carry(func, args, kwargs, result)
+    return result
 
 
 def _attention(mode: Interception, func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:
@@ -127,8 +132,7 @@ def _convolution(mode: Interception, func: Function, args: Arguments, kwargs: di
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     options = dict(zip(names, args, strict=False)) | kwargs
     if not convolutions.is_depthwise(options):
-        result = func(*args, **kwargs)
-        carry(func, args, kwargs, result)
+        result = _carried(func, args, kwargs)
         mode.learnt.convolved(options, result)
         return result
     with torch.no_grad():
@@ -141,8 +145,7 @@ def _pooling(mode: Interception, func: Function, args: Arguments, kwargs: dict[s
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     options = dict(zip(names, args, strict=False)) | kwargs
     if not convolutions.is_pooling(options):
-        result = func(*args, **kwargs)
-        carry(func, args, kwargs, result)
+        result = _carried(func, args, kwargs)
         mode.notes.layouts.convolved(result)
         return result
     with torch.no_grad():

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
-from contagg.figures import BLUE, GREY, PALETTE, VERMILION, new_figure, plain_axes
+from contagg.figures import BLUE, GREY, PALETTE, VERMILION, new_figure, outside, overlap, plain_axes
 from contagg.lab.findings import Curve, Findings, Line, is_share
 from contagg.lab.intervals import Interval, Pooled, interval
 
@@ -115,7 +115,7 @@ def _name(
         ways = [(ring, turn) for ring in _RINGS for turn in _TURNS]
         boxes = [_placed(marks[name], size.width, size.height, ring * pixel, turn) for ring, turn in ways]
         hidden = [
-            _overlap(box.padded(_GAP * pixel), taken) + 10 * _outside(box, frame) + ring * pixel
+            overlap(box.padded(_GAP * pixel), taken) + 10 * outside(box, frame) + ring * pixel
             for (ring, _), box in zip(ways, boxes, strict=True)
         ]
         best = hidden.index(min(hidden))
@@ -148,16 +148,6 @@ def _placed(mark: Any, width: float, height: float, away: float, turn: tuple[flo
     x, y = mark[0] + away * turn[0], mark[1] + away * turn[1]
     left = x - width * (1 - turn[0]) / 2
     return Bbox.from_bounds(left, y - height * (1 - turn[1]) / 2, width, height)
-
-
-def _overlap(box: Bbox, others: Sequence[Bbox]) -> float:
-    common = (Bbox.intersection(box, other) for other in others)
-    return sum(part.width * part.height for part in common if part is not None)
-
-
-def _outside(box: Bbox, frame: Bbox) -> float:
-    inside = Bbox.intersection(box, frame)
-    return box.width * box.height - (inside.width * inside.height if inside is not None else 0)
 
 
 def by_epoch(findings: Findings) -> Figure:
