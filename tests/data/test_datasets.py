@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from opening import folder
+from PIL import Image
+from pytest import MonkeyPatch
 
 from contagg.data.datasets import ImageData, MemoryImages, balanced_part
+from contagg.data.decode import read_image
 from contagg.data.sources import open_data
 
 MakeFolder = Callable[..., Path]
@@ -58,3 +61,31 @@ def test_a_part_keeps_image_and_label_together() -> None:
     assert [part[index][1] for index in range(3)] == [0, 1, 1]
     assert part.name(1) == "image 19" and part.identity == [b"3", b"19", b"4"]
     assert torch.equal(part.gather(np.array([1])), whole.gather(np.array([19])))
+
+
+def test_cached_images_are_decoded_once_within_the_memory(image_folder: MakeFolder, monkeypatch: MonkeyPatch) -> None:
+    root, decoded = image_folder(train=5), list[str]()
+
+    def read(source: Path, name: str, **limits: int | None) -> Image.Image:
+        decoded.append(name)
+        return read_image(source, name, **limits)
+
+    monkeypatch.setattr("contagg.data.datasets.read_image", read)
+    plain = open_data(folder(root)).train
+    expected = [np.asarray(plain[index][0]) for index in range(10)]
+    cached = open_data(folder(root, cache_gb=1.0)).train.subset(np.arange(9, -1, -1))
+    decoded.clear()
+    for _ in range(3):
+        for index in range(10):
+            image = cached[index][0]
+            np.testing.assert_array_equal(np.asarray(image), expected[9 - index])
+            image.paste(0, (0, 0, *image.size))  # what a transform does to it stays with that transform
+    assert len(decoded) == 10
+
+    room = sum(image.size for image in expected[:4]) / 2**30
+    small = open_data(folder(root, cache_gb=room)).train
+    decoded.clear()
+    for _ in range(3):
+        for index in range(10):
+            small[index]
+    assert len(decoded) == 4 + 3 * 6

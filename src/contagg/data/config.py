@@ -59,6 +59,7 @@ class DataConfig:
         classes: How many classes there are, where the data do not name them.
         max_pixels: Width times height of the largest image that is decoded: a file of a few KB may hold any number.
         bit_depth: Of grey images of more than 8 bits, 9 to 16; null takes what a TIFF says, else 16.
+        cache_gb: GiB of decoded images that each process that reads keeps of each split; 0 decodes them in every epoch.
         download: Fetch CIFAR-10 where it is missing. (`hfds/`, `hfids/` and `tfds/` fetch by nature.)
         fraction: Part of the training images of each class to use, chosen by a hash of their names, so that a smaller
             part lies within a larger one and every machine takes the same (Table 3).
@@ -74,6 +75,7 @@ class DataConfig:
     image_key: str | None = None
     label_key: str | None = None
     classes: Annotated[int, Range(2)] | None = None
+    cache_gb: NonNegative = field(default=0.0, metadata=MUTABLE_ON_RESUME)
     download: bool = field(default=False, metadata=MUTABLE_ON_RESUME)
     max_pixels: MaxPixels = 2**26
     bit_depth: BitDepth | None = None
@@ -89,6 +91,7 @@ class DataConfig:
             f"data.name: unknown data set {self.name!r}.{nearest(self.name, NAMED_DATA)} Known: {', '.join(known)}",
         )
         require(not self.is_stream or self.fraction == 1, f"data.fraction must be 1 for the stream {self.name!r}")
+        require(not (self.is_stream and self.cache_gb), f"data.cache_gb must be 0 for the stream {self.name!r}")
 
     def folder(self, default: str | None = None, must_exist: bool = True) -> Path:
         """`root`, or `default`, as a folder. UserError if none is given or it is not there."""

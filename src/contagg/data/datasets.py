@@ -68,6 +68,9 @@ class MemoryImages(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self._images[index].numpy()), int(self.labels[index])
 
+    def keep_decoded(self, gigabytes: float) -> None:
+        """They are in memory already."""
+
     def gather(self, indices: np.ndarray) -> torch.Tensor:
         """Many images at once: uint8, (B, H, W) or (B, H, W, 3)."""
         return self._images[torch.from_numpy(indices)]
@@ -90,6 +93,23 @@ class MemoryImages(Dataset[tuple[Image.Image, int]]):
         return MemoryImages(self._images[torch.from_numpy(which)].numpy(), self.labels[which], self._numbers[which])
 
 
+class _Cache:
+    """Decoded images by number, the first that come, in so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._room, self._kept = size, dict[int, Image.Image]()
+
+    def get(self, number: int, decode: Callable[[], Image.Image]) -> Image.Image:
+        if number in self._kept:
+            return self._kept[number].copy()  # a transform may draw on what it is given
+        image = decode()
+        size = image.width * image.height * len(image.getbands())
+        if size <= self._room:
+            self._room -= size
+            self._kept[number] = image.copy()
+        return image
+
+
 class EncodedImages(Dataset[tuple[Image.Image, int]]):
     """Images in their files' formats, wherever they lie.
 
@@ -107,12 +127,21 @@ class EncodedImages(Dataset[tuple[Image.Image, int]]):
         self.labels = np.asarray(labels, dtype=np.int64)
         self._source, self._names, self._sizes, self._read = source, names, sizes, read
         self._numbers = np.arange(len(names))
+        self._cache = _Cache(0)
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self._read(self._encoded(index), self.name(index)), int(self.labels[index])
+        decode = partial(self._decoded, index)
+        return self._cache.get(int(self._numbers[index]), decode), int(self.labels[index])
+
+    def keep_decoded(self, gigabytes: float) -> None:
+        """Decode each image once and keep it, in each process that reads, up to so many GiB."""
+        self._cache = _Cache(int(gigabytes * 2**30))
+
+    def _decoded(self, index: int) -> Image.Image:
+        return self._read(self._encoded(index), self.name(index))
 
     def content(self, index: int) -> bytes:
         """An image's file, undecoded. UnreadableSampleError where it cannot be had."""

@@ -53,6 +53,8 @@ def open_data(config: DataConfig) -> ImageData:
         if not len(images):
             raise UserError(f"data: {config.name!r} has no {split} images")
         check_labels(images.labels, len(data.class_names), f"the {split} split of {config.name!r}")
+        if config.cache_gb:
+            images.keep_decoded(config.cache_gb)
     _warn_of_equal(data, config.name)
     if config.fraction < 1:
         data = replace(data, train=data.train.subset(balanced_part(data.train, config.fraction)))
