@@ -131,7 +131,7 @@ def test_bad_input_gets_one_line(
 
 
 def test_a_model_that_mixes_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="Sequential has nothing to show that mixes places"):
+    with pytest.raises(UserError, match="Sequential has no affinity to show: nothing in it was seen to gather"):
         contagg.explore(nn.Sequential(nn.Conv2d(3, 4, 1)), photograph(64, 64))
 
 
@@ -173,3 +173,20 @@ def test_numbers_that_python_holds_grow_with_the_tokens() -> None:
         tracemalloc.stop()
     assert held[1] < 5 * held[0]
     assert np.isfinite(held).all()
+
+
+def test_what_is_no_model_is_refused_and_one_without_weights_is_not() -> None:
+    with pytest.raises(UserError, match=r"takes a torch\.nn\.Module, but str is of str.* timm\.create_model"):
+        contagg.explore("vit_tiny_patch16_224", photograph(8, 8))
+    with pytest.raises(UserError, match="explore needs a model"):
+        contagg.explore({}, photograph(8, 8))
+    model = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Identity())
+    (numbers,) = contagg.explore(model, photograph(8, 8), size=32, layers="0", fields=0).numbers()
+    assert [layer["name"] for layer in numbers["layers"]] == ["0"]
+
+
+def test_a_page_leaves_a_frozen_part_of_a_model_frozen() -> None:
+    model = contagg.create("container_light_tiny", **SIZES)
+    model.stages[0].eval()
+    contagg.explore(model, photograph(64, 64), size=64, fields=1)
+    assert model.training and model.stages[1].training and not model.stages[0].training

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ways_of_mixing import (
     Net,
     agents,
+    by_dots,
     by_hand,
+    by_mm,
     causal,
     channels,
     convolved,
@@ -24,8 +26,10 @@ from ways_of_mixing import (
     plain,
     qkv,
     recurrent,
+    summed,
     torchs,
     torchs_first,
+    without_arrow,
 )
 
 import contagg
@@ -102,6 +106,9 @@ CASES = [
     ("plain", plain, qkv, 1, Scores),
     ("causal", causal, qkv, 0, Scores),
     ("by hand", by_hand, qkv, 2, Dense),
+    ("einsum of dots", by_dots, qkv, 1, Dense),
+    ("einsum without an arrow", without_arrow, qkv, 1, Dense),
+    ("mm", by_mm, qkv, 1, Dense),
     ("linear", linear, qkv, 0, Factors),
     ("agents", agents, qkv, 0, Factors),
     ("padded windows", padded_windows, qkv, 0, Scores),
@@ -144,6 +151,7 @@ def test_a_mixer_s_rows_are_its_derivative() -> None:
         (recurrent, lambda: {"lstm": nn.LSTM(8, 8, batch_first=True)}, "a recurrent network"),
         (hidden_norm, qkv, "something that is not linear stands between"),
         (fourier, dict, "Fourier"),
+        (summed, qkv, "a softmax over tokens, but how they meet what they weigh was not seen"),
         (convolved, lambda: {"conv": nn.MaxPool2d(3, 1, 1)}, "the largest value of a window"),
         (convolved, lambda: {"conv": nn.Conv2d(8, 8, 3, padding=1)}, "has no one matrix"),
     ],

@@ -67,6 +67,34 @@ def by_hand(parts: nn.Module, x: Tensor) -> Tensor:
     return parts["proj"](torch.einsum("bhij,bhjd->bihd", weights, value).flatten(2))
 
 
+def by_dots(parts: nn.Module, x: Tensor) -> Tensor:
+    query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
+    weights = torch.einsum("...id, ...jd -> ...ij", query, key).softmax(-1)
+    return parts["proj"](joined(torch.einsum("...ij,...jd->...id", weights, value)))
+
+
+def without_arrow(parts: nn.Module, x: Tensor) -> Tensor:
+    query, key, value = parts["qkv"](x)[0].chunk(3, -1)
+    return parts["proj"](torch.einsum("ij,jk", (query @ key.mT).softmax(-1), value))[None]
+
+
+def by_mm(parts: nn.Module, x: Tensor) -> Tensor:
+    query, key, value = parts["qkv"](x)[0].chunk(3, -1)
+    return parts["proj"](torch.mm(torch.mm(query, key.T).softmax(-1), value))[None]
+
+
+def in_pieces(parts: nn.Module, x: Tensor) -> Tensor:
+    """Queries a few rows of the grid at a time, as where the memory is short."""
+    query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
+    pieces = [(piece @ key.mT).softmax(-1) @ value for piece in query.split(10, -2)]
+    return parts["proj"](joined(torch.cat(pieces, -2)))
+
+
+def summed(parts: nn.Module, x: Tensor) -> Tensor:
+    query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
+    return parts["proj"](joined(((query @ key.mT).softmax(-1)[..., None] * value[..., None, :, :]).sum(-2)))
+
+
 def linear(parts: nn.Module, x: Tensor) -> Tensor:
     query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
     return parts["proj"](joined(query.softmax(-1) @ (key.softmax(-2).mT @ value)))

@@ -21,7 +21,7 @@ def run_model(model: nn.Module, images: Tensor) -> Tensor:
         return model(images)
     except UserError:
         raise
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{type(model).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}") from error
 

@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.errors import UserError, printable
+from contagg.errors import printable
 from contagg.explorer.fields import Field, fields
 from contagg.explorer.measures import Measures, gathering, measure
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
 from contagg.inspect.forms import RecordedLayer, Recording, Term
+from contagg.inspect.gathering import require_layers
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +90,7 @@ def explored(
         count: Of places whose fields are taken.
     """
     recording = see(model, image)
-    if not recording.layers:
-        hidden = "; ".join(f"{each.name}: {each.reason}" for each in recording.unshown)
-        raise UserError(f"{name} has nothing to show that mixes places" + (f"; {hidden}" if hidden else ""))
+    require_layers(name, recording)
     found = numbers_of(recording, (image.shape[2], image.shape[3]), name=name, about=about, untrained=untrained)
     return replace(found, fields=fields(model, image, recording.layers, count))
 

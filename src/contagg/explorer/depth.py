@@ -68,7 +68,7 @@ def through_depth(
     found: dict[str, Depth] = {}
     for image in images:
         recording = see(model, image, wanted)
-        require_layers(model, recording)
+        require_layers(type(model).__name__, recording)
         for layer in recording.layers:
             if not layer.targets:
                 dynamic = any(term.name == "dynamic" for term in layer.terms)

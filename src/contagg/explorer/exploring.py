@@ -12,6 +12,7 @@ from contagg.errors import UserError
 from contagg.explorer.building import Explored, explored
 from contagg.explorer.page import Page
 from contagg.inspect.forms import Recording
+from contagg.inspect.quiet import quiet
 from contagg.inspect.seeing import see, wanted_modules
 from contagg.inspect.view import View, look
 
@@ -21,7 +22,7 @@ def explore(
     image: str | Path | Image.Image,
     *,
     preprocessing: Mapping[str, Any] | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     size: int | None = None,
     fields: int = 9,
     note: str = "",
@@ -51,8 +52,10 @@ def explore(
     """
     opened = image if isinstance(image, Image.Image) else open_image(image)
     models = model if isinstance(model, Mapping) else {type(model).__name__: model}
+    _require_modules(models)
+    wanted = [layers] if isinstance(layers, str) else layers
     found = [
-        explore_one(each, look(each, opened, preprocessing or {}, size), name, layers=layers, count=fields)
+        explore_one(each, look(each, opened, preprocessing or {}, size), name, layers=wanted, count=fields)
         for name, each in models.items()
     ]
     return page_of(opened, found, note)
@@ -69,21 +72,16 @@ def explore_one(
     count: int = 9,
 ) -> Explored:
     """One model on its view of the image, in eval mode, and left as it was."""
-    training, learnt = model.training, [p for p in model.parameters() if p.requires_grad]
-    model.eval()
-    for parameter in learnt:  # a gradient by the pixels needs none by the weights
-        parameter.requires_grad_(False)
     try:
-        return explored(model, view.tensor, _seeing(layers), name=name, about=about, untrained=untrained, count=count)
+        with quiet(model):
+            return explored(
+                model, view.tensor, _seeing(layers), name=name, about=about, untrained=untrained, count=count
+            )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "memory" in str(error):
             size = f"{view.size[0]} x {view.size[1]} pixels"
             raise UserError(f"{name}: an image of {size} is too large for the memory; a smaller one fits") from error
         raise
-    finally:
-        model.train(training)
-        for parameter in learnt:
-            parameter.requires_grad_(True)
 
 
 def page_of(image: Image.Image, models: Sequence[Explored], note: str = "") -> Page:
@@ -93,6 +91,18 @@ def page_of(image: Image.Image, models: Sequence[Explored], note: str = "") -> P
         sizes = ", ".join(f"{model.name} {model.size[0]} x {model.size[1]}" for model in models)
         raise UserError(f"models side by side need the image in one shape, but see {sizes}; give one --size for all")
     return Page(image=image, models=models, note=note)
+
+
+def _require_modules(models: Mapping[str, nn.Module]) -> None:
+    """UserError for none, or for what is no module."""
+    if not models:
+        raise UserError("explore needs a model, or several by name")
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"explore takes a torch.nn.Module, but {name} is of {type(model).__name__}; a model that has a name is "
+                "made by contagg.create or timm.create_model"
+            )
 
 
 def _seeing(layers: Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contagg.affinity.base import Grid
 from contagg.explorer.measures import spread_places
 from contagg.inspect.forms import RecordedLayer
+from contagg.inspect.quiet import GradientsStay
 from contagg.inspect.sizes import mean_sizes
 
 LONGEST = 64
@@ -96,7 +97,7 @@ def true_fields(model: nn.Module, image: Tensor, last: RecordedLayer, positions:
     hook = module.register_forward_hook(lambda _, inputs, output: kept.append(output))
     pixels = image.detach().clone().requires_grad_()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), GradientsStay():
             model(pixels)
     finally:
         hook.remove()

@@ -102,7 +102,11 @@ class Unshown:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """The layers of a model in the order in which they ran on one image, and those that cannot be shown."""
+    """The layers of a model in the order in which they ran on one image, and those that cannot be shown.
+
+    `others` is the number of those that were not asked for.
+    """
 
     layers: Sequence[RecordedLayer]
     unshown: Sequence[Unshown] = ()
+    others: int = 0

@@ -82,7 +82,7 @@ def gather(
     """
     place = view.place(at)
     recording = see(model, view.tensor, wanted_modules(model, names) if names else lambda name: True)
-    require_layers(model, recording)
+    require_layers(type(model).__name__, recording)
     chosen = list(recording.layers) if names else choose(recording, stages, blocks)
     for layer in chosen:
         for head in heads:
@@ -90,13 +90,14 @@ def gather(
     return [one for layer in chosen for one in _of_layer(model, layer, view, place, heads)]
 
 
-def require_layers(model: nn.Module, recording: Recording) -> None:
-    """UserError where nothing is recorded, which says why."""
+def require_layers(name: str, recording: Recording) -> None:
+    """UserError where nothing is recorded of the model of that name, which says why."""
     if recording.layers:
         return
-    name, reasons = type(model).__name__, {each.reason: each.name for each in reversed(recording.unshown)}
+    reasons = {each.reason: each.name for each in reversed(recording.unshown)}
     if not reasons:
-        raise UserError(f"{name} has no affinity to show: nothing in it was seen to gather from other places")
+        where = "the layers that were asked for" if recording.others else "it"
+        raise UserError(f"{name} has no affinity to show: nothing in {where} was seen to gather from other places")
     (reason, first), *others = reversed(reasons.items())
     counted = sum(each.reason == reason for each in recording.unshown)
     more = f" and {counted - 1} more" if counted > 1 else ""

@@ -21,9 +21,13 @@ from contagg.inspect.learnt import Learnt
 from contagg.inspect.marks import Hidden, Pair, Weights, branches_of, carry, mark_of, set_branches, set_mark
 from contagg.inspect.notes import Notes
 from contagg.inspect.products import Weighing, einsum_operands, matmul_operands
+from contagg.inspect.quiet import ends_gradients
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
+INFERENCE = "it runs in inference mode, without the gradients that tell which places its tokens are"
+BESIDE_OURS = "it gathers beside mixers of contagg, which alone write themselves down; show its module by itself"
+
 Handler = Callable[["Interception", Function, Arguments, dict[str, Any]], Any]
 
 
@@ -43,9 +47,15 @@ class Interception(TorchFunctionMode):
         given = dict(kwargs or {})
         if self.muted:
             return func(*args, **given)
+        if ends_gradients(func, args):
+            return None
         handler = _HANDLERS.get(getattr(func, "__name__", ""))
-        if handler is not None and (torch.is_grad_enabled() or handler is _addition):
+        if handler is None:
+            return _carried(func, args, given)
+        if torch.is_grad_enabled() or handler in (_addition, _softmax):
             return handler(self, func, args, given)
+        if handler in (_attention, _multi_head) or any(isinstance(mark_of(each), Weights) for each in args):
+            self.notes.unseen(INFERENCE if torch.is_inference_mode_enabled() else BESIDE_OURS)
         return _carried(func, args, given)
 
     @contextmanager
@@ -89,11 +99,14 @@ def _softmax(mode: Interception, func: Function, args: Arguments, kwargs: dict[s
     result = func(*args, **kwargs)
     mark = mark_of(args[0] if args else kwargs.get("input"))
     set_mark(result, Weights(mark.left if isinstance(mark, Pair) else None))
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    if isinstance(dim, int) and result.requires_grad:
+        mode.notes.weighed(result.shape[dim])
     return result
 
 
 def _matmul(mode: Interception, func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:
-    """matmul, bmm and @."""
+    """matmul, bmm, mm and @."""
     operands = matmul_operands(args)
     result = func(*args, **kwargs)
     return result if operands is None else _product(mode, *operands, result, ordered=True)
@@ -226,7 +239,7 @@ _HANDLERS: dict[str, Handler] = {
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": _multi_head,
     "softmax": _softmax,
-    **dict.fromkeys(("matmul", "__matmul__", "bmm"), _matmul),
+    **dict.fromkeys(("matmul", "__matmul__", "bmm", "mm"), _matmul),
     "einsum": _einsum,
     "conv2d": _convolution,
     "avg_pool2d": _pooling,

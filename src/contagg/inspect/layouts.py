@@ -6,12 +6,13 @@ are recorded, so that what is left of a block, its residual path, goes place by 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from contagg.affinity.base import Grid
-from contagg.inspect.places import MOST_PREFIX, Map, Placed, place, raster
+from contagg.inspect.places import MOST_PREFIX, Map, Placed, filled, place, raster
 
 _KEPT = 12
 """Maps that later ones are traced to; older ones are behind a cut."""
@@ -65,11 +66,11 @@ class Layouts:
         """Lay a tensor of one image out; None where it is no map or made of no known one place by place."""
         if not tensor.requires_grad:
             return None
-        for known in self.recent():
+        for index, known in enumerate(recent := self.recent()):
             if known.tensor is tensor:
                 return known
             for channel in _channels(tensor):
-                found = _traced(tensor, channel, known)
+                found = _traced(tensor, channel, recent[index:])
                 if found is not None:
                     self._counts[len(found.slots)] = found
                     return found
@@ -119,11 +120,13 @@ def _channels(tensor: Tensor) -> tuple[int, ...]:
     return ()
 
 
-def _traced(tensor: Tensor, channel: int, known: Map) -> Map | None:
+def _traced(tensor: Tensor, channel: int, maps: Sequence[Map]) -> Map | None:
+    """By the first of the maps; of tokens that it has no part in, as of queries taken in pieces, others may tell."""
     tokens = tensor.movedim(channel, -1).flatten(0, -2)
-    placed = place(tokens, [known])
+    placed = place(tokens, maps[:1])
     if placed is None:
         return None
+    placed = filled(placed, tokens, maps[1:])
     found = _coarser(placed) if placed.token_of_slot is not None else (placed.slots, placed.grid)
     if found is None:
         return None

@@ -16,6 +16,7 @@ from contagg.inspect.stages import labels
 
 CHANNELS = "it mixes channels, not places: its matrix is channels x channels"
 NO_PLACES = "which places its tokens are was not found: they are no map, or made of overlapping places"
+NO_PRODUCT = "its weights come from a softmax over tokens, but how they meet what they weigh was not seen"
 NO_QUERIES = "which places gather was not found"
 
 
@@ -54,6 +55,7 @@ class Notes:
         self.module = ""
         self.given: Callable[[], Iterator[Map]] = lambda: iter(())
         self.drafts: list[Draft] = []
+        self._weighed: dict[str, None] = {}
 
     def place(self, operand: Tensor, beside: Placed | None = None) -> Placed | None:
         """Where the tokens of an operand (..., T, d) lie, rather on the grid of `beside` than on another."""
@@ -67,6 +69,12 @@ class Notes:
     def unseen(self, reason: str) -> int:
         """Note that the running module mixes and has no A."""
         return self.add(Draft(name=self.module, reason=reason))
+
+    def weighed(self, count: int) -> None:
+        """Note that a softmax over as many as there are tokens runs: something of the module gathers by it."""
+        next(self.given(), None)  # the running module's map is looked for, so that its places count
+        if self.layouts.counts(count):
+            self._weighed[self.module] = None
 
     def residual(self, layer: int, around: Tensor, branch: Tensor) -> None:
         """Note x + f(x) for a layer inside f."""
@@ -105,7 +113,10 @@ class Notes:
         unshown = [
             Unshown(name=each.name, reason=each.reason) for each in self.drafts if not each.built and each.reason
         ]
-        return Recording(layers=layers, unshown=unshown)
+        told = {draft.name for draft in self.drafts}
+        unshown += [Unshown(name=each, reason=NO_PRODUCT) for each in self._weighed if each not in told]
+        others = sum(not self.wanted(draft.name) for draft in self.drafts)
+        return Recording(layers=layers, unshown=unshown, others=others)
 
 
 def recorded(name: str, grid: Grid, prefix: int, form: Form, term: str) -> RecordedLayer:

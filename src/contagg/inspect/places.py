@@ -79,7 +79,7 @@ def place(operand: Tensor, maps: Sequence[Map], beside: Placed | None = None) ->
         for way in ways:
             for index, candidate in enumerate(some):
                 if (found := way(operand, candidate)) is not None:
-                    return _filled(found, operand, some[index + 1 :])
+                    return filled(found, operand, some[index + 1 :])
     return None
 
 
@@ -126,6 +126,17 @@ def targets(operand: Tensor, number: Tensor, tensor: Tensor, channel: int) -> Te
     return None if found is None else found.flatten()
 
 
+def filled(found: Placed, operand: Tensor, others: Sequence[Map]) -> Placed:
+    """What was left open, from other maps of the same grid."""
+    for other in others:
+        if found.token_of_slot is not None or (found.slots >= 0).all():
+            break
+        more = sources(operand, other) if _grid(other) == _grid(found) else None
+        if more is not None:
+            found = replace(found, slots=torch.where(found.slots < 0, more, found.slots))
+    return found
+
+
 def _numbers(image: Callable[[Tensor | None, int], Tensor | None], number: Tensor, channel: int) -> Tensor | None:
     """Numbers from the images of one, of the low and of the high digits; None where one of them is not whole.
 
@@ -169,17 +180,6 @@ def _digits(
         clear &= ((value - whole).abs() < _CLEAR) & (rest <= _CLEAR**2 * size)
         found += step * whole.long()
     return (found, clear, held) if held.any() else None
-
-
-def _filled(found: Placed, operand: Tensor, others: Sequence[Map]) -> Placed:
-    """What was left open, from other maps of the same grid."""
-    for other in others:
-        if found.token_of_slot is not None or (found.slots >= 0).all():
-            break
-        more = sources(operand, other) if _grid(other) == _grid(found) else None
-        if more is not None:
-            found = replace(found, slots=torch.where(found.slots < 0, more, found.slots))
-    return found
 
 
 def _grid(each: Map | Placed) -> tuple[Grid, int]:

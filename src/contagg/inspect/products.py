@@ -1,5 +1,6 @@
 """Products of matrices in whatever words they are written, as weights times values."""
 
+import string
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,10 @@ def einsum_operands(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, bool] | None
     if not args or not isinstance(args[0], str):
         return None
     sides = list(args[1]) if len(args) == 2 and isinstance(args[1], list | tuple) else list(args[1:])
-    text = args[0].replace(" ", "")
-    if len(sides) != 2 or "->" not in text or "." in text:
+    words = _spelled(args[0], sides) if len(sides) == 2 else None
+    if words is None:
         return None
-    (left, right), out = text.split("->")[0].split(","), text.split("->")[1]
+    left, right, out = words
     summed = [letter for letter in left if letter in right and letter not in out]
     batch = [letter for letter in out if letter in left and letter in right]
     rows = [letter for letter in left if letter not in right]
@@ -50,6 +51,26 @@ def einsum_operands(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, bool] | None
     first = _arranged(sides[0], left, batch + rows + summed)
     second = _arranged(sides[1], right, batch + summed + columns)
     return first, second, list(out) == batch + rows + columns
+
+
+def _spelled(text: str, sides: list[Tensor]) -> tuple[str, str, str] | None:
+    """The axes of both sides and of what comes out, a letter each, dots and a missing arrow written out.
+
+    None where dots stand for more axes on one side than on the other.
+    """
+    given, arrow, out = text.replace(" ", "").partition("->")
+    words = given.split(",")
+    if not arrow:
+        single = sorted(letter for letter in set(given) - {",", "."} if given.count(letter) == 1)
+        out = "..." * ("." in given) + "".join(single)
+    hidden = [side.ndim - len(word.replace("...", "")) for word, side in zip(words, sides, strict=True)]
+    if any(count > 0 and "..." not in word for count, word in zip(hidden, words, strict=True)):
+        return None
+    if len({count for count, word in zip(hidden, words, strict=True) if "..." in word}) > 1:
+        return None
+    dots = "".join(letter for letter in string.ascii_letters if letter not in given)[: max(hidden)]
+    left, right, out = (word.replace("...", dots) for word in (*words, out))
+    return left, right, out
 
 
 def _arranged(side: Tensor, axes: str, order: list[str]) -> Tensor:

@@ -31,6 +31,7 @@ from contagg.inspect.layouts import Layouts
 from contagg.inspect.marks import set_branches
 from contagg.inspect.notes import Draft, Notes
 from contagg.inspect.places import Map
+from contagg.inspect.quiet import quiet
 
 _SCARCE = ("not enough memory", "can't allocate memory", "out of memory")
 """In what torch says where the memory is full."""
@@ -50,14 +51,15 @@ def see(
             gives where the values of one place are changed, at most.
 
     Raises:
-        UserError: the model takes no such image, or the memory does not hold what it forms.
+        UserError: the model takes no such image, is compiled or in bfloat16, or the memory does not hold what it forms.
     """
+    _require_open(model, image)
     own: dict[nn.Module, Layer] = {layer.module: layer for layer in aggregations(model)}
     layouts = Layouts(image.detach().clone().requires_grad_())
     notes = Notes(layouts, wanted, errors)
     mode = Interception(notes)
     watch = _Own(mode, own) if own else _Anyone(mode, model)
-    with _quiet(model), watch.hooked(model), torch.set_grad_enabled(not own), mode:
+    with quiet(model), watch.hooked(model), torch.set_grad_enabled(not own), mode:
         try:
             run_model(model, layouts.image.clone())
         except (UserError, MemoryError, RuntimeError) as error:
@@ -148,17 +150,38 @@ class _Own:
 
     def __init__(self, mode: Interception, own: dict[nn.Module, Layer]) -> None:
         self.mode, self.own = mode, own
+        self.running: list[str] = []
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        hooks = [module.register_forward_hook(self._after) for module in self.own]
+        hooks: list[Any] = []
+        for module in self.own:
+            hooks += [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+        for name, module in model.named_modules():
+            hooks += [module.register_forward_pre_hook(self._enter(name)), module.register_forward_hook(self._leave)]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self.running.append(name)
+            self.mode.notes.module = name
+
+        return enter
+
+    def _leave(self, *_: Any) -> None:
+        self.running.pop()
+        self.mode.notes.module = self.running[-1] if self.running else ""
+
+    def _before(self, *_: Any) -> None:
+        """What happens inside is told by the form alone."""
+        self.mode.muted += 1
+
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.mode.muted -= 1
         layer, notes = self.own[module], self.mode.notes
         draft = Draft(name=layer.name)
         if notes.wanted(layer.name):
@@ -167,20 +190,13 @@ class _Own:
         set_branches(output, frozenset((notes.add(draft),)))
 
 
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients of what is learnt, on torch's open paths; left as it was."""
-    training, fast = model.training, torch.backends.mha.get_fastpath_enabled()
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval().requires_grad_(False)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for parameter in learnt:
-            parameter.requires_grad_(True)
-        model.train(training)
+def _require_open(model: nn.Module, image: Tensor) -> None:
+    """UserError for a model in which nothing can be seen."""
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(f"{name} is compiled by torch.jit, which nothing sees into; show the module it was made of")
+    if image.dtype == torch.bfloat16:
+        raise UserError(f"{name} is in bfloat16, too coarse to tell which places its tokens are; show model.float()")
 
 
 def _blocks(model: nn.Module) -> set[nn.Module]:

@@ -78,7 +78,8 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     pixels = resize(pixels, list(shape), InterpolationMode(config["interpolation"]))
     mean, std = (_per_channel(config[name], channels) for name in ("mean", "std"))
     tensor = normalize(to_dtype(pixels, scale=True), mean, std)
-    return View(image=image, tensor=tensor.to(next(model.parameters())))
+    learnt = next(model.parameters(), None)
+    return View(image=image, tensor=tensor if learnt is None else tensor.to(learnt))
 
 
 def pixel(at: Position, size: Grid, what: str) -> Grid:
