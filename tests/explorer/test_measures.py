@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import contagg
 from contagg.affinity.bands import Band
 from contagg.affinity.forms import Dense, Form
+from contagg.errors import UserError
 from contagg.explorer.fields import composed_fields, fields
 from contagg.explorer.measures import measure, spread_places
 from contagg.inspect.forms import RecordedLayer, Term
@@ -133,3 +134,11 @@ def test_a_true_field_is_that_of_a_convolution_of_the_pixels() -> None:
     assert float(field.composed[field.row, field.column]) == pytest.approx(1)
     assert field.agreement == pytest.approx(float(field.true[field.row, field.column]))
     assert math.isclose(float(field.true.sum()), 1, rel_tol=1e-5)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    """As those of a network whose training has diverged; the residual tells where a softmax shuts NaN out."""
+    rows = torch.full((1, N, N), 1 / N)
+    for broken in (layer(Dense(matrix=rows * math.nan)), layer(Dense(matrix=rows), residual=math.nan)):
+        with pytest.raises(UserError, match=r"not finite .* diverged"):
+            measure(broken)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contagg.affinity.base import Grid
 from contagg.affinity.forms import ELEMENTS
+from contagg.errors import UserError
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.sizes import mean_sizes
 
@@ -50,11 +51,17 @@ class Measures:
 
 @torch.no_grad()
 def measure(layer: RecordedLayer) -> Measures:
-    """The numbers of a layer whose places gather from each other or from another grid."""
+    """The numbers of a layer whose places gather from each other or from another grid.
+
+    Raises:
+        UserError: they are not finite, as those of a network whose training has diverged.
+    """
     positions, places = gathering(layer, min(PLACES, max(16, NUMBERS // layer.tokens)))
     heads = torch.linspace(0, layer.heads - 1, min(HEADS, layer.heads)).long().unique()
     at_once = max(1, ELEMENTS // (layer.heads * layer.tokens))
     rows = torch.cat([layer.mixed.rows(some)[heads].abs().float() for some in positions.split(at_once)], 1)
+    if not bool(rows.isfinite().all()) or not math.isfinite(layer.residual or 0.0):
+        raise UserError(f"{layer.name}: its weights are not finite (NaN or infinite); has the training diverged?")
     share = rows[..., layer.prefix :]
     share = share / share.sum(-1, keepdim=True).clamp_min(1e-30)
     received = mean_sizes(layer, torch.full((1, layer.mixed.shape[0]), 1 / layer.mixed.shape[0]))[0]
