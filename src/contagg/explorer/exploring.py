@@ -51,11 +51,9 @@ def explore(
         (56, 56)
     """
     opened = image if isinstance(image, Image.Image) else open_image(image)
-    models = model if isinstance(model, Mapping) else {type(model).__name__: model}
-    _require_modules(models)
-    wanted = [layers] if isinstance(layers, str) else layers
+    models = _by_name(model)
     found = [
-        explore_one(each, look(each, opened, preprocessing or {}, size), name, layers=wanted, count=fields)
+        explore_one(each, look(each, opened, preprocessing or {}, size), name, layers=layers, count=fields)
         for name, each in models.items()
     ]
     return page_of(opened, found, note)
@@ -68,7 +66,7 @@ def explore_one(
     *,
     about: str = "",
     untrained: bool = False,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     count: int = 9,
 ) -> Explored:
     """One model on its view of the image, in eval mode, and left as it was."""
@@ -93,19 +91,22 @@ def page_of(image: Image.Image, models: Sequence[Explored], note: str = "") -> P
     return Page(image=image, models=models, note=note)
 
 
-def _require_modules(models: Mapping[str, nn.Module]) -> None:
-    """UserError for none, or for what is no module."""
+def _by_name(model: nn.Module | Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    """Modules by name. UserError for none, or for what is no module."""
+    models = model if isinstance(model, Mapping) else {type(model).__name__: model}
     if not models:
         raise UserError("explore needs a model, or several by name")
-    for name, model in models.items():
-        if not isinstance(model, nn.Module):
+    for name, each in models.items():
+        if not isinstance(each, nn.Module):
             raise UserError(
-                f"explore takes a torch.nn.Module, but {name} is of {type(model).__name__}; a model that has a name is "
+                f"explore takes a torch.nn.Module, but {name} is of {type(each).__name__}; a model that has a name is "
                 "made by contagg.create or timm.create_model"
             )
+    return models
 
 
-def _seeing(layers: Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:
+def _seeing(layers: str | Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:
     if not layers:
         return see
-    return lambda model, image: see(model, image, wanted_modules(model, layers))
+    names = [layers] if isinstance(layers, str) else layers
+    return lambda model, image: see(model, image, wanted_modules(model, names))
