@@ -10,9 +10,9 @@ from PIL import Image
 from selenium import webdriver
 
 from contagg.explorer.building import Explored
-from contagg.explorer.measures import Measures
 from contagg.explorer.page import Page
 from contagg.inspect.forms import RecordedLayer, Recording, Unshown
+from contagg.inspect.measures import Measures
 
 MEASURES = Measures(distance=0.1, within3=0.5, entropy=0.2, rank=0.3, toeplitz=0.4, sinks=[(1, 2, 11.0)], registers=0.0)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from contagg.affinity.base import Grid
 from contagg.errors import printable
 from contagg.explorer.fields import Field, fields
-from contagg.explorer.measures import Measures, gathering, measure
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
 from contagg.inspect.forms import RecordedLayer, Recording, Term
 from contagg.inspect.gathering import require_layers
+from contagg.inspect.measures import Measures, gathering, measure
 
 logger = logging.getLogger(__name__)
 

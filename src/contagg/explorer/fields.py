@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contagg.affinity.base import Grid
-from contagg.explorer.measures import spread_places
 from contagg.inspect.forms import RecordedLayer
+from contagg.inspect.measures import spread_places
 from contagg.inspect.quiet import GradientsStay
 from contagg.inspect.sizes import mean_sizes
 

@@ -14,9 +14,9 @@ from contagg.checkpoints.models import open_epochs, open_model
 from contagg.data.decode import open_image
 from contagg.data.folders import find_images
 from contagg.errors import UserError
-from contagg.explorer.depth import Depth, depth_csv, depth_figure, depth_table, through_depth
 from contagg.figures import save_figure
 from contagg.files import write_output
+from contagg.inspect.depth import Depth, depth_csv, depth_figure, depth_table, through_depth
 from contagg.inspect.seeing import wanted_modules
 from contagg.inspect.view import look
 

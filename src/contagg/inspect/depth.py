@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from contagg.explorer.measures import measure
 from contagg.figures import PALETTE, new_figure, plain_axes
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.gathering import require_layers
+from contagg.inspect.measures import measure
 from contagg.inspect.seeing import see
 
 MEASURES = ("distance", "within3", "entropy", "rank", "toeplitz", "alpha")
@@ -58,7 +58,7 @@ class Depth:
 def through_depth(
     model: nn.Module, images: Iterable[Tensor], wanted: Callable[[str], bool] = lambda name: True
 ) -> list[Depth]:
-    """See a model on each image (1, C, H, W), and take its layers' numbers (`contagg.explorer.measures`).
+    """See a model on each image (1, C, H, W), and take its layers' numbers (`contagg.inspect.measures`).
 
     Layers where class tokens alone gather are left out.
 

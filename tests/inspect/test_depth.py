@@ -12,7 +12,7 @@ from torch import nn
 import contagg
 from contagg.checkpoints.weights import save_weights
 from contagg.cli import main
-from contagg.explorer.depth import depth_figure, through_depth
+from contagg.inspect.depth import depth_figure, through_depth
 
 SIZES = {"embed_dims": (32, 64, 96, 128), "depths": (1, 1, 1, 1), "num_classes": 3, "img_size": 64}
 
