@@ -1,0 +1,86 @@
+"""The paper's tables beside ours: pairs are called different where they are, commands make the arms of their tables."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contagg.cli import main as contagg
+from contagg.lab.arms import read_arms
+from tools import twins
+from tools.twins import Entry, Found, Order, Twin, find, main, order, passing, read_twins, section
+
+ROOT = Path(__file__).parents[2]
+
+
+def a_twin(*papers: float, curves: bool = False) -> Twin:
+    rows = [Entry(f"paper's {place}", f"arm {place}", paper) for place, paper in enumerate(papers)]
+    return Twin("toy", "Table 0", "toy", "accuracy", "ImageNet", "here", "contagg compare", rows, curves)
+
+
+def found(folder: Path, twin: Twin, *means: float, seeds: int = 3, noise: float = 0.001) -> Found:
+    """Arms of these accuracies, each with 2 epochs, and noise that seeds share in part."""
+    generator = np.random.default_rng(3)
+    rows = [
+        {
+            "arm": f"arm {place}",
+            "seed": seed,
+            "metrics": {"epoch": [1, 2], "accuracy": [mean / 2, mean + noise * generator.standard_normal()]},
+        }
+        for place, mean in enumerate(means)
+        for seed in range(seeds)
+    ]
+    (folder / "toy").mkdir(exist_ok=True)
+    (folder / "toy/runs.json").write_text(json.dumps({"rows": rows}))
+    return find(twin, folder)
+
+
+def test_the_order_is_the_papers_the_other_one_or_not_known(tmp_path: Path) -> None:
+    assert order(found(tmp_path, a_twin(80, 70, 60), 0.8, 0.7, 0.6)) == Order(3, 0, 0)
+    assert order(found(tmp_path, a_twin(80, 70, 60), 0.6, 0.7, 0.8)) == Order(0, 3, 0)
+    assert order(found(tmp_path, a_twin(80, 70, 60), 0.9, 0.5, 0.5, noise=0.02)) == Order(2, 0, 1)
+    assert order(found(tmp_path, a_twin(80, 70, 70), 0.8, 0.7, 0.6)) == Order(2, 0, 0), "the paper orders two pairs"
+    assert order(found(tmp_path, a_twin(80, 70), 0.5, 0.5, noise=0.02)) == Order(0, 0, 1)
+    assert order(found(tmp_path, a_twin(80, 70), 0.9, 0.5, seeds=1)) is None
+    assert str(Order(0, 1, 0)) == "The paper's order is the other way round here."
+
+
+def test_a_table(tmp_path: Path) -> None:
+    text = section(found(tmp_path, a_twin(39.3, 61.8, 50), 0.4, 0.6, noise=1e-6))
+    assert "| paper's 0 | 39.3 | 40.0 (" in text and "| paper's 1 | 61.8 | 60.0 (" in text and "+20.0 (" in text
+    assert "| paper's 2 | 50.0 | no run yet | 0 |" in text and "The paper's order holds here." in text
+    assert "Not run yet." in section(Found(a_twin(1, 2), {}))
+
+
+def test_epochs_to_another_ones_best(tmp_path: Path) -> None:
+    of = found(tmp_path, a_twin(1, 2, 3, curves=True), 0.3, 0.8, 0.2, noise=0).curves
+    assert passing(of["arm 1"], of["arm 0"]) == "1.0" and passing(of["arm 2"], of["arm 0"]) == "never"
+
+
+@pytest.mark.parametrize("twin", read_twins(), ids=lambda twin: twin.name)
+def test_each_command_makes_the_arms_of_its_table(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("contagg.lab.arms.check_references", lambda _: None)  # the photographs are not here
+    program, command, *words = shlex.split(twin.command)
+    assert (program, command) == ("contagg", "compare") and f"results/{twin.folder}" in words
+    asked: list[list[str]] = []
+    monkeypatch.setattr("contagg.lab.arms.run", lambda options: asked.append([arm.name for arm in _arms(options).arms]))
+    contagg(["compare", *words])
+    assert sorted(asked[0]) == sorted(entry.arm for entry in twin.rows)
+
+
+def _arms(options: object) -> object:
+    return read_arms(options.recipe, options.arms)  # type: ignore[attr-defined]
+
+
+def test_the_page_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    main(["--docs", str(tmp_path)])
+    page = (ROOT / "docs/results.md").read_text()
+    assert (tmp_path / "results.md").read_text() == page, "run python -m tools.twins"
+    drawn = set(re.findall(r"pictures/(twin_\w+\.png)", page))
+    assert drawn == {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert all((ROOT / "docs/pictures" / name).is_file() for name in drawn) and twins.TWINS.is_file()
