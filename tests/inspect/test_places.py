@@ -89,3 +89,14 @@ def test_slots_of_a_map_are_handed_on(image: Tensor) -> None:
 def test_nothing_that_comes_from_elsewhere(image: Tensor) -> None:
     assert place(torch.randn(1, 60, 5), [raster(image)]) is None
     assert place(torch.randn(1, 60, 5).requires_grad_() * 2, [raster(image)]) is None
+
+
+@pytest.mark.parametrize("slope", [1e8, 1e-8])
+def test_a_token_of_another_slope_is_found_and_hides_no_other(slope: float) -> None:
+    """As a class token that begins at zero has before a norm: its slope is a million times that of the others."""
+    tensor = torch.randn(1, 13, 8, requires_grad=True)
+    known = Map(tensor=tensor, channel=2, slots=torch.arange(13), grid=(3, 4), prefix=1)
+    slopes = torch.ones(13, 1)
+    slopes[0] = slope
+    placed = place((tensor * slopes).flip(1), [known])
+    assert placed is not None and placed.slots.tolist() == [list(range(12, -1, -1))]

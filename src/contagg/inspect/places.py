@@ -22,6 +22,8 @@ _BASE = 256
 """A number is told by two digits of this base, so that single precision tells them apart."""
 _CLEAR = 0.05
 """How far from a whole number a digit may be."""
+_FAINT = 1e-12
+"""Of the largest square: what is less may be noise, unless its number is whole. Slopes of norms differ as much."""
 _TRIES = 4
 
 
@@ -167,7 +169,7 @@ def _digits(
     if one is None:
         return None
     size = one.square().sum(channel)
-    held = size > 1e-12 * size.max()
+    held, faint = size > torch.finfo(size.dtype).tiny, size <= _FAINT * size.max()
     found, clear = torch.zeros_like(held, dtype=torch.long), torch.ones_like(held)
     for step, digit in ((1, number % _BASE), (_BASE, number // _BASE)):
         if not held.any() or (step > 1 and not digit.any()):
@@ -179,6 +181,7 @@ def _digits(
         whole = value.round()
         clear &= ((value - whole).abs() < _CLEAR) & (rest <= _CLEAR**2 * size)
         found += step * whole.long()
+    held &= clear | ~faint
     return (found, clear, held) if held.any() else None
 
 
