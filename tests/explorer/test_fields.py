@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from made_layers import layer, sizes
+from PIL import Image
 from torch import Tensor, nn
 
 import contagg
@@ -72,3 +73,52 @@ def test_a_true_field_is_that_of_a_convolution_of_the_pixels() -> None:
     assert float(field.composed[field.row, field.column]) == pytest.approx(1)
     assert field.agreement == pytest.approx(float(field.true[field.row, field.column]))
     assert math.isclose(float(field.true.sum()), 1, rel_tol=1e-5)
+
+
+class Late(nn.Module):
+    """Attention over a grid of 4 x 4, with `tokens` of no place in the middle; `wrapped` as a library's block."""
+
+    def __init__(self, tokens: int, *, wrapped: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.late = nn.Conv2d(3, 8, 2, stride=2), nn.Parameter(torch.randn(1, tokens, 8))
+        self.blocks = nn.ModuleList([Block(wrapped)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.stem(image).flatten(2).mT
+        tokens = torch.cat([tokens[:, :5], self.late, tokens[:, 5:]], 1)
+        given = self.blocks[0](tokens)
+        return given[0] if isinstance(given, tuple) else given
+
+
+class Block(nn.Module):
+    def __init__(self, wrapped: bool) -> None:
+        super().__init__()
+        self.attention, self.wrapped = nn.MultiheadAttention(8, 2, batch_first=True), wrapped
+
+    def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, None]:
+        given = tokens + 0.01 * self.attention(tokens, tokens, tokens)[0]
+        return (given, None) if self.wrapped else given
+
+
+@pytest.mark.parametrize(("tokens", "wrapped"), [(0, False), (3, False), (2, True)])
+def test_a_true_field_lies_at_its_place_wherever_the_model_keeps_other_tokens(tokens: int, wrapped: bool) -> None:
+    model, image = Late(tokens, wrapped=wrapped).eval(), torch.randn(1, 3, 8, 8)
+    layers = see(model, image).layers
+    assert (layers[-1].grid, layers[-1].prefix) == ((4, 4), tokens)
+    found = fields(model, image, layers, 16)
+    assert len(found) == 16
+    for field in found:  # nearly all is the residual's
+        own = field.true[2 * field.row : 2 * field.row + 2, 2 * field.column : 2 * field.column + 2]
+        assert float(own.sum()) > 0.8
+
+
+def test_a_page_without_fields_says_why() -> None:
+    class Apart(Late):
+        def forward(self, image: Tensor) -> Tensor:
+            return self.blocks[0].attention(*3 * [self.stem(image).flatten(2).mT])[0]
+
+    (numbers,) = contagg.explore(Apart(0), Image.new("RGB", (8, 8)), size=32, fields=1).numbers()
+    assert not numbers["fields"] and numbers["unshown"][0]["name"] == "through the network, to the pixels"
+    (numbers,) = contagg.explore(Apart(0), Image.new("RGB", (8, 8)), size=32, fields=0).numbers()
+    assert not numbers["unshown"]

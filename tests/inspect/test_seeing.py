@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ways_of_mixing import (
     Net,
     agents,
+    by_a_module,
     by_dots,
     by_hand,
     by_mm,
@@ -109,6 +110,7 @@ CASES = [
     ("einsum of dots", by_dots, qkv, 1, Dense),
     ("einsum without an arrow", without_arrow, qkv, 1, Dense),
     ("mm", by_mm, qkv, 1, Dense),
+    ("nn.Softmax", by_a_module, lambda: qkv() | {"softmax": nn.Softmax(-1)}, 1, Dense),
     ("linear", linear, qkv, 0, Factors),
     ("agents", agents, qkv, 0, Factors),
     ("padded windows", padded_windows, qkv, 0, Scores),
@@ -128,6 +130,7 @@ def test_each_way_of_mixing(mix: Callable, parts: Callable, tokens: int, kind: t
     errors: list[tuple[str, float]] = []
     recording = see(model, torch.randn(1, 3, 8, 10, dtype=torch.float64), errors=errors)
     [layer] = recording.layers
+    assert not recording.unshown
     assert isinstance(layer.terms[0].form, kind) and (layer.grid, layer.prefix) == ((4, 5), tokens)
     assert len(errors) == 1 and errors[0][1] < 1e-12
     assert layer.residual is not None and 0 < layer.residual < 1

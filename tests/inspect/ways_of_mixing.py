@@ -95,6 +95,11 @@ def summed(parts: nn.Module, x: Tensor) -> Tensor:
     return parts["proj"](joined(((query @ key.mT).softmax(-1)[..., None] * value[..., None, :, :]).sum(-2)))
 
 
+def by_a_module(parts: nn.Module, x: Tensor) -> Tensor:
+    query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
+    return parts["proj"](joined(parts["softmax"](query @ key.mT) @ value))
+
+
 def linear(parts: nn.Module, x: Tensor) -> Tensor:
     query, key, value = map(heads, parts["qkv"](x).chunk(3, -1))
     return parts["proj"](joined(query.softmax(-1) @ (key.softmax(-2).mT @ value)))

@@ -14,12 +14,16 @@ from contagg.affinity.base import Grid
 from contagg.errors import printable
 from contagg.explorer.fields import Field, fields
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
-from contagg.inspect.forms import RecordedLayer, Recording, Term
+from contagg.inspect.forms import RecordedLayer, Recording, Term, Unshown
 from contagg.inspect.gathering import require_layers
 from contagg.inspect.measures import Measures, gathering, measure
 
 logger = logging.getLogger(__name__)
 
+NO_FIELDS = Unshown(
+    name="through the network, to the pixels",
+    reason="its layers are not one way from the image to the end, or what the last gives does not lie on their grid",
+)
 ROUNDED_PLACES = 16
 """Rows of a layer whose rounding to 8 bits is measured."""
 
@@ -92,7 +96,10 @@ def explored(
     recording = see(model, image)
     require_layers(name, recording)
     found = numbers_of(recording, (image.shape[2], image.shape[3]), name=name, about=about, untrained=untrained)
-    return replace(found, fields=fields(model, image, recording.layers, count))
+    through = fields(model, image, recording.layers, count)
+    if count and not through:
+        found = replace(found, recording=replace(recording, unshown=[*recording.unshown, NO_FIELDS]))
+    return replace(found, fields=through)
 
 
 def numbers_of(recording: Recording, size: Grid, *, name: str, about: str = "", untrained: bool = False) -> Explored:

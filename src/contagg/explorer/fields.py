@@ -9,7 +9,7 @@ Neural Networks" (https://arxiv.org/abs/1701.04128): lengths of the gradient of 
 all features at once by one backward pass with random signs, whose mean square is that of all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def true_fields(model: nn.Module, image: Tensor, last: RecordedLayer, positions:
             model(pixels)
     finally:
         hook.remove()
-    features = _as_tokens(kept[-1], last) if kept and isinstance(kept[-1], Tensor) else None
+    features = _as_tokens(given, last) if kept and (given := _tensor(kept[-1])) is not None else None
     if features is None or not features.requires_grad:
         return None
     generator = torch.Generator().manual_seed(0)
@@ -115,10 +115,22 @@ def true_fields(model: nn.Module, image: Tensor, last: RecordedLayer, positions:
     return torch.stack(found)
 
 
+def _tensor(output: Any) -> Tensor | None:
+    """The first tensor of what a module gave, be that a tuple or a dictionary."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list):
+        return next((each for each in output if isinstance(each, Tensor)), None)
+    return output if isinstance(output, Tensor) else None
+
+
 def _as_tokens(output: Tensor, layer: RecordedLayer) -> Tensor | None:
-    """(N, C) of an output (1, N, C), (1, C, H, W) or (1, H, W, C)."""
-    if output.ndim == 3 and output.shape[1] == layer.tokens:
-        return output[0]
+    """(N, C) in A's order of an output (1, N, C), (N, 1, C), (1, C, H, W) or (1, H, W, C)."""
+    if output.ndim == 3 and 1 in output.shape[:2] and max(output.shape[:2]) == layer.tokens:
+        tokens = output.flatten(0, 1)
+        if layer.order is None or len(layer.order) != layer.tokens:
+            return tokens
+        return tokens[layer.order.argsort()] if bool((layer.order >= 0).all()) else None
     if output.ndim == 4 and tuple(output.shape[2:]) == layer.grid and layer.prefix == 0:
         return output[0].flatten(1).T
     if output.ndim == 4 and tuple(output.shape[1:3]) == layer.grid and layer.prefix == 0:

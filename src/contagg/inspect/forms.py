@@ -60,6 +60,7 @@ class RecordedLayer:
             |x| / (|x| + |f(x)|) for x + f(x); None where nothing is added.
         target_grid, target_prefix: Of the tokens that gather, where these are others.
         beside: Matrices that are no part of A but worth showing with it, as the prior of a detector's query.
+        order: Where each token of (1, N, C) lies in A, as the model orders them; None where it is N by itself.
         targets: Names of what gathers where that lies on no grid, as a detector's queries; then `target_grid` is None.
     """
 
@@ -73,6 +74,7 @@ class RecordedLayer:
     target_prefix: int = 0
     targets: tuple[str, ...] = ()
     beside: tuple[Term, ...] = ()
+    order: Tensor | None = None
 
     @property
     def mixed(self) -> Form:

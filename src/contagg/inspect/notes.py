@@ -24,7 +24,7 @@ NO_QUERIES = "which places gather was not found"
 class Draft:
     """A layer that is ready (`built`), that waits for where its queries lie (`build`), or has no A (`reason`).
 
-    `output` is what it gave and the axis of channels there.
+    `output` is what it gave and the axis of channels there, `order` the slots of the tokens that its module was given.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Draft:
     build: Callable[[Placed], RecordedLayer | None] | None = None
     output: tuple[Tensor, int] | None = None
     residual: float | None = None
+    order: Tensor | None = None
 
 
 class Notes:
@@ -63,6 +64,8 @@ class Notes:
 
     def add(self, draft: Draft) -> int:
         """Note a layer and give its number."""
+        if draft.built is not None or draft.build is not None:
+            draft.order = next((each.slots for each in self.given() if each.tensor.ndim == 3), None)
         self.drafts.append(draft)
         return len(self.drafts) - 1
 
@@ -107,16 +110,20 @@ class Notes:
             times[draft.name] += 1
             names.append(draft.name if times[draft.name] == 1 else f"{draft.name} {times[draft.name]}")
         layers = [
-            replace(built, name=name, label=label, residual=draft.residual)
+            replace(built, name=name, label=label, residual=draft.residual, order=draft.order)
             for (draft, built), name, label in zip(shown, names, labels(names), strict=True)
         ]
         unshown = [
             Unshown(name=each.name, reason=each.reason) for each in self.drafts if not each.built and each.reason
         ]
-        told = {draft.name for draft in self.drafts}
-        unshown += [Unshown(name=each, reason=NO_PRODUCT) for each in self._weighed if each not in told]
+        unshown += [Unshown(name=each, reason=NO_PRODUCT) for each in self._weighed if not self._is_told(each)]
         others = sum(not self.wanted(draft.name) for draft in self.drafts)
         return Recording(layers=layers, unshown=unshown, others=others)
+
+    def _is_told(self, name: str) -> bool:
+        """Whether something was noted of a module, or of one that it lies in or holds, such as an nn.Softmax."""
+        names = {draft.name for draft in self.drafts}
+        return any(f"{a}.".startswith(f"{b}.") for each in names for a, b in ((name, each), (each, name)))
 
 
 def recorded(name: str, grid: Grid, prefix: int, form: Form, term: str) -> RecordedLayer:
