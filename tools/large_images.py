@@ -95,9 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     rows = measured(networks(), SIZE, given.rounds)
     for row in rows:
-        print(
-            f"{row.word:28} {row.seconds_median:7.2f} s  {row.times_faster:5.1f} x  {row.multiply_adds / 1e9:7.1f} GMACs"
-        )
+        cost = f"{row.multiply_adds / 1e9:7.1f} GMACs {row.peak_megabytes:8.0f} MB"
+        print(f"{row.word:28} {row.seconds_median:7.2f} s  {row.times_faster:5.1f} x {cost}")
     about = describe(torch.device("cpu")) | {"command": "python -m tools.large_images", "size": SIZE}
     about |= {"rounds": given.rounds, "rows": [asdict(row) for row in rows]}
     write_output(given.folder / "large_images.csv", csv_of(rows))
