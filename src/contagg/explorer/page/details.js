@@ -9,10 +9,12 @@ const MEASURES = [
   ["toeplitz", "Toeplitz", "Part that is the same at all places, by the offset alone"],
   ["residual", "residual", "Share of a token's own in what the layer hands on, by lengths of vectors"],
 ];
+const SINKS = "Places that all others gather from at least ten times as much as from the mean one; a click shows who";
 
 function numbersTable(panel) {
-  const head = element("tr", {}, element("th", { scope: "col" }, "layer"), ...MEASURES.map(([, name, told]) => element("th", { scope: "col", title: told }, name)), element("th", { scope: "col", title: "Places that all others gather from at least ten times as much as from the mean one" }, "sinks"));
-  const body = element("tbody");
+  const head = element("tr", {}, element("th", { scope: "col" }, "layer"), ...MEASURES.map(([, name, told]) => element("th", { scope: "col", title: told }, name)), element("th", { scope: "col", title: SINKS }, "sinks"));
+  const body = element("tbody"), told = [...MEASURES.map(([, name, text]) => [name, text]), ["sinks", SINKS]];
+  const legend = element("dl", { class: "told" }, ...told.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text))));
   panel.lines = panel.layers.map((layer) => {
     const cells = MEASURES.map(([key]) => {
       const value = key === "residual" ? layer.residual : layer.measures[key];
@@ -31,7 +33,7 @@ function numbersTable(panel) {
     body.append(line);
     return line;
   });
-  return element("details", { open: true }, element("summary", {}, "The layers in numbers"), element("div", { class: "scroll" }, element("table", { class: "numbers" }, element("thead", {}, head), body)));
+  return element("details", { open: true }, element("summary", {}, "The layers in numbers"), element("div", { class: "scroll" }, element("table", { class: "numbers" }, element("thead", {}, head), body)), legend);
 }
 
 function unshownList(model) {

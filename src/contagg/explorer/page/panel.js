@@ -13,6 +13,7 @@ function element(tag, attributes = {}, ...children) {
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 const SHOWN_HEADS = 64;
+const KINDS = { dynamic: "depends on the image", static: "learnt, alike for all images", linearised: "an MLP over tokens, by its slope at this image" };
 
 class Panel {
   constructor(model, page) {
@@ -54,7 +55,7 @@ class Panel {
     this.strip.append(element("div", { class: "group" }, element("span", { class: "stagename" }, "image"), element("div", { class: "row" }, element("div", { class: "thumb still" }, this.photo))));
     this.thumbs = this.layers.map((layer) => this.thumb(layer));
     const kinds = [...new Set(this.layers.flatMap((layer) => layer.terms.map((term) => term.name.split(" ")[0])))];
-    const key = (kind) => element("span", {}, element("i", { class: `part ${kind}` }), kind);
+    const key = (kind) => element("span", {}, element("i", { class: `part ${kind}` }), `${kind}${KINDS[kind] ? `: ${KINDS[kind]}` : ""}`);
     this.section.append(element("p", { class: "key" }, this.layers.some((layer) => layer.terms.length > 1) ? "The bar: sizes of the weights of " : "The bar: ", ...kinds.map(key)));
     this.listen();
   }
