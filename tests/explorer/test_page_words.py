@@ -29,6 +29,19 @@ def test_numbers_and_kinds_are_explained(browser: Browser) -> None:
     assert browser("document.documentElement.scrollWidth") <= 400
 
 
+def test_a_query_that_lies_nowhere_has_no_mark_on_the_photograph(browser: Browser) -> None:
+    detector = replace(of("dynamic", "cross"), targets=tuple(str(number) for number in range(N)))
+    browser.open(page_with([detector], SIZE))
+    picture = "[...document.querySelector('.colour').getContext('2d').getImageData(0, 0, 96, 57).data].join()"
+    while not browser("contagg.idle()"):
+        pass
+    marked = browser(picture)
+    browser("contagg.hover(0.1, 0.1)")
+    while not browser("contagg.idle()"):
+        pass
+    assert browser(picture) == marked
+
+
 def test_a_long_name_hides_no_number(browser: Browser) -> None:
     browser.open(page_with([of("dynamic", "x" * 3000), of("dynamic", "b")], SIZE))
     browser("contagg.page.choose(contagg.page.panels[0], 0) ?? 0")

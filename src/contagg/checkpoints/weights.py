@@ -58,6 +58,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     state, metadata = checkpoint.network()[0], checkpoint.metadata
     source = repr(str(checkpoint.path))
     with described_by(source, state):
+        if "model" not in metadata and (task := metadata.get("task")):
+            raise UserError(
+                f"{source} is of the task {task!r}: contagg inspect explore shows where a detector's queries look, and "
+                "contagg predict what it finds"
+            )
         if "model" not in metadata:
             raise UserError(f"{source} does not say which model it is of; give a file that `contagg fit` wrote")
         name, options = check_model(metadata["model"]["name"], metadata["model"]["options"], source)

@@ -39,6 +39,7 @@ def test_the_command_takes_a_detector_s_weights(tmp_path: Path, capsys: pytest.C
     page = out.read_text(encoding="utf-8")
     assert "decoder layer 2" in page and any(name in page for name in (": cup ", ": hat ", ": shoe "))
     (numbers,) = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert numbers["model"] == "a.safetensors"  # a page is handed on, and a path tells of its maker's folders
     assert numbers["layers"][1]["distance"] is None and 0 < numbers["layers"][1]["entropy"] <= 1
 
 

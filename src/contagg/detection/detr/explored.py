@@ -1,6 +1,7 @@
 """`contagg inspect explore` of DETR and SMCA-DETR: pick a query, see its cross-attention and SMCA's prior."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def explore(options: argparse.Namespace) -> None:
     image = as_tensor(open_image(options.image, saved.bit_depth))
     prepared: Any = evaluation_transform(saved.resizing)(image, {})[0]
     names = [category.name for category in saved.categories]
-    model = explored_queries(saved.model, torch.as_tensor(prepared), names, str(options.model))
+    model = explored_queries(saved.model, torch.as_tensor(prepared), names, Path(options.model).name)
     write(page_of(Image.fromarray(image.permute(1, 2, 0).numpy()), [model], options.note), options)
 
 

@@ -233,7 +233,8 @@ class Panel {
     context.imageSmoothingEnabled = true;
     context.drawImage(this.page.image, 0, 0, width, height);
     const { layer, page } = this, side = page.column ? layer.source : layer.target;
-    if (page.other === null) drawMark(context, width, height, { ...side, marker: page.marker }, layer.token(page.place, page.column) - side.prefix, { ring: 5, line: 1.2 });
+    const nowhere = page.other !== null || (layer.queries.length && !page.column); // what gathers lies on no grid
+    if (!nowhere) drawMark(context, width, height, { ...side, marker: page.marker }, layer.token(page.place, page.column) - side.prefix, { ring: 5, line: 1.2 });
   }
   small(canvas, side, layer, name, head) {
     const map = this.mapOf(layer, name, head), ratio = this.page.size[0] / this.page.size[1];
