@@ -1,6 +1,9 @@
 import argparse
 import csv
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 import contagg
 from contagg.benchmark import TABLE1, speed
-from contagg.benchmark.bench import run
+from contagg.benchmark.bench import commit_of, describe, run
 from contagg.benchmark.cost import multiply_adds
 from contagg.benchmark.variants import Setting, inference, training_step, variants_of
 from contagg.models import CONFIGS, create
@@ -38,6 +41,26 @@ def test_a_run_writes_a_row_a_form_and_a_picture(tmp_path: Path, capsys: pytest.
         assert float(row["gemm_utilisation"]) == pytest.approx(passes * 2 * cost / seconds / rate, rel=1e-3)
         assert float(row["peak_megabytes"]) > 0.5
     assert about["batch"] == 2 and about["commit"] and "container_light_tiny" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_figures_are_of_a_commit_of_ours_or_of_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # of a hook, which mean another repository
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    (tmp_path / "theirs.py").touch()
+    (tmp_path / "installed.py").touch()
+    for words in (["init", "-q"], ["add", "theirs.py"], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert commit_of(tmp_path / "theirs.py") == head[:7]
+    assert commit_of(tmp_path / "installed.py") == "unknown"
+
+
+def test_a_machine_without_git_has_figures_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe(torch.device("cpu"))["commit"] == "unknown"
 
 
 def test_every_network_of_table1_exists_and_only_ours_are_fused() -> None:

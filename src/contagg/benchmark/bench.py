@@ -188,7 +188,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "command": " ".join(["contagg", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__)),
         "device": named,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -215,10 +215,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
+def commit_of(file: Path) -> str:
+    """The commit of the checkout that the file is of. In the .venv of another project git would name that project's."""
+    command = ["git", "-C", str(file.parent), "rev-parse", "HEAD", f"HEAD:./{file.name}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here, and a run that took hours is not lost for it
+        return "unknown"
+    return result.stdout[:7] if result.returncode == 0 else "unknown"
 
 
 def _say(message: str) -> None:
