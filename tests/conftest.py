@@ -2,17 +2,20 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import average  # noqa: F401  words of others, which tests of all words have whichever folders are run
+import dilated  # noqa: F401
 import pytest
 import torch
 from composed import COMPOSITION, SPLITS
 from photographs import piece
 
+from contagg.affinity import registry
 from tools.compose_coco import write_split
 
 torch.set_num_threads(1)
@@ -29,6 +32,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_local)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered_words() -> Iterator[None]:
+    """What a file of tests registers is gone after it, as the next one in a random order may ask for all words."""
+    before = dict(registry._KINDS)
+    yield
+    registry._KINDS.clear()
+    registry._KINDS.update(before)
 
 
 @pytest.fixture
