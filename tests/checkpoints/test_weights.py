@@ -109,7 +109,9 @@ def test_other_files_are_answered(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not say which model it is of"):
         load_model(tmp_path / "bare.safetensors")
     save_weights(tmp_path / "detector.safetensors", {"weight": torch.ones(2)}, {"task": "detection"})
-    with pytest.raises(UserError, match="is of the task 'detection': contagg inspect explore shows where"):
+    with pytest.raises(
+        UserError, match="is of the task 'detection': contagg inspect affinity, statistics and explore show"
+    ):
         load_model(tmp_path / "detector.safetensors")
 
 

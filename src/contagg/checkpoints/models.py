@@ -1,6 +1,6 @@
 """The model that a command means: a name, a run folder, a folder of the hub's, or a weights file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from contagg.checkpoints.weights import fit_state, load_into, load_model, read_w
 from contagg.errors import UserError
 from contagg.models import create
 
+Opened = tuple[nn.Module, Mapping[str, Any]]
+"""A model in eval mode, and what is known of its preprocessing."""
+
 
 def run_model(model: nn.Module, images: Tensor) -> Tensor:
     """A network's answer to (B, C, H, W). UserError where it takes no such images, as a file may say that it does."""
@@ -26,7 +29,7 @@ def run_model(model: nn.Module, images: Tensor) -> Tensor:
         raise UserError(f"{type(model).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}") from error
 
 
-def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mapping[str, Any]]:
+def open_model(model: str, weights: str | None = None) -> Opened:
     """A model in eval mode and what is known of its preprocessing ({} for a name).
 
     Args:
@@ -53,8 +56,10 @@ def open_model(model: str, weights: str | None = None) -> tuple[nn.Module, Mappi
     return network, metadata.get("preprocessing", {})
 
 
-def open_epochs(run: str, epochs: Sequence[int]) -> Iterator[tuple[int, nn.Module, Mapping[str, Any]]]:
-    """The network of a run as it was after each of some epochs, as `open_model` gives it.
+def open_epochs(
+    run: str, epochs: Sequence[int], opening: Callable[[str], Opened] = open_model
+) -> Iterator[tuple[int, nn.Module, Mapping[str, Any]]]:
+    """The network of a run as it was after each of some epochs, as `opening` gives it.
 
     Raises:
         UserError: the run has kept no training states, or none of an epoch; says which it has.
@@ -67,7 +72,7 @@ def open_epochs(run: str, epochs: Sequence[int]) -> Iterator[tuple[int, nn.Modul
             known = ", ".join(map(str, states))
             raise UserError(f"--epochs: {run!r} holds no epoch {epoch}, but {known}; --run.keep_last N keeps more")
     for epoch in epochs:
-        network, preprocessing = open_model(run)
+        network, preprocessing = opening(run)
         source = repr(str(states[epoch]))
         load_into(network, fit_state(network, read_checkpoint(states[epoch]).network()[0], source)[0], source)
         yield epoch, network, preprocessing

@@ -60,8 +60,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     with described_by(source, state):
         if "model" not in metadata and (task := metadata.get("task")):
             raise UserError(
-                f"{source} is of the task {task!r}: contagg inspect explore shows where a detector's queries look, and "
-                "contagg predict what it finds"
+                f"{source} is of the task {task!r}: contagg inspect affinity, statistics and explore show what a "
+                "detector mixes, and contagg predict what it finds"
             )
         if "model" not in metadata:
             raise UserError(f"{source} does not say which model it is of; give a file that `contagg fit` wrote")

@@ -20,7 +20,6 @@ from contagg.arguments import (
 )
 from contagg.checkpoints.locate import task_of
 from contagg.errors import UserError
-from contagg.explorer import add_page
 from contagg.tasks import Task
 
 WORKS = ("inference", "training", "training-checkpointed")
@@ -85,13 +84,6 @@ def memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
 
 
-def explore(parser: argparse.ArgumentParser) -> None:
-    """For `contagg inspect explore` of a detector."""
-    parser.add_argument("model", type=run_or_weights, help="a run folder, or a weights file of it")
-    parser.add_argument("image", type=existing_file, help="an image file")
-    add_page(parser)
-
-
 def export(parser: argparse.ArgumentParser) -> None:
     """For `contagg export onnx`."""
     parser.set_defaults(form="onnx")
@@ -111,6 +103,7 @@ TASK = Task(
     fit="contagg.detection.fit:fit",
     open="contagg.detection.fit:open_images",
     job="contagg.detection.fit:make_job",
+    shown="contagg.detection.shown:open_shown",
     commands={
         "validate": Command(
             help="COCO's twelve numbers of a detector", run="contagg.detection.validate:validate", arguments=validate
@@ -130,11 +123,6 @@ TASK = Task(
             run="contagg.detection.detr.cross_attention_figure:queries",
             arguments=queries,
             check=check_queries,
-        ),
-        "inspect explore": Command(
-            help="where each query of DETR or SMCA-DETR looks, and SMCA's prior, in one page for a browser",
-            run="contagg.detection.detr.explored:explore",
-            arguments=explore,
         ),
         "bench memory": Command(
             help="the most memory that a detector takes for an image and for a training step, on a CPU",

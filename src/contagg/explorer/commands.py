@@ -3,19 +3,22 @@
 import argparse
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import nn
 
 from contagg.checkpoints.locate import weights_file
-from contagg.checkpoints.models import open_epochs, open_model
+from contagg.checkpoints.models import open_epochs
 from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.explorer.building import Explored
 from contagg.explorer.exploring import explore_one, page_of
 from contagg.explorer.page import Page
 from contagg.files import write_output
+from contagg.inspect.opening import open_shown
 from contagg.inspect.view import look
 
 
@@ -24,10 +27,8 @@ def explore(arguments: argparse.Namespace) -> None:
     logging.getLogger("contagg").setLevel(logging.INFO)
     if arguments.epochs and arguments.beside:
         raise UserError("--epochs shows epochs of one run side by side; give it or --beside, not both")
-    image = open_image(arguments.image)
-    words = [arguments.model, *arguments.beside]
-    models = _epochs(arguments, image) if arguments.epochs else [_explored(word, arguments, image) for word in words]
-    write(page_of(image, models, arguments.note), arguments)
+    models = list(_epochs(arguments) if arguments.epochs else _models(arguments))
+    write(page_of(models[0][0], [explored for _, explored in models], arguments.note), arguments)
 
 
 def write(page: Page, arguments: argparse.Namespace) -> None:
@@ -46,36 +47,35 @@ def write(page: Page, arguments: argparse.Namespace) -> None:
     print(f"the page of {len(page.html) / 1e6:.1f} MB is in {arguments.out}; it opens in any browser of 2023 or newer")
 
 
-def _explored(word: str, arguments: argparse.Namespace, image: Image.Image) -> Explored:
-    network, preprocessing = open_model(word, arguments.weights if weights_file(word) is None else None)
+def _models(arguments: argparse.Namespace) -> Iterator[tuple[Image.Image, Explored]]:
+    """One after the other, each with the image as it takes it."""
+    words = (arguments.model, *arguments.beside)
+    if arguments.weights and not any(weights_file(word) is None for word in words):
+        raise UserError(f"{arguments.model!r} has weights of its own; give --weights with a model's name only")
+    for word in words:
+        known = weights_file(word) is not None
+        opened = open_shown(word, None if known else arguments.weights)
+        untrained = arguments.weights is None and not known
+        yield _explored(Path(word).name or word, opened, arguments, untrained=untrained)
+
+
+def _epochs(arguments: argparse.Namespace) -> Iterator[tuple[Image.Image, Explored]]:
+    """Networks of a run as they were after some epochs."""
+    for epoch, *opened in open_epochs(arguments.model, arguments.epochs, open_shown):
+        yield _explored(f"{Path(arguments.model).name}, epoch {epoch}", opened, arguments)
+
+
+def _explored(
+    name: str, opened: Sequence[Any], arguments: argparse.Namespace, *, untrained: bool = False
+) -> tuple[Image.Image, Explored]:
+    network, preprocessing = opened
+    image = open_image(arguments.image, preprocessing.get("bit_depth"))
     view = look(network, image, preprocessing, arguments.size)
-    untrained = arguments.weights is None and weights_file(word) is None
-    name = Path(word).name or word
-    return explore_one(
-        network,
-        view,
-        name,
-        about=_about(network, view.size),
-        untrained=untrained,
-        layers=arguments.layers,
-        count=arguments.fields,
-    )
+    about = _about(network, view.size)
+    layers, count = arguments.layers, arguments.fields
+    return image, explore_one(network, view, name, about=about, untrained=untrained, layers=layers, count=count)
 
 
 def _about(network: nn.Module, size: tuple[int, int]) -> str:
     count = sum(parameter.numel() for parameter in network.parameters())
     return f"{count / 1e6:.1f} M parameters, image of {size[0]} x {size[1]}"
-
-
-def _epochs(arguments: argparse.Namespace, image: Image.Image) -> list[Explored]:
-    """Networks of a run as they were after some epochs."""
-    models = []
-    for epoch, network, preprocessing in open_epochs(arguments.model, arguments.epochs):
-        view = look(network, image, preprocessing, arguments.size)
-        name = f"{Path(arguments.model).name}, epoch {epoch}"
-        models.append(
-            explore_one(
-                network, view, name, about=_about(network, view.size), layers=arguments.layers, count=arguments.fields
-            )
-        )
-    return models

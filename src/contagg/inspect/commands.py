@@ -7,13 +7,14 @@ from contagg.checkpoints.locate import weights_file
 from contagg.checkpoints.models import open_model
 from contagg.data.decode import open_image
 from contagg.inspect.figures import draw_affinity
+from contagg.inspect.opening import open_shown
 from contagg.inspect.static import draw_static
 from contagg.inspect.tables import affinity_table, save_rows, static_table
 
 
 def affinity(arguments: argparse.Namespace) -> None:
     """Draw what a position of an image gathers from, print statistics, save the numbers if asked to."""
-    model, preprocessing = open_model(arguments.model, arguments.weights)
+    model, preprocessing = open_shown(arguments.model, arguments.weights)
     image = open_image(arguments.image, preprocessing.get("bit_depth"))
     gatherings = draw_affinity(
         model,

@@ -60,7 +60,7 @@ def through_depth(
 ) -> list[Depth]:
     """See a model on each image (1, C, H, W), and take its layers' numbers (`contagg.inspect.measures`).
 
-    Layers where class tokens alone gather are left out.
+    Layers where class tokens alone gather are left out. Queries of a detector lie nowhere: they have no distances.
 
     Raises:
         UserError: the model has nothing to show.
@@ -70,7 +70,7 @@ def through_depth(
         recording = see(model, image, wanted)
         require_layers(type(model).__name__, recording)
         for layer in recording.layers:
-            if not layer.targets:
+            if not layer.targets or layer.part:
                 dynamic = any(term.name == "dynamic" for term in layer.terms)
                 depth = found.setdefault(layer.name, Depth(name=layer.name, label=layer.label, dynamic=dynamic))
                 _count(depth, layer)

@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from contagg.checkpoints.locate import weights_file
-from contagg.checkpoints.models import open_epochs, open_model
+from contagg.checkpoints.models import open_epochs
 from contagg.data.decode import open_image
 from contagg.data.folders import find_images
 from contagg.errors import UserError
 from contagg.figures import save_figure
 from contagg.files import write_output
 from contagg.inspect.depth import Depth, depth_csv, depth_figure, depth_table, through_depth
+from contagg.inspect.opening import open_shown
 from contagg.inspect.seeing import wanted_modules
 from contagg.inspect.view import look
 
@@ -48,11 +49,11 @@ def statistics(arguments: argparse.Namespace) -> None:
 
 def _networks(arguments: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
     if arguments.epochs:
-        for epoch, network, preprocessing in open_epochs(arguments.models[0], arguments.epochs):
+        for epoch, network, preprocessing in open_epochs(arguments.models[0], arguments.epochs, open_shown):
             yield f"epoch {epoch}", network, preprocessing
         return
     for model in arguments.models:
-        network, preprocessing = open_model(model, arguments.weights)
+        network, preprocessing = open_shown(model, arguments.weights)
         yield Path(model).name or model, network, preprocessing
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from contagg.errors import UserError
 from contagg.figures import new_figure, save_figure
+from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.gathering import Gathering, Head, gather
 from contagg.inspect.overlay import colour_bar, draw_image, draw_overlay, mark, times_uniform, zoom
 from contagg.inspect.view import CENTRE, Position, View, look
@@ -149,5 +150,12 @@ def _details(gathering: Gathering, name: str) -> str:
         heads = heads.replace("mean", "mean |A|") if gathering.head == "mean" else f"{heads}, mean |A|"
     if name == "mixed":
         return f"α {terms[0]} + β {terms[1]}, {heads}"
-    details = f"{layer.grid[0]} x {layer.grid[1]} tokens, {heads}" + (", by a class token" if layer.targets else "")
+    details = f"{layer.grid[0]} x {layer.grid[1]} tokens, {heads}" + _asking(layer)
     return details if len(terms) == 1 else f"{details}, {'αβ'[terms.index(name)]} = {shown.weight:.3g}"
+
+
+def _asking(layer: RecordedLayer) -> str:
+    """Who gathers where that is no place of the image: a class token, or of a detector's queries the first."""
+    if not layer.targets:
+        return ""
+    return f"\nby query {layer.targets[0]}" if layer.part else ", by a class token"

@@ -62,6 +62,7 @@ class RecordedLayer:
         beside: Matrices that are no part of A but worth showing with it, as the prior of a detector's query.
         order: Where each token of (1, N, C) lies in A, as the model orders them; None where it is N by itself.
         targets: Names of what gathers where that lies on no grid, as a detector's queries; then `target_grid` is None.
+        part: What it is of where that has no stages, as a detector's decoder.
     """
 
     name: str
@@ -75,6 +76,7 @@ class RecordedLayer:
     targets: tuple[str, ...] = ()
     beside: tuple[Term, ...] = ()
     order: Tensor | None = None
+    part: str = ""
 
     @property
     def mixed(self) -> Form:

@@ -108,18 +108,21 @@ def require_layers(name: str, recording: Recording) -> None:
 def choose(recording: Recording, stages: Sequence[int] | None, blocks: Sequence[int] | None) -> list[RecordedLayer]:
     """The layers of chosen stages and blocks, as `gather` explains. UserError for one that does not exist.
 
-    Of a block that mixes more than once, by default what depends on the image.
+    Of a block that mixes more than once, by default what depends on the image. Of a part without stages, such as a
+    detector's decoder, the last layer by default, and none of its layers where stages or blocks are chosen.
     """
     by_stage: dict[int, dict[int, list[RecordedLayer]]] = {}
     for layer in recording.layers:
-        stage, block = stage_and_block(layer.name)
-        by_stage.setdefault(stage, {}).setdefault(block, []).append(layer)
+        if not layer.part:
+            stage, block = stage_and_block(layer.name)
+            by_stage.setdefault(stage, {}).setdefault(block, []).append(layer)
     if stages is None and blocks is None:
+        parts = {layer.part: layer for layer in recording.layers if layer.part}
         lasts = [list(of_stage.values()) for of_stage in by_stage.values()]
-        if len(by_stage) == 1:
+        if len(by_stage) == 1 and not parts:
             (able,) = lasts
             return [_main(able[index]) for index in sorted({0, len(able) // 2, len(able) - 1})]
-        return [_main(of_stage[-1]) for of_stage in lasts]
+        return [*(_main(of_stage[-1]) for of_stage in lasts), *parts.values()]
     hidden = {stage_and_block(each.name): each for each in recording.unshown}
     chosen = []
     for stage in sorted(set(stages or by_stage)):

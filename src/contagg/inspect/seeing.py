@@ -32,6 +32,7 @@ from contagg.inspect.marks import set_branches
 from contagg.inspect.notes import Draft, Notes
 from contagg.inspect.places import Map
 from contagg.inspect.quiet import quiet
+from contagg.inspect.view import InParts
 
 _SCARCE = ("not enough memory", "can't allocate memory", "out of memory")
 """In what torch says where the memory is full."""
@@ -53,6 +54,8 @@ def see(
     Raises:
         UserError: the model takes no such image, is compiled or in bfloat16, or the memory does not hold what it forms.
     """
+    if isinstance(model, InParts):
+        return model.see(image, wanted)
     _require_open(model, image)
     own: dict[nn.Module, Layer] = {layer.module: layer for layer in aggregations(model)}
     layouts = Layouts(image.detach().clone().requires_grad_())

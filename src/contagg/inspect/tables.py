@@ -60,7 +60,7 @@ def _csv(gatherings: Sequence[Gathering]) -> str:
         ("layer", "stage", "block", "head", "part", "weight", "at_row", "at_column", "row", "column", "value")
     )
     for one in gatherings:
-        stage, block = stage_and_block(one.layer.name)
+        stage, block = ("", "") if one.layer.part else stage_and_block(one.layer.name)
         for part, shown in one.maps.items():
             key = (one.layer.name, stage, block, one.head, part, shown.weight, one.row, one.column)
             writer.writerows((*key, -1, index, value) for index, value in enumerate(shown.prefix.tolist()))
@@ -89,7 +89,8 @@ def _layer(one: Gathering, others: Sequence[Gathering]) -> str:
     """By stage and block, or by its name where the block has several."""
     place = stage_and_block(one.layer.name)
     alike = {other.layer.name for other in others if stage_and_block(other.layer.name) == place}
-    return f"stage{place[0]}_block{place[1]}" if len(alike) == 1 else one.layer.name.replace(" ", "_")
+    numbered = len(alike) == 1 and not one.layer.part
+    return f"stage{place[0]}_block{place[1]}" if numbered else one.layer.name.replace(" ", "_")
 
 
 def _head(head: Head) -> str:

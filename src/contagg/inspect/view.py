@@ -1,6 +1,7 @@
 """An image as a network is shown it for a figure: whole, resized, with a way from its pixels to a layer's tokens."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 
 from contagg.affinity import Grid
 from contagg.errors import UserError
+from contagg.inspect.forms import Recording
 from contagg.nn.aggregation import affinities, serves_any_size
 
 Position = tuple[int | float, int | float]
@@ -44,6 +46,18 @@ class View:
         return (row + 0.5) * self.size[0] / height, (column + 0.5) * self.size[1] / width
 
 
+class InParts(nn.Module, ABC):
+    """A network of several parts, such as a detector: it says itself how it is shown an image, and what it mixes."""
+
+    @abstractmethod
+    def look(self, image: Image.Image, size: int | None = None) -> View:
+        """As the function `look` does for any other."""
+
+    @abstractmethod
+    def see(self, image: Tensor, wanted: Callable[[str], bool]) -> Recording:
+        """Its parts' recordings as one, as `contagg.inspect.seeing.see` makes them of a network in one part."""
+
+
 def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any], size: int | None = None) -> View:
     """Prepare an image for a model.
 
@@ -58,6 +72,8 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
     Raises:
         UserError: a network of 2 or more than 3 channels, or a `size` for one that serves no other than its own.
     """
+    if isinstance(model, InParts):
+        return model.look(image, size)
     config = resolve_data_config({}, model=model) | preprocessing
     channels, *own = config["input_size"]
     width, height = image.size

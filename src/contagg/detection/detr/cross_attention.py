@@ -3,17 +3,18 @@
 M heads, Q queries, a map of h x w cells, its padding left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contagg.detection.detectors import Detector
 from contagg.detection.detr.matching import Predictions
 from contagg.detection.detr.network import AttendingCore
-from contagg.detection.detr.transformer import DecoderLayer
 from contagg.errors import UserError
+from contagg.figures import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +47,48 @@ def cross_attention(model: Detector, image: Tensor, layer: int | None = None) ->
         UserError: another detector, which has no such attention, or a layer that does not exist.
     """
     network: Any = model.network
-    number, chosen = _decoder_layer(network, layer)
-    given: dict[str, Any] = {}
-    hook = chosen.multihead_attn.register_forward_pre_hook(
-        lambda _, inputs, options: given.update(inputs=inputs, options=options), with_kwargs=True
-    )
+    number = _number(network, layer)
+    batch, _ = network.transform([image], None)
+    return cross_attentions(network, batch.tensors, [(image.shape[1], image.shape[2])])[number - 1]
+
+
+@torch.no_grad()
+def cross_attentions(network: Any, batch: Tensor, sizes: Sequence[tuple[int, int]]) -> list[CrossAttention]:
+    """Of all decoder layers, from one pass over a batch of one image of (height, width) pixels, perhaps padded."""
+    given: list[tuple[nn.Module, Any, Any]] = []
+    hooks = [
+        layer.multihead_attn.register_forward_pre_hook(lambda *found: given.append(found), with_kwargs=True)
+        for layer in network.core.transformer.decoder.layers
+    ]
     try:
-        batch, _ = network.transform([image], None)
-        predictions = network.predict(batch.tensors, batch.image_sizes)
+        predictions = network.predict(batch, sizes)
     finally:
-        hook.remove()
-    options = given["options"] | {"need_weights": True, "average_attn_weights": False}
-    _, attention = chosen.multihead_attn(*given["inputs"], **options)
-    stride, whole = network.config.stride, batch.tensors.shape[2:]
-    cells = [-(-length // stride) for length in image.shape[1:]]
-    grid = [length // stride for length in whole]
+        for hook in hooks:
+            hook.remove()
+    stride = network.config.stride
+    cells = [-(-length // stride) for length in sizes[0]]
+    grid = [length // stride for length in batch.shape[2:]]
 
     def as_maps(values: Tensor) -> Tensor:
         return values.unflatten(-1, grid)[..., : cells[0], : cells[1]].float().cpu()
 
-    mask = given["options"].get("attn_mask")
-    return CrossAttention(
-        layer=number,
-        attention=as_maps(attention[0]),
-        prior=None if mask is None else as_maps(mask.exp()),
-        probabilities=probabilities(predictions, network.config.class_loss).cpu(),
-        boxes=predictions.boxes[-1, 0].cpu(),
-    )
+    found = []
+    for number, (module, inputs, options) in enumerate(given, start=1):
+        _, attention = module(*inputs, **options | {"need_weights": True, "average_attn_weights": False})
+        mask = options.get("attn_mask")
+        found.append(
+            CrossAttention(
+                layer=number,
+                attention=as_maps(attention[0]),
+                prior=None if mask is None else as_maps(mask.exp()),
+                probabilities=probabilities(predictions, network.config.class_loss).cpu(),
+                boxes=predictions.boxes[-1, 0].cpu(),
+            )
+        )
+    return found
 
 
-def _decoder_layer(network: Any, layer: int | None) -> tuple[int, DecoderLayer]:
+def _number(network: Any, layer: int | None) -> int:
     if not isinstance(getattr(network, "core", None), AttendingCore):
         raise UserError(
             "queries attend to a whole map in detr and smca_detr alone: Deformable DETR samples a few points, "
@@ -85,10 +98,22 @@ def _decoder_layer(network: Any, layer: int | None) -> tuple[int, DecoderLayer]:
     number = len(layers) if layer is None else layer
     if not 1 <= number <= len(layers):
         raise UserError(f"decoder layer {number} does not exist; there are 1 to {len(layers)}")
-    return number, layers[number - 1]
+    return number
 
 
 def probabilities(predictions: Predictions, class_loss: str) -> Tensor:
     """Of each class in the one image's last answers, (Q, K)."""
     logits = predictions.logits[-1, 0]
     return logits.sigmoid() if class_loss == "focal" else logits.softmax(-1)[:, :-1]
+
+
+def caption(found: Tensor, query: int, names: Sequence[str]) -> str:
+    """The likeliest class of a query, from 1, of probabilities (Q, K)."""
+    probability, label = found[query - 1].max(0)
+    return f"{names[int(label)]} {percent(float(probability), 0)}"
+
+
+def by_certainty(found: Tensor, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """The queries of probabilities (Q, K), the surest first: their numbers from 0, and what they are called."""
+    order = found.amax(1).argsort(descending=True).cpu()
+    return order, tuple(f"{query + 1}: {caption(found, query + 1, names)}" for query in order.tolist())

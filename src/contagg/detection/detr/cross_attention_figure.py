@@ -14,10 +14,10 @@ from torch import Tensor
 
 from contagg.data.coco.dataset import as_tensor, evaluation_transform
 from contagg.data.decode import open_image
-from contagg.detection.detr.cross_attention import CrossAttention, cross_attention
+from contagg.detection.detr.cross_attention import CrossAttention, caption, cross_attention
 from contagg.detection.saved import load_detector
 from contagg.errors import UserError
-from contagg.figures import new_figure, percent, save_figure
+from contagg.figures import new_figure, save_figure
 from contagg.inspect.gathering import Head
 from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay, times_uniform
 from contagg.training.run_folder import weights_in
@@ -41,7 +41,7 @@ def queries(options: argparse.Namespace) -> None:
     figure = looking_figure(original, tuple(prepared.shape[1:]), network.config.stride, found, rows, names)
     save_figure(figure, Path(options.out))
     for query in dict(rows):
-        print(f"query {query}: {caption(found, query, names)}")
+        print(f"query {query}: {caption(found.probabilities, query, names)}")
     print(f"the figure is in {options.out}")
 
 
@@ -54,12 +54,6 @@ def chosen_queries(found: CrossAttention, wanted: Sequence[int] | None) -> list[
     if wanted:
         return list(wanted)
     return [int(query) + 1 for query in found.probabilities.amax(1).topk(min(_SHOWN, count)).indices]
-
-
-def caption(found: CrossAttention, query: int, names: Sequence[str]) -> str:
-    """A query's likeliest class."""
-    probability, label = found.probabilities[query - 1].max(0)
-    return f"{names[int(label)]} {percent(float(probability), 0)}"
 
 
 def of_head(values: Tensor, query: int, head: Head) -> Tensor:
@@ -92,7 +86,7 @@ def looking_figure(
     figure = new_figure((1 + len(maps)) * (_PANEL + 0.45), len(rows) * height + 0.7, title)
     for axes, (query, head) in zip(figure.subplots(len(rows), 1 + len(maps), squeeze=False), rows, strict=True):
         draw_image(axes[0], image, size)
-        axes[0].set_title(f"query {query}: {caption(found, query, names)}", fontsize=9)
+        axes[0].set_title(f"query {query}: {caption(found.probabilities, query, names)}", fontsize=9)
         _box(axes[0], found.boxes[query - 1], size)
         heads = f"mean of {len(found.attention)} heads" if head == "mean" else f"head {head}"
         for panel, (name, values) in zip(axes[1:], maps.items(), strict=True):
