@@ -82,8 +82,12 @@ def require_model(name: str, options: Mapping[str, Any], key: str) -> None:
 
 
 def pattern_of(template: str) -> str:
-    """A template of affinities' words as a regular expression: `{name}` is a whole number, `[...]` may be left out."""
+    """A template of affinities' words as a regular expression.
+
+    `{name}` is a whole number, `{name...}` one or more with spaces between them, `[...]` may be left out.
+    """
     pattern = re.escape(template).replace(r"\[", "(?:").replace(r"\]", ")?").replace(r"\ ", " ")
+    pattern = re.sub(r"\\\{(\w+)\\\.\\\.\\\.\\\}", r"(?P<\1>\\d{1,6}(?: \\d{1,6})*)", pattern)
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,6})", pattern)
 
 

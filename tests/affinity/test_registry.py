@@ -104,6 +104,18 @@ def test_a_registered_word_stands_where_any_word_does(registered: None) -> None:
     contagg.register_affinity("still[ {heads} heads]", Still, ["still"])  # its module was loaded again
 
 
+def test_a_word_may_hold_several_numbers(registered: None) -> None:
+    given = []
+    register_affinity(
+        "at {places...}[ of {size}]", lambda site, **numbers: given.append(numbers) or Still(site), ["at 3"]
+    )
+    for word in ("at 3", "at 3 1 12 of 4"):
+        build_affinity(word, SITE)
+    assert given == [{"places": (3,)}, {"places": (3, 1, 12), "size": 4}]
+    with pytest.raises(UserError, match="a size of 0 in 'at 3 0'"):
+        build_affinity("at 3 0", SITE)
+
+
 def test_a_factory_stands_for_a_word_in_stages_and_blocks() -> None:
     blocks = ("dwconv3", Still, ["attention", Still], lambda site: Mixture(Still(site), SelfAttention(site.channels)))
     model = contagg.create("container_light_tiny", affinity=blocks, num_classes=3, img_size=64)

@@ -13,21 +13,24 @@ from contagg.errors import UserError
 class SelfAttention(Affinity):
     """A_m = softmax(Q_m K_m^T / sqrt(C/M)), heads of `head_width` = C/M channels; serves any grid and prefix tokens.
 
-    In training mode `attn_drop` of the entries of A are dropped at random, and the others grow by 1 / (1 - attn_drop).
+    With `heads` there are only so many, and values are that much narrower than tokens. In training mode `attn_drop` of
+    the entries of A are dropped at random, and the others grow by 1 / (1 - attn_drop).
     """
 
     dynamic = True
 
-    def __init__(self, channels: int, head_width: int = 32, prefix: int = 0, attn_drop: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, head_width: int = 32, prefix: int = 0, attn_drop: float = 0.0, heads: int | None = None
+    ) -> None:
         super().__init__()
         if channels % head_width:
             raise UserError(f"attention: head width {head_width} does not divide {channels} channels")
-        self.heads = channels // head_width
+        self.heads = heads or channels // head_width
         self.prefix = prefix
         self.attn_drop = attn_drop
         self.scale = head_width**-0.5
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, self.heads * head_width)
+        self.key = nn.Linear(channels, self.heads * head_width)
 
     def queries_keys(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """(B, M, N, C/M) each; what a kind knows of positions goes into them."""
@@ -58,8 +61,12 @@ class SelfAttention(Affinity):
         )
 
     def multiply_adds(self, grid: Grid) -> int:
-        count, channels = tokens_on(grid, self.prefix), self.query.in_features
-        return 2 * count * channels**2 + 2 * count**2 * channels
+        count, width = tokens_on(grid, self.prefix), self.query.out_features
+        return 2 * count * self.query.in_features * width + 2 * count**2 * width
+
+    def open_heads(self) -> tuple[int, ...]:
+        # A kind that derives from this one may have more in a head than queries and keys.
+        return tuple(range(1, self.heads + 1)) if type(self) is SelfAttention else ()
 
     def projections(self) -> list[nn.Linear]:
         return [self.query, self.key]

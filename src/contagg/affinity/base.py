@@ -91,9 +91,8 @@ class Affinity(nn.Module, ABC):
             values: (B, N, C).
             tokens: (B, N, C), the input of the aggregation.
             grid: (H, W).
-            mask: bool (B, H, W), true where the batch holds an image; None where images fill it. With it an image is
-                answered as it is alone, whatever comes out in its padding. A kind that cannot do that at once calls
-                `each_alone`, and in `rows` `rows_alone`.
+            mask: bool (B, H, W), true where the batch holds an image; None where images fill it. An image is answered
+                as alone, whatever its padding gets. A kind that cannot do so calls `each_alone` and `rows_alone`.
 
         Returns:
             (B, N, C).
@@ -144,6 +143,10 @@ class Affinity(nn.Module, ABC):
     def closable(self) -> "Mixture | None":
         """Itself where it mixes a dynamic affinity with a static one, so that the first can be closed; else None."""
         return None
+
+    def open_heads(self) -> tuple[int, ...]:
+        """Numbers, from 1, of the heads each of which can be closed, for a static A in its A's place: none here."""
+        return ()
 
     def projections(self) -> list[nn.Linear] | None:
         """The layers through which alone it reads tokens; None where it reads them otherwise.

@@ -1,13 +1,15 @@
-"""A static kernel in the place of a dynamic affinity: the convolution nearest to the mean of its A."""
+"""What is static in the place of what is dynamic: the affinity nearest to the mean of its A, by least squares."""
 
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.affinity.base import Affinity, Grid
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import Mixture
+from contagg.affinity.static_heads import StaticHeads
 from contagg.errors import UserError
 
 AT_ONCE = 64
@@ -46,24 +48,81 @@ class KernelFit:
     @torch.no_grad()
     def add(self, tokens: Tensor, grid: Grid) -> None:
         """Look at A for tokens (B, N, C), the last H*W of which lie on a grid."""
-        height, width = grid
-        prefix, reach = tokens.shape[1] - height * width, self.kernel_size // 2
-        for places in torch.arange(height * width, device=tokens.device).split(AT_ONCE):
-            rows = self.affinity.rows(tokens, grid, prefix + places)[..., prefix:].double()
-            rows = rows.expand(len(tokens), -1, -1, -1).sum(0).unflatten(2, grid).cpu()  # (M, R, H, W)
-            padded = torch.nn.functional.pad(rows, [reach] * 4)
-            inside = torch.nn.functional.pad(torch.ones(height, width, dtype=torch.float64), [reach] * 4)
-            for row, place in enumerate(places.tolist()):
-                top, left = divmod(place, width)
-                window = (slice(top, top + self.kernel_size), slice(left, left + self.kernel_size))
-                self.sums += padded[:, row, window[0], window[1]].flatten(1)
-                self.counts += len(tokens) * inside[window].flatten()
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        for places in torch.arange(grid[0] * grid[1], device=tokens.device).split(AT_ONCE):
+            self.add_rows(self.rows(tokens, grid, prefix + places), places, grid, len(tokens))
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor) -> Tensor:
+        """Rows of A summed over images, (M, R, N), float64 on the CPU."""
+        rows = self.affinity.rows(tokens, grid, positions).double()
+        return rows.expand(len(tokens), -1, -1, -1).sum(0).cpu()
+
+    def add_rows(self, rows: Tensor, places: Tensor, grid: Grid, images: int) -> None:
+        """Rows (M, R, N) of places (R,) of the grid, summed over so many images."""
+        (height, width), reach = grid, self.kernel_size // 2
+        padded = F.pad(rows[..., -height * width :].unflatten(2, grid), [reach] * 4)
+        inside = F.pad(torch.ones(height, width, dtype=torch.float64), [reach] * 4)
+        for row, place in enumerate(places.tolist()):
+            top, left = divmod(place, width)
+            window = (slice(top, top + self.kernel_size), slice(left, left + self.kernel_size))
+            self.sums += padded[:, row, window[0], window[1]].flatten(1)
+            self.counts += images * inside[window].flatten()
 
     def convolution(self, channels: int) -> DepthwiseConv:
         """The fitted kernel as an affinity without a bias, a kernel a head."""
         made = DepthwiseConv(channels, self.kernel_size, channels // self.affinity.heads, bias=False)
         with torch.no_grad():
             made.weight.copy_(self.kernel[:, None])
+        return made.to(next(self.affinity.parameters(), made.weight).device)
+
+
+class HeadFit(KernelFit):
+    """What least squares finds for each head in the form of `StaticHeads`, over images of one size.
+
+    All entries of A count. Beyond the kernel's window each asks for f / HW alone, within it for its offset's number
+    beside that, and those of prefix tokens for numbers of their own: so each is a mean again. Grids other than the
+    first are passed over.
+    """
+
+    def __init__(self, affinity: Affinity, kernel_size: int) -> None:
+        super().__init__(affinity, kernel_size)
+        self.grid: Grid | None = None
+        self.images = 0
+        self.whole = torch.zeros(affinity.heads, dtype=torch.float64)  # all entries between places of the grid
+        self.given = self.gathered = torch.zeros(affinity.heads, 0, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, tokens: Tensor, grid: Grid) -> None:
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        if self.grid is None:
+            self.grid = grid[0], grid[1]
+            self.given = self.whole.new_zeros(self.affinity.heads, prefix)
+            self.gathered = self.whole.new_zeros(self.affinity.heads, prefix, tokens.shape[1])
+        if self.grid == tuple(grid):
+            self.images += len(tokens)
+            self.gathered += self.rows(tokens, grid, torch.arange(prefix, device=tokens.device))
+            super().add(tokens, grid)
+
+    def add_rows(self, rows: Tensor, places: Tensor, grid: Grid, images: int) -> None:
+        super().add_rows(rows, places, grid, images)
+        first, on_grid = rows.split([rows.shape[2] - grid[0] * grid[1], grid[0] * grid[1]], 2)
+        self.given += first.sum(1)
+        self.whole += on_grid.sum((1, 2))
+
+    @torch.no_grad()
+    def heads(self, head_width: int) -> StaticHeads:
+        """All heads as one static affinity."""
+        assert self.grid is not None
+        count = self.grid[0] * self.grid[1]
+        made = StaticHeads(self.affinity.heads, head_width, self.kernel_size, self.grid, self.given.shape[1])
+        beyond = self.images * count**2 - self.counts.sum()
+        far = (self.whole - self.sums.sum(1)) / beyond if beyond else torch.zeros_like(self.whole)
+        near = self.sums / self.counts.clamp_min(1) - far[:, None] * (self.counts > 0)
+        made.weight.copy_(near.unflatten(1, (1, self.kernel_size, self.kernel_size)))
+        made.far.copy_(count * far)
+        if made.given is not None and made.gathered is not None:
+            made.given.copy_(self.given / (self.images * count))
+            made.gathered.copy_(self.gathered / self.images)
         return made.to(next(self.affinity.parameters(), made.weight).device)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.attention_forms import DifferentialAttention, GatedAttention, SinkAttention
@@ -19,6 +20,7 @@ from contagg.affinity.low_rank import AgentAttention, LinearAttention, PooledAtt
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.scan import SelectiveScan
 from contagg.affinity.spectral import GlobalFilter, Heat, Toeplitz
+from contagg.affinity.static_heads import PartlyStaticAttention
 from contagg.affinity.token_mlp import TokenMLP
 from contagg.affinity.windows import AxialAttention, NeighborhoodAttention, WindowAttention
 from contagg.errors import UserError, nearest
@@ -41,6 +43,15 @@ class Kind:
         """As a regular expression."""
         return pattern_of(self.template)
 
+    def numbers(self, term: str) -> dict[str, Any] | None:
+        """What a word gives to the factory by name, whole numbers and tuples of them; None where it is not of it."""
+        match = re.fullmatch(self.pattern, term)
+        if not match:
+            return None
+        given = {name: tuple(map(int, value.split())) for name, value in match.groupdict().items() if value is not None}
+        several = re.findall(r"\{(\w+)\.\.\.\}", self.template)
+        return {name: values if name in several else values[0] for name, values in given.items()}
+
 
 _KINDS: dict[str, Kind] = {}
 _RENAMED = ((r"conv(?=\d)", "dwconv"), (r"mlp(?=/| |$)", "token mlp"))
@@ -50,8 +61,9 @@ def register_affinity(template: str, factory: Callable[..., Affinity], examples:
     """Add words for a kind of affinity; from then on they stand wherever a word may.
 
     Args:
-        template: The word. `{size}` stands for a whole number that `factory` takes as `size`, `[...]` for what may be
-            left out: "dilated{kernel_size}[x{dilation}]" serves "dilated3" and "dilated5x2".
+        template: The word. `{size}` stands for a whole number that `factory` takes as `size`, `{sizes...}` for several,
+            a tuple, with spaces between them, `[...]` for what may be left out: "dilated{kernel_size}[x{dilation}]"
+            serves "dilated3" and "dilated5x2".
         factory: Called with the `Site`, and with each number of the word by its name.
         examples: Words of it, for error texts and `list_affinities`; the template itself where it takes no numbers.
 
@@ -152,11 +164,10 @@ def _current_term(term: str) -> str:
     return next((re.sub(old, new, term, count=1) for old, new in _RENAMED if re.match(old, term)), term)
 
 
-def _find(term: str, word: str) -> tuple[Kind, dict[str, int]] | None:
+def _find(term: str, word: str) -> tuple[Kind, dict[str, Any]] | None:
     for kind in _KINDS.values():
-        if match := re.fullmatch(kind.pattern, term):
-            sizes = {name: int(value) for name, value in match.groupdict().items() if value is not None}
-            if 0 in sizes.values():
+        if (sizes := kind.numbers(term)) is not None:
+            if any(0 in (value if isinstance(value, tuple) else (value,)) for value in sizes.values()):
                 raise UserError(f"affinity {word!r}: a size of 0 in {term!r}; sizes start at 1")
             return kind, sizes
     return None
@@ -188,6 +199,11 @@ register_affinity("decay[/{head_width}]", DecayingAttention, ["decay"])
 register_affinity("attention[/{head_width}] diff", DifferentialAttention, ["attention diff"])
 register_affinity("attention[/{head_width}] gated", GatedAttention, ["attention gated"])
 register_affinity("attention[/{head_width}] sink", SinkAttention, ["attention sink"])
+register_affinity(
+    "attention[/{head_width}] static{kernel_size} in heads {heads...}",
+    PartlyStaticAttention,
+    ["attention static7 in heads 1"],
+)
 register_affinity("pooled{size}[/{head_width}]", PooledAttention, ["pooled4"])
 register_affinity("linear[/{head_width}]", LinearAttention, ["linear"])
 register_affinity("agent{agents}[/{head_width}]", AgentAttention, ["agent49"])

@@ -1,5 +1,6 @@
 """The periodic table of mixers: a cell a word, in the groups that were measured."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,8 +109,10 @@ def _draw(
     frame = _axes(figure, cell.left, cell.top, _WIDE, tall)
     frame.set(xlim=(0, _WIDE), ylim=(tall, 0))
     frame.add_patch(_box(0, 0, _WIDE, tall, LAW_COLOURS.get(mixer.law, GREY)))
-    size = 8.6 * min(1, (14.2 - 0.5 * min(len(mixer.law), 7)) / len(mixer.word))
-    frame.text(0.06, _HEAD / 2 + 0.01, mixer.word, fontsize=size, fontweight="bold", va="center")
+    lines = textwrap.wrap(mixer.word, 17) if len(mixer.word) > 22 else [mixer.word]
+    largest = 8.6 if len(lines) == 1 else 6.8
+    size = min(largest, 8.6 * (14.2 - 0.5 * min(len(mixer.law), 7)) / max(map(len, lines)))
+    frame.text(0.06, _HEAD / 2 + 0.01, "\n".join(lines), fontsize=size, fontweight="bold", va="center", linespacing=1.0)
     if mixer.law != "0":
         frame.text(_WIDE - 0.06, _HEAD / 2 + 0.01, _law_text(mixer.law), fontsize=7.6, va="center", ha="right")
     below = tall - _FOOT / 2 - 0.01
