@@ -134,6 +134,7 @@ class MixerTransformer(VisionTransformer):
             **{**arguments, **pooling},
         )
         self.register_load_state_dict_pre_hook(accept_other_names)
+        self.words = words
         grid, prefix = self.patch_embed.grid_size, self.num_prefix_tokens
         site = Site(channels=embed_dim, grid=grid, prefix=prefix, attn_drop=attn_drop_rate, head_width=width)
         for block, word in zip(self.blocks, words, strict=True):
