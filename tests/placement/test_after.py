@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from fit_processes import TINY, Runs
+from tiny_recipes import DINO, detection
 
 from contagg.arguments import load
-from contagg.checkpoints.weights import load_model
+from contagg.checkpoints.weights import load_model, read_weights
 from contagg.placement.after import Trial, greedy
 from contagg.placement.places import find_places
 from contagg.tasks import recipes, task_named
@@ -80,16 +81,41 @@ def test_closing_takes_the_fitted_kernel_and_can_be_undone(trained: Runs) -> Non
     job = load(task.job)(recipe, load(task.open)(recipe))
     network = job.networks[0]
     before = {name: tensor.clone() for name, tensor in job.task.state_dict().items()}
-    trial = Trial(job, network, find_places(network), recipe, torch.device("cpu"))
+    trial = Trial(job, find_places(network), recipe, torch.device("cpu"))
     opened, closed = trial.losses(range(4)), trial.losses(())
     assert trial.losses(range(4)) == opened != closed
     assert all(torch.equal(tensor, before[name]) for name, tensor in job.task.state_dict().items())
     fitted = sum(closed)
-    trial.forms = [None] * 4
+    for block in trial.blocks:
+        block[0].form = None  # type: ignore[attr-defined]
     assert sum(trial.losses(())) != fitted
     trial.leave((1,))
     torch.testing.assert_close(trial.task.training_step(trial.batches[0], 0)["loss"].isfinite(), torch.tensor(True))
     assert sum("query" in name for name in network.state_dict()) == 2
+
+
+@pytest.mark.parametrize("task", ["dino", "detection"])
+def test_networks_of_other_tasks_are_closed_all_alike(task: str, composed: Path, tmp_path: Path) -> None:
+    """Of DINO's two that is written which is used: the teacher."""
+    recipe = DINO if task == "dino" else detection(composed)
+    options = {**recipe["model"]["options"], "affinity": MIXED}
+    epochs = {**recipe["optimization"], "epochs": 1, "warmup_epochs" if task == "dino" else "warmup_steps": 0}
+    runs = Runs(tmp_path, {**recipe, "model": {**recipe["model"], "options": options}, "optimization": epochs})
+    assert runs.fit("run") == 0, runs.output
+    runs.command = "place"
+    keys = ("--from", str(tmp_path / "run" / "checkpoints" / "last.safetensors"), "--budget", "0.95")
+    assert runs.fit("placed", *keys) == 0, runs.output
+    state, metadata = read_weights(tmp_path / "placed" / "placed.safetensors")
+    words = (metadata.get("detector") or metadata["model"])["options"]["affinity"]
+    assert len([name for name in state if name.endswith("query.weight")]) == _count(words) < 5
+
+
+def _count(words: list) -> int:
+    """Blocks of the tiny networks, of 1, 1, 1 and 2 blocks, that are open."""
+    stages = [
+        stage if isinstance(stage, list) else [stage] * depth for stage, depth in zip(words, (1, 1, 1, 2), strict=True)
+    ]
+    return sum(stage.count(MIXED) for stage in stages)
 
 
 def test_several_processes_are_refused(trained: Runs) -> None:

@@ -64,6 +64,10 @@ class Aggregation(nn.Module):
         """Its mixture, where the dynamic part of that can be closed."""
         return self.affinity.closable() if isinstance(self.affinity, Affinity) else None
 
+    def open_heads(self) -> tuple[int, ...]:
+        """The numbers, from 1, of the heads of its affinity that can be closed one by one."""
+        return self.affinity.open_heads() if isinstance(self.affinity, Affinity) else ()
+
     @torch.no_grad()
     def leave_static(self) -> Tensor | None:
         """Leave the static part of a closable mixture alone, for good: the answers are those with the other closed.

@@ -1,12 +1,11 @@
 """`contagg place --from WEIGHTS`: dynamic parts of a trained network closed one by one, the least needed first.
 
-Before a block is closed its static kernel takes over what is static in A: the convolution nearest to its mean. How much
-a block is needed is how much the loss rises on some hundred images once it is closed.
+Before a block, or a head of plain attention, is closed what is static in its A takes over: the convolution nearest to
+its mean. How much it is needed is how much the loss rises on some hundred images once it is closed.
 """
 
 import copy
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,16 @@ from pytorch_lightning import LightningModule
 from timm.layers import DropPath
 from torch import nn
 
-from contagg.affinity import Affinity
-from contagg.affinity.fitting import KernelFit, static_form
 from contagg.arguments import load
 from contagg.checkpoints.weights import save_weights
 from contagg.data.sampling import seed_step
 from contagg.device import choose_device
 from contagg.errors import UserError
+from contagg.placement.closing import Closing, blocks_of, closing
 from contagg.placement.config import Budget
 from contagg.placement.handover import Finding, hand_over
 from contagg.placement.places import Place, affinity_option, find_places
+from contagg.placement.plain import in_words
 from contagg.placement.run import image_size, priced
 from contagg.placement.search import with_affinity
 from contagg.placement.trial import losses
@@ -46,14 +45,19 @@ def after(recipe: Any) -> None:
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
     task = task_named(recipe.task)
+    recipe, renormalize = in_words(recipe)
     job: Job = load(task.job)(recipe, load(task.open)(recipe))
-    network, size = job.networks[0], recipe.placement.size or image_size(job)
-    places = find_places(network)
+    for network in job.networks:
+        renormalize(network)
+    written = set(job.task.get_submodule(job.export).modules())
+    network = next(each for each in job.networks if each in written)
+    size = recipe.placement.size or image_size(job)
+    places = find_places(network, recipe.placement.kernel_size)
     prices = priced(network, places, size, recipe)
     folder = claim_folder(recipe.run, recipe)
     opened = copy.deepcopy(network)
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
-    trial = Trial(job, network, places, recipe, device)
+    trial = Trial(job, places, recipe, device)
     chosen, rises, evidence = greedy(trial.losses, prices.added, prices.room(Budget.read(recipe.placement.budget)))
     before, now = (sum(found) / len(found) for found in (trial.losses(range(len(places))), trial.losses(chosen)))
     trial.leave(chosen)
@@ -70,7 +74,7 @@ def after(recipe: Any) -> None:
     print(f"\nloss of {trial.images} training images: {before:.4f} before, {now:.4f} now", flush=True)
 
 
-def _save(job: Job, path: Path, affinity: list[str | list[str]]) -> Path:
+def _save(job: Job, path: Path, affinity: Any) -> Path:
     prefix = f"{job.export}."
     state = {name.removeprefix(prefix): t for name, t in job.task.state_dict().items() if name.startswith(prefix)}
     save_weights(path, state, with_affinity(job.metadata, affinity))
@@ -78,30 +82,24 @@ def _save(job: Job, path: Path, affinity: list[str | list[str]]) -> Path:
 
 
 class Trial:
-    """A job's network with any of its places closed, and its losses on the same training batches.
+    """A job's networks with any of their places closed, and the losses on the same training batches.
 
     Attributes:
         places: With the words that closing leaves now.
         images: How many the losses are of, about.
     """
 
-    def __init__(
-        self, job: Job, network: nn.Module, places: Sequence[Place], recipe: Any, device: torch.device
-    ) -> None:
+    def __init__(self, job: Job, places: Sequence[Place], recipe: Any, device: torch.device) -> None:
         self.task, self.seed = job.task.to(device), recipe.run.seed
         size = recipe.optimization.batch_size
         batches = islice(iter(job.train_batches(0, 1)), -(-IMAGES // size))
         self.batches = [move_data_to_device(batch, device) for batch in batches]
         self.images = size * len(self.batches)
         steady(self.task)
-        self.aggregations = [place.aggregation(network) for place in places]
-        self.mixtures = [place.mixture(network) for place in places]
-        self.forms: list[Affinity | None] = [None] * len(places)
-        self.forms = self._fitted(-(-FITTED // size))
-        self.places = [
-            place if form is None else replace(place, static_word=f"dwconv{2 * int(form.local or 0) + 1}")
-            for place, form in zip(places, self.forms, strict=True)
-        ]
+        self.numbers = blocks_of(places)
+        self.blocks = [[closing(network, places[some[0]]) for network in job.networks] for some in self.numbers]
+        self.places = list(places)
+        self._fit(-(-FITTED // size))
 
     def losses(self, opened: Collection[int]) -> list[float]:
         """One a batch, with the places of these numbers open."""
@@ -113,42 +111,37 @@ class Trial:
 
     def set(self, opened: Collection[int]) -> None:
         """Close all places but these, so that they can be opened again."""
-        for number, (aggregation, mixture) in enumerate(zip(self.aggregations, self.mixtures, strict=True)):
-            form = None if number in opened else self.forms[number]
-            aggregation.affinity = form or mixture
-            if number in opened:
-                mixture.open()
-            else:
-                mixture.close()
+        for block, closed in self._closed(opened):
+            block.close(closed)
 
     def leave(self, opened: Collection[int]) -> None:
         """Close all places but these for good."""
-        self.set(opened)
-        for number, aggregation in enumerate(self.aggregations):
-            if number not in opened and self.forms[number] is None:
-                aggregation.leave_static()
+        for block, closed in self._closed(opened):
+            block.leave(closed)
 
-    def _fitted(self, batches: int) -> list[Affinity | None]:
-        """Of each place the static affinity that takes over; None where its static part takes no kernel in."""
-        reach = [mixture.static_part()[0].local for mixture in self.mixtures]
-        fits = {
-            number: KernelFit(mixture.dynamic_part(), 2 * reach[number] + 1)  # type: ignore[operator]
-            for number, mixture in enumerate(self.mixtures)
-            if reach[number] is not None
-        }
+    def _closed(self, opened: Collection[int]) -> Iterator[tuple[Closing, list[Place]]]:
+        """Each network's blocks, and which of their places are to be closed."""
+        for numbers, blocks in zip(self.numbers, self.blocks, strict=True):
+            closed = [self.places[number] for number in numbers if number not in opened]
+            for block in blocks:
+                yield block, closed
+
+    def _fit(self, batches: int) -> None:
+        """Make what takes the place of each A, from so many batches."""
+        every = [block for blocks in self.blocks for block in blocks]
         hooks = [
-            self.aggregations[number].register_forward_pre_hook(lambda _, inputs, fit=fit: fit.add(*inputs[:2]))
-            for number, fit in fits.items()
+            block.aggregation.register_forward_pre_hook(lambda _, inputs, block=block: block.see(*inputs[:2]))
+            for block in every
         ]
         for number in range(min(batches, len(self.batches))):
-            self._loss(number, range(len(self.mixtures)))
+            self._loss(number, range(len(self.places)))
         for hook in hooks:
             hook.remove()
-        forms: list[Affinity | None] = [None] * len(self.mixtures)
-        for number, fit in fits.items():
-            width = self.aggregations[number].value.in_features
-            forms[number] = static_form(self.mixtures[number], fit.convolution(width))
-        return forms
+        for block in every:
+            block.fit()
+        for numbers, blocks in zip(self.numbers, self.blocks, strict=True):
+            for number in numbers:
+                self.places[number] = blocks[0].named(self.places[number])
 
 
 def steady(task: LightningModule) -> None:

@@ -53,6 +53,7 @@ class PlacementConfig:
         lr: Of the gates' logits; null takes ten logits over the steps in which they are learnt.
         worth: What all dynamic parts together must lower the loss by, in its own units, and each in proportion to its
             cost, to be kept open even where the budget has room for them.
+        kernel_size: Of the kernel that a closed head of plain attention has instead.
     """
 
     budget: str = "0.9"
@@ -61,6 +62,7 @@ class PlacementConfig:
     freeze: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
     lr: Positive | None = None
     worth: NonNegative = 0.01
+    kernel_size: Annotated[int, Range(1)] = 7
 
     def __post_init__(self) -> None:
         Budget.read(self.budget)
@@ -68,6 +70,7 @@ class PlacementConfig:
             self.at is None or bool(_SIZE.fullmatch(self.at)),
             f"placement.at must be height and width in pixels such as 800x1333, not {self.at!r}",
         )
+        require(self.kernel_size % 2 == 1, f"placement.kernel_size must be odd, not {self.kernel_size}")
         require(
             self.warmup < self.freeze,
             f"placement.warmup ({self.warmup:g}) must be below placement.freeze ({self.freeze:g})",
@@ -104,10 +107,13 @@ def __getattr__(name: str) -> Any:
 
 
 def without_placement(recipe: Any, **model: Any) -> dict[str, Any]:
-    """The recipe as `contagg fit` takes it, plain values, with other `model.options`."""
+    """The recipe as `contagg fit` takes it, plain values, with other `model.options`.
+
+    Weights that the run began from are left out: they are of the network with all open, and would not fit.
+    """
     from contagg.config import as_dict
 
     found = as_dict(recipe)
     del found["placement"]
-    found["model"]["options"] = {**found["model"]["options"], **model}
+    found["model"] |= {"options": {**found["model"]["options"], **model}, "init_weights": None, "init_ema": False}
     return found

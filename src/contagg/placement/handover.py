@@ -17,7 +17,7 @@ from contagg.device import choose_device
 from contagg.figures import save_figure
 from contagg.files import write_output
 from contagg.placement.config import Budget, without_placement
-from contagg.placement.picture import gates_figure
+from contagg.placement.picture import gates_figure, rises_figure
 from contagg.placement.places import Place, affinity_option
 from contagg.placement.price import Prices, at_size, shown
 from contagg.training.run_folder import RunFolder
@@ -134,14 +134,12 @@ def hand_over(
     write_output(folder.folder / "placed.yaml", _recipe_text(recipe, folder, affinity).encode())
     write_output(folder.folder / "placement.csv", csv_of(finding.reasons()))
     write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
-    if finding.history:
-        save_figure(gates_figure(finding), folder.figures / "placement.png")
-    print(
-        f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity, weights, bool(finding.history))}", flush=True
-    )
+    picture = gates_figure(finding) if finding.history else rises_figure(finding)
+    save_figure(picture, folder.figures / "placement.png")
+    print(f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity, weights)}", flush=True)
 
 
-def _recipe_text(recipe: Any, folder: RunFolder, affinity: list[str | list[str]]) -> str:
+def _recipe_text(recipe: Any, folder: RunFolder, affinity: Any) -> str:
     again = without_placement(recipe, affinity=affinity)
     again["run"]["folder"] = f"{recipe.run.folder}/again"
     head = "# What contagg place chose, to be trained from the start.\n#\n# Command   contagg fit -c"
@@ -207,13 +205,17 @@ def in_words(finding: Finding, costs: Sequence[Cost]) -> str:
     ])  # fmt: skip
 
 
-def _next(folder: RunFolder, recipe: Any, affinity: list[str | list[str]], weights: Path, learnt: bool) -> str:
+def _next(folder: RunFolder, recipe: Any, affinity: Any, weights: Path) -> str:
     name = getattr(recipe.model, "name", None) or recipe.model.backbone
-    gates = f"\ngates          {folder.figures / 'placement.png'}" if learnt else ""
-    return f"""network        contagg.create({name!r}, affinity={affinity!r})
+    given = {**recipe.model.options, "affinity": affinity}
+    options = ", ".join(f"{option}={value!r}" for option, value in given.items())
+    again = folder.folder / "placed.yaml"
+    return f"""network        contagg.create({name!r}, {options})
 weights        {weights}
-table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}{gates}
-recipe         {folder.folder / "placed.yaml"}
+table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}
+picture        {folder.figures / "placement.png"}
+recipe         {again}
 
-next           contagg fit -c {folder.folder / "placed.yaml"}     # the same network from the start
+next           contagg fit -c {again}     # the same network from the start
+               contagg fit -c {again} --model.init_weights {weights}     # trained on
                contagg validate {weights}"""

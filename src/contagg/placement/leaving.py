@@ -45,7 +45,7 @@ class SharedPlaces:
             if aggregation.closable() is not None and not expected <= state.keys():
                 aggregation.leave_static()
 
-    def affinity(self, opened: Collection[int]) -> list[str | list[str]]:
+    def affinity(self, opened: Collection[int]) -> Any:
         """The networks' option `affinity` with these places open."""
         return affinity_option(self._network, self.places, opened)
 

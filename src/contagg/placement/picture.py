@@ -1,14 +1,18 @@
-"""The picture of a placement: each block's gate over the steps, and the cost beside the budget."""
+"""The picture of a placement: each block's gate over the steps beside the budget, or what closing each place costs."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from contagg.figures import BLUE, GREY, UNSIGNED, VERMILION, new_figure, percent, plain_axes
 
 if TYPE_CHECKING:
     from contagg.placement.handover import Finding
+    from contagg.placement.places import Place
 
 
 def gates_figure(finding: "Finding") -> Figure:
@@ -42,3 +46,32 @@ def gates_figure(finding: "Finding") -> Figure:
     below.set_xlim(edges[0], edges[-1])
     plain_axes(below, "optimizer steps, up to the choice", "expected cost\n% of all blocks'", whole=True)
     return figure
+
+
+def rises_figure(finding: "Finding") -> Figure:
+    """Blocks by heads, dark where closing one raises the loss; those that were closed are small."""
+    places = finding.places
+    rows, most = list(dict.fromkeys(place.name for place in places)), max(*finding.scores, 1e-12)
+    columns, heads = max(place.head or 1 for place in places), any(place.head for place in places)
+    title = f"dynamic: {len(finding.chosen)} of {len(places)} {'heads' if heads else 'blocks'}"
+    figure = new_figure(2.4 + 0.32 * max(columns, 2), 1.5 + 0.32 * len(rows), title)
+    axes = figure.subplots()
+    for number, (place, rise) in enumerate(zip(places, finding.scores, strict=True)):
+        side = 0.9 if number in finding.chosen else 0.4
+        corner = (place.head or 1) - side / 2, rows.index(place.name) - side / 2
+        colour = UNSIGNED(max(rise, 0) / most)
+        axes.add_patch(Rectangle(corner, side, side, facecolor=colour, edgecolor=GREY, linewidth=0.6))
+    axes.set(xlim=(0.4, columns + 0.6), ylim=(len(rows) - 0.4, -0.6), aspect="equal")
+    axes.set_xticks(range(1, columns + 1) if heads else [])
+    axes.set_yticks(range(len(rows)), [_block(next(p for p in places if p.name == name)) for name in rows])
+    axes.set_xlabel("head; small: closed" if heads else "small: closed")
+    axes.set_ylabel("block" if places[0].stage is None else "stage.block")
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, most), UNSIGNED), ax=axes)
+    bar.set_label("rise of the loss by closing it")
+    return figure
+
+
+def _block(place: "Place") -> str:
+    return str(place.block) if place.stage is None else f"{place.stage}.{place.block}"

@@ -1,37 +1,44 @@
-"""The places of a network: its blocks whose mixture can be closed; and a choice of them in words."""
+"""The places of a network: blocks whose mixture can be closed, heads of attention; and a choice of them in words."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from contagg.affinity import Mixture
+from contagg.affinity.static_heads import partly_static_word
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.network import Container
+from contagg.nn.vit import MixerTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A block whose dynamic part may be open or closed. Stages and blocks count from 1.
+    """A block whose dynamic part may be open or closed, or a head of it. Stages, blocks and heads count from 1.
 
     Attributes:
         name: Of its aggregation within the network.
-        word: Of its affinity with all open.
+        stage: None in a network that has none.
+        head: None for the whole block.
+        word: Of the block's affinity with all open.
         static_word: Of what closing leaves.
+        kernel_size: What a closed head has.
     """
 
     name: str
-    stage: int
+    stage: int | None
     block: int
     word: str
     static_word: str
+    head: int | None = None
+    kernel_size: int = 0
 
     @property
     def label(self) -> str:
-        """Such as `3.2`, stage and block."""
-        return f"{self.stage}.{self.block}"
+        """Such as `3.2`, stage and block; in a plain transformer `7`, and `7.3` for the third head of that block."""
+        return ".".join(str(number) for number in (self.stage, self.block, self.head) if number is not None)
 
     def aggregation(self, network: nn.Module) -> Aggregation:
         """Its aggregation in a network, or in a copy of it."""
@@ -46,51 +53,88 @@ class Place:
         return found
 
 
-def find_places(network: nn.Module) -> list[Place]:
+def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Place]:
     """The places of a network of ours, or of what holds one, such as a detector's backbone, in its order.
+
+    Args:
+        kernel_size: With one each head of plain attention is a place too.
 
     Raises:
         UserError: it is made of no words, or nothing in it can be closed.
     """
     prefix, container = _container(network)
-    places = []
-    for stage, (body, of_blocks) in enumerate(zip(container.stages, container.config.blocks, strict=False), start=1):
-        blocks: Any = body.blocks
-        for number, (block, word) in enumerate(zip(blocks, of_blocks, strict=True), start=1):
-            mixture = block.aggregation.closable()
-            if mixture is None:
+    places: list[Place] = []
+    for stage, blocks in _blocks(container):
+        for number, (name, word) in enumerate(blocks, start=1):
+            aggregation = container.get_submodule(name)
+            assert isinstance(aggregation, Aggregation)
+            mixture, heads = aggregation.closable(), () if kernel_size is None else aggregation.open_heads()
+            if not (mixture or heads):
                 continue
+            label = ".".join(str(part) for part in (stage, number) if part is not None)
             if not isinstance(word, str):
-                raise UserError(f"placement: block {stage}.{number} has a factory and no word: register its affinity")
-            terms = [term.strip() for term in word.split("+")]
-            static = terms[1] if mixture.dynamic_first else terms[0]
-            name = f"{prefix}stages.{stage - 1}.blocks.{number - 1}.aggregation"
-            places.append(Place(name=name, stage=stage, block=number, word=word, static_word=static))
+                raise UserError(f"placement: block {label} has a factory and no word: register its affinity")
+            known: dict[str, Any] = {"name": prefix + name, "stage": stage, "block": number, "word": word}
+            if mixture is not None:
+                terms = [term.strip() for term in word.split("+")]
+                places.append(Place(**known, static_word=terms[1] if mixture.dynamic_first else terms[0]))
+            for head in heads:
+                static = f"static{kernel_size}"
+                places.append(Place(**known, static_word=static, head=head, kernel_size=kernel_size or 0))
     if not places:
-        words = sorted({str(word) for stage in container.config.blocks for word in stage})
+        words = sorted({str(word) for _, blocks in _blocks(container) for _, word in blocks})
+        wanted = "give model.options.affinity a mixture of a dynamic and a static one, such as 'attention + dwconv5'"
+        plain = any(affinity.open_heads() for affinity in _aggregations(container))
         raise UserError(
-            f"placement: nothing can be closed in blocks of {', '.join(map(repr, words))}: give model.options.affinity "
-            "a mixture of a dynamic and a static one, such as 'attention + dwconv5'"
+            f"placement: nothing can be closed in blocks of {', '.join(map(repr, words))}: {wanted}"
+            + ("; heads of plain attention are closed with --from WEIGHTS" if plain else "")
         )
     return places
 
 
-def affinity_option(network: nn.Module, places: Sequence[Place], opened: Collection[int]) -> list[str | list[str]]:
+def affinity_option(network: nn.Module, places: Sequence[Place], opened: Collection[int]) -> Any:
     """The option `affinity` of a network in which of the places those whose number is in `opened` are open.
 
-    One word for a stage whose blocks are alike.
+    One word for a stage whose blocks are alike; of a plain transformer one for all blocks, or one a block.
     """
-    blocks = [list(words) for words in _container(network)[1].config.blocks]
+    prefix, container = _container(network)
+    closed: dict[str, list[Place]] = {}
     for number, place in enumerate(places):
-        blocks[place.stage - 1][place.block - 1] = place.word if number in opened else place.static_word
-    return [words[0] if len(set(words)) == 1 else words for words in blocks]  # type: ignore[misc]
+        if number not in opened:
+            closed.setdefault(place.name, []).append(place)
+    stages = []
+    for _, blocks in _blocks(container):
+        words = [_closed_word(closed[prefix + name]) if prefix + name in closed else word for name, word in blocks]
+        stages.append(words[0] if len(set(words)) == 1 else words)
+    return stages if isinstance(container, Container) else stages[0]
 
 
-def _container(network: nn.Module) -> tuple[str, Container]:
+def _closed_word(places: Sequence[Place]) -> str:
+    """The word of a block of which these places are closed."""
+    heads = [place.head for place in places if place.head is not None]
+    if not heads:
+        return places[0].static_word
+    return partly_static_word(places[0].word, places[0].kernel_size, heads)
+
+
+def _container(network: nn.Module) -> tuple[str, Container | MixerTransformer]:
     for name, module in network.named_modules():
-        if isinstance(module, Container):
+        if isinstance(module, Container | MixerTransformer):
             return f"{name}." if name else "", module
     raise UserError(
         f"placement: {type(network).__name__} is not made of words: give one of contagg's networks, such as "
-        "container_tiny"
+        "container_tiny, or with --from WEIGHTS a plain vision transformer of timm's, such as vit_small_patch16_224"
     )
+
+
+def _blocks(container: Container | MixerTransformer) -> Iterator[tuple[int | None, list[tuple[str, Any]]]]:
+    """Each stage's number, None where there are none, and the names of its aggregations with their words."""
+    if isinstance(container, MixerTransformer):
+        yield None, [(f"blocks.{number}.attn.aggregation", word) for number, word in enumerate(container.words)]
+        return
+    for stage, words in enumerate(container.config.blocks):
+        yield stage + 1, [(f"stages.{stage}.blocks.{number}.aggregation", word) for number, word in enumerate(words)]
+
+
+def _aggregations(container: nn.Module) -> list[Aggregation]:
+    return [module for module in container.modules() if isinstance(module, Aggregation)]

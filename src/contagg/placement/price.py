@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contagg.affinity import Grid
+from contagg.affinity import Affinity, Grid
 from contagg.affinity.base import tokens_on
 from contagg.benchmark.bench import describe
 from contagg.benchmark.cost import Work, interleaved, multiply_adds
 from contagg.benchmark.variants import DTYPES
 from contagg.errors import UserError
+from contagg.placement.closing import all_closed, blocks_of
 from contagg.placement.config import Budget
 from contagg.placement.places import Place
 
@@ -99,22 +100,27 @@ def price(
 ) -> Prices:  # fmt: skip
     """The prices of a network's places for one image of a size; multiply-adds are worked out, ms measured once.
 
-    What a place adds in ms is its mixture's time open less its time closed, on tokens of its grid, alone; the sum of
-    such parts need not be the whole's, so that `contagg place` measures the chosen network in the end.
+    What a place adds in ms is its affinity's time open less its time closed, on tokens of its grid, alone, of which
+    each of a block's heads has its share; the sum of such parts need not be the whole's, so that `contagg place`
+    measures the chosen network in the end.
 
     Raises:
         UserError: the network does not take images of this size.
     """
     network = at_size(network, size)
-    for place in places:
-        place.mixture(network).close()
     seen = grids(network, places, size, channels)
-    closed = multiply_adds(network, size, channels)
+    if unit == "ms":
+        network = network.to(device, DTYPES[precision])
+    parts = _parts(network, places, seen)
     if unit != "ms":
-        parts = [place.mixture(network).dynamic_part() for place in places]
-        added = tuple(float(part.multiply_adds(grid)) for part, grid in zip(parts, seen, strict=True))
-        return Prices(unit="multiply-adds", size=size, closed=float(closed), added=added)
-    closed_ms, added_ms = _measured(network.to(device, DTYPES[precision]), places, seen, size, channels)
+        added = [0.0] * len(places)
+        for part in parts:
+            more = part.opened.multiply_adds(part.grid) - part.closed.multiply_adds(part.grid)
+            for number in part.numbers:
+                added[number] = more / len(part.numbers)
+        closed = float(multiply_adds(network, size, channels))
+        return Prices(unit="multiply-adds", size=size, closed=closed, added=tuple(added))
+    closed_ms, added_ms = _measured(network, parts, len(places), size, channels)
     about = describe(device)
     words = f"{about['device']}, torch {about['torch']}, {about['threads']} threads, {precision}"
     return Prices(unit="ms", size=size, closed=closed_ms, added=added_ms, device=words)
@@ -153,30 +159,53 @@ def grids(network: nn.Module, places: Sequence[Place], size: tuple[int, int], ch
     return [found[place.name] for place in places]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The affinity of a block with all of its places open and with all closed, as it is in the network then."""
+
+    numbers: list[int]
+    opened: Affinity
+    closed: Affinity
+    grid: Grid
+    channels: int
+
+
+def _parts(network: nn.Module, places: Sequence[Place], seen: Sequence[Grid]) -> list[_Part]:
+    """Close all places of a network; its blocks that have some."""
+    parts = []
+    for numbers in blocks_of(places):
+        place, grid = places[numbers[0]], seen[numbers[0]]
+        aggregation, closed = place.aggregation(network), all_closed(network, place, grid)
+        assert isinstance(aggregation.affinity, Affinity)
+        parts.append(_Part(numbers, aggregation.affinity, closed, grid, aggregation.value.in_features))
+        aggregation.affinity = closed
+    return parts
+
+
 @torch.no_grad()
 def _measured(
-    network: nn.Module, places: Sequence[Place], seen: Sequence[Grid], size: tuple[int, int], channels: int
+    network: nn.Module, parts: Sequence[_Part], count: int, size: tuple[int, int], channels: int
 ) -> tuple[float, tuple[float, ...]]:
     """ms of the network with all closed, and what each place adds; blocks that are alike are measured once."""
     like = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, channels, *size, generator=generator).to(like)
     works: dict[str, Work] = {"closed": _work(network, image)}
-    names = []
-    for place, grid in zip(places, seen, strict=True):
-        mixture, width = place.mixture(network), place.aggregation(network).value.in_features
-        tokens = torch.randn(1, tokens_on(grid, mixture.prefix), width, generator=generator).to(like)
-        name = f"{mixture} on {grid}"
-        names.append(name)
+    names = [f"{part.opened} on {part.grid}" for part in parts]
+    for part, name in zip(parts, names, strict=True):
+        shape = 1, tokens_on(part.grid, part.opened.prefix), part.channels
+        tokens = torch.randn(shape, generator=generator).to(like)
         if f"{name} closed" in works:
             continue
-        opened = copy.deepcopy(mixture)
-        opened.open()
-        for state, part in (("open", opened), ("closed", mixture)):
-            works[f"{name} {state}"] = _work(part, tokens, tokens, grid)
+        for state, affinity in (("open", part.opened), ("closed", part.closed)):
+            works[f"{name} {state}"] = _work(affinity, tokens, tokens, part.grid)
     seconds = {name: spread.median for name, spread in interleaved(works, ROUNDS, like.device).items()}
-    added = {name: 1000 * max(seconds[f"{name} open"] - seconds[f"{name} closed"], 0.0) for name in names}
-    return 1000 * seconds["closed"], tuple(added[name] for name in names)
+    added = [0.0] * count
+    for part, name in zip(parts, names, strict=True):
+        more = 1000 * max(seconds[f"{name} open"] - seconds[f"{name} closed"], 0.0)
+        for number in part.numbers:
+            added[number] = more / len(part.numbers)
+    return 1000 * seconds["closed"], tuple(added)
 
 
 def _work(module: nn.Module, *inputs: Tensor | Grid) -> Work:

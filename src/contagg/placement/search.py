@@ -207,7 +207,7 @@ def _saving(trainer: Trainer) -> SaveState:
     return next(part for part in trainer.callbacks if isinstance(part, SaveState))  # type: ignore[attr-defined]
 
 
-def with_affinity(metadata: Mapping[str, Any], affinity: list[str | list[str]]) -> dict[str, Any]:
+def with_affinity(metadata: Mapping[str, Any], affinity: Any) -> dict[str, Any]:
     """What a weights file says of itself, with other words for its network."""
     changed = copy.deepcopy(dict(metadata))
     described = changed["detector" if "detector" in changed else "model"]

@@ -37,8 +37,8 @@ def losses(
     """
     found = []
     for setting in settings:
+        setting()
         with unchanged(task):
-            setting()
             reseed()
             outputs: Any = task.training_step(copy.deepcopy(batch), batch_idx)
             found.append(float(outputs["loss"]))
