@@ -5,13 +5,13 @@ from inspect import signature
 from itertools import zip_longest
 from typing import Any
 
+import timm
 import torch
 from timm.layers import Attention, DropPath
 from timm.models import VisionTransformer
 from torch import nn
 
 from contagg.errors import UserError
-from contagg.models import create
 from contagg.nn.vit import SIZES, MixerTransformer
 
 _TOLD = ("global_pool", "num_prefix_tokens", "no_embed_class", "pool_include_prefix", "dynamic_img_size")
@@ -58,7 +58,7 @@ def mixer_like(network: Any, device: torch.device | str = "meta") -> tuple[dict[
         "drop_path_rate": last.drop_prob if isinstance(last, DropPath) else 0.0,
     }
     with torch.device(device):
-        ours = create(mixer_name(network), **options, **size)
+        ours = timm.create_model(mixer_name(network), **options, **size)
     assert isinstance(ours, MixerTransformer)
     for name in _TOLD:
         if getattr(network, name) != getattr(ours, name):
