@@ -190,3 +190,44 @@ def test_a_page_leaves_a_frozen_part_of_a_model_frozen() -> None:
     model.stages[0].eval()
     contagg.explore(model, photograph(64, 64), size=64, fields=1)
     assert model.training and model.stages[1].training and not model.stages[0].training
+
+
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> list[str]:
+    monkeypatch.setattr("contagg.explorer.progress.Progress.EVERY", 0.0)
+    monkeypatch.setattr("contagg.explorer.progress.LARGE", 64 * 64)
+    with caplog.at_level("INFO", logger="contagg"):
+        assert contagg.explore({"a": model}, photograph(64, 64), size=64, fields=4).html
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_how_far_it_is_and_how_long_it_takes_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = told(caplog, monkeypatch, timm.create_model("vit_tiny_patch16_224", img_size=64, depth=4))
+    assert lines[0] == "a: running it on 64 x 64 pixels, which may take minutes"
+    assert lines[1].startswith("a: 25 % of the network has run, 1 layers recorded, about ")
+    words = "\n".join(lines)
+    for each in ("layer 3 of 4, ", "receptive field 1 of 4, about ", "a: layer 2 of 4 is in the page, about "):
+        assert each in words
+
+
+def test_a_page_that_no_browser_takes_is_refused_after_the_first_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contagg.explorer.progress.MOST_BYTES", 2 * 17 * 192 * 4 * 4 - 1)  # of 4 blocks, in float32
+    model, ran = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=4), list[int]()
+    for number, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    with pytest.raises(UserError, match=r"an image of 64 x 64 pixels would hold about 0 MB .* a smaller --size"):
+        contagg.explore(model, photograph(64, 64), size=64)
+    assert ran == [0]
+    monkeypatch.setattr("contagg.explorer.progress.MOST_BYTES", 2**28)
+    assert contagg.explore(model, photograph(64, 64), size=64, fields=0).models
+
+
+def test_the_command_tells_of_its_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contagg.explorer.progress.LARGE", 64 * 64)
+    photograph(64, 64).save(tmp_path / "a.png")
+    words = ["inspect", "explore", "container_light_tiny", str(tmp_path / "a.png"), "--size", "64", "--fields", "0"]
+    main([*words, "-o", str(tmp_path / "a.html")])
+    assert capsys.readouterr().err.count("running it on 64 x 64 pixels, which may take minutes\n") == 1

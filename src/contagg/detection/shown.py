@@ -18,7 +18,7 @@ from contagg.detection.detr.sampled import sampling_layers
 from contagg.detection.saved import Saved, load_detector
 from contagg.inspect.forms import RecordedLayer, Recording, Unshown
 from contagg.inspect.seeing import see
-from contagg.inspect.view import InParts, View
+from contagg.inspect.view import InParts, Tell, View
 from contagg.training.run_folder import weights_in
 
 CONVOLUTIONS = Unshown(
@@ -55,10 +55,10 @@ class ShownDetector(InParts):
         tensor = normalize(pixels, list(MEAN), list(STD))[None]
         return View(image=image, tensor=tensor.to(next(self.parameters())))
 
-    def see(self, image: Tensor, wanted: Callable[[str], bool]) -> Recording:
+    def see(self, image: Tensor, wanted: Callable[[str], bool], tell: Tell) -> Recording:
         """Backbone, then encoder and decoder, which look at its map; what has no A by name and reason."""
         prefix = next(name for name, module in self.named_modules() if module is self._features)
-        found = see(self._features, image, lambda name: wanted(f"{prefix}.{name}"))
+        found = see(self._features, image, lambda name: wanted(f"{prefix}.{name}"), tell=tell)
         layers = [replace(layer, name=f"{prefix}.{layer.name}") for layer in found.layers]
         unshown = [replace(each, name=f"{prefix}.{each.name}") for each in found.unshown]
         if not isinstance(self.network, SetNetwork):

@@ -1,9 +1,7 @@
 """From a recording to what the page is told: layers, their forms as small numbers, and the numbers beside them."""
 
-import logging
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,11 +12,11 @@ from contagg.affinity.base import Grid
 from contagg.errors import printable
 from contagg.explorer.fields import Field, fields
 from contagg.explorer.packing import Store, pack, pack_tensor, rounding_error
+from contagg.explorer.progress import Progress, Seeing
 from contagg.inspect.forms import RecordedLayer, Recording, Term, Unshown
 from contagg.inspect.gathering import require_layers
 from contagg.inspect.measures import Measures, gathering, measure
-
-logger = logging.getLogger(__name__)
+from contagg.inspect.view import Tell
 
 NO_FIELDS = Unshown(
     name="through the network, to the pixels",
@@ -80,7 +78,7 @@ class Explored:
 def explored(
     model: nn.Module,
     image: Tensor,
-    see: Callable[[nn.Module, Tensor], Recording],
+    see: Callable[[nn.Module, Tensor, Tell], Recording],
     *,
     name: str,
     about: str = "",
@@ -90,13 +88,14 @@ def explored(
     """Run a model on an image (1, C, H, W) and take all numbers of it.
 
     Args:
-        see: What records it.
+        see: What records it, and tells how far it is.
         count: Of places whose fields are taken.
     """
-    recording = see(model, image)
+    size = (image.shape[2], image.shape[3])
+    recording = see(model, image, Seeing(name, size))
     require_layers(name, recording)
-    found = numbers_of(recording, (image.shape[2], image.shape[3]), name=name, about=about, untrained=untrained)
-    through = fields(model, image, recording.layers, count)
+    found = numbers_of(recording, size, name=name, about=about, untrained=untrained)
+    through = fields(model, image, recording.layers, count, Progress())
     if count and not through:
         found = replace(found, recording=replace(recording, unshown=[*recording.unshown, NO_FIELDS]))
     return replace(found, fields=through)
@@ -125,29 +124,12 @@ def numbers_of(recording: Recording, size: Grid, *, name: str, about: str = "", 
     )
 
 
-class Progress:
-    """Says what is being done, at most every few seconds, and how long is left by what is done."""
-
-    EVERY = 5.0
-
-    def __init__(self) -> None:
-        self.began = self.told = time.monotonic()
-
-    def __call__(self, what: str, done: float) -> None:
-        now = time.monotonic()
-        if now - self.told < self.EVERY:
-            return
-        self.told = now
-        left = (now - self.began) * (1 - done) / done if done else math.nan
-        logger.info("%s%s", printable(what), f", about {left:.0f} s left" if 0 < done < 1 else "")
-
-
 def packed(model: Explored, store: Store) -> dict[str, Any]:
     """What the page is told of a model, its tensors in the store."""
-    layers = [
-        _layer(layer, measures, rounding, model.size, store)
-        for layer, measures, rounding in zip(model.recording.layers, model.measures, model.rounding, strict=True)
-    ]
+    tell, layers, count = Progress(), [], len(model.rounding)
+    for layer, measures, rounding in zip(model.recording.layers, model.measures, model.rounding, strict=True):
+        layers.append(_layer(layer, measures, rounding, model.size, store))
+        tell(f"{model.name}: layer {len(layers)} of {count} is in the page", len(layers) / count)
     return {
         "name": model.name,
         "about": model.about,

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,25 @@ from contagg.inspect.view import look
 
 def explore(arguments: argparse.Namespace) -> None:
     """Write the page of one model or of several."""
-    logging.getLogger("contagg").setLevel(logging.INFO)
     if arguments.epochs and arguments.beside:
         raise UserError("--epochs shows epochs of one run side by side; give it or --beside, not both")
-    models = list(_epochs(arguments) if arguments.epochs else _models(arguments))
-    write(page_of(models[0][0], [explored for _, explored in models], arguments.note), arguments)
+    with _spoken():
+        models = list(_epochs(arguments) if arguments.epochs else _models(arguments))
+        write(page_of(models[0][0], [explored for _, explored in models], arguments.note), arguments)
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    """What the package notes of its progress is told to who waits for the command."""
+    logger, handler = logging.getLogger("contagg"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def write(page: Page, arguments: argparse.Namespace) -> None:

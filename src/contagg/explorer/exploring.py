@@ -14,7 +14,7 @@ from contagg.explorer.page import Page
 from contagg.inspect.forms import Recording
 from contagg.inspect.quiet import quiet
 from contagg.inspect.seeing import see, wanted_modules
-from contagg.inspect.view import View, look
+from contagg.inspect.view import Tell, View, look
 
 
 def explore(
@@ -105,8 +105,8 @@ def _by_name(model: nn.Module | Mapping[str, nn.Module]) -> Mapping[str, nn.Modu
     return models
 
 
-def _seeing(layers: str | Sequence[str] | None) -> Callable[[nn.Module, Tensor], Recording]:
+def _seeing(layers: str | Sequence[str] | None) -> Callable[[nn.Module, Tensor, Tell], Recording]:
     if not layers:
-        return see
+        return lambda model, image, tell: see(model, image, tell=tell)
     names = [layers] if isinstance(layers, str) else layers
-    return lambda model, image: see(model, image, wanted_modules(model, names))
+    return lambda model, image, tell: see(model, image, wanted_modules(model, names), tell=tell)

@@ -9,7 +9,7 @@ Neural Networks" (https://arxiv.org/abs/1701.04128): lengths of the gradient of 
 all features at once by one backward pass with random signs, whose mean square is that of all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,16 @@ class Field:
         return float(torch.minimum(self.composed, self.true).sum())
 
 
-def fields(model: nn.Module, image: Tensor, layers: Sequence[RecordedLayer], count: int) -> list[Field]:
+def fields(
+    model: nn.Module,
+    image: Tensor,
+    layers: Sequence[RecordedLayer],
+    count: int,
+    tell: Callable[[str, float], None] = lambda what, done: None,
+) -> list[Field]:
     """Of `count` places at most, spread over the grid of the last layer, for an image (1, C, H, W).
+
+    `tell` is told what is done and what part of it, up to 1.
 
     Empty where the layers are not one way from the image to the end: an encoder with a decoder, or without a grid.
     """
@@ -57,7 +65,7 @@ def fields(model: nn.Module, image: Tensor, layers: Sequence[RecordedLayer], cou
     last = used[-1]
     places = spread_places(last.grid, count)
     positions = last.prefix + places[:, 0] * last.grid[1] + places[:, 1]
-    true = true_fields(model, image, last, positions)
+    true = true_fields(model, image, last, positions, tell)
     if true is None:
         return []
     size = (image.shape[2], image.shape[3])
@@ -90,7 +98,13 @@ def composed_fields(layers: Sequence[RecordedLayer], positions: Tensor, size: Gr
     return _finer(weights[:, prefix:].unflatten(1, grid), size)
 
 
-def true_fields(model: nn.Module, image: Tensor, last: RecordedLayer, positions: Tensor) -> Tensor | None:
+def true_fields(
+    model: nn.Module,
+    image: Tensor,
+    last: RecordedLayer,
+    positions: Tensor,
+    tell: Callable[[str, float], None] = lambda what, done: None,
+) -> Tensor | None:
     """Lengths of the gradients by the pixels (R, H, W); None where the end's features cannot be found by shape."""
     module = dict(model.named_modules())[_block_of(model, last.name)]
     kept: list[Any] = []
@@ -107,11 +121,13 @@ def true_fields(model: nn.Module, image: Tensor, last: RecordedLayer, positions:
     generator = torch.Generator().manual_seed(0)
     signs = 2.0 * torch.randint(0, 2, (features.shape[1],), generator=generator) - 1
     found = []
+    tell("the network has run again, for receptive fields", 0)
     for index, position in enumerate(positions.tolist()):
         (gradient,) = torch.autograd.grad(
             (features[position] * signs).sum(), pixels, retain_graph=index + 1 < len(positions)
         )
         found.append(gradient[0].square().sum(0).sqrt())
+        tell(f"receptive field {index + 1} of {len(positions)}", (index + 1) / len(positions))
     return torch.stack(found)
 
 

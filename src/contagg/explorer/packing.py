@@ -84,6 +84,15 @@ def normaliser(form: Scores) -> Tensor:
     return found
 
 
+def bytes_of(value: Any) -> int:
+    """What a form's tensors take in a store, before it is compressed, without scales and normalisers."""
+    if isinstance(value, Tensor):
+        return value.numel() if value.is_floating_point() and value.numel() > EXACT else 4 * value.numel()
+    if is_dataclass(value):
+        return sum(bytes_of(getattr(value, field.name)) for field in fields(value))
+    return sum(map(bytes_of, value)) if isinstance(value, tuple) else 0
+
+
 def _packed(value: Any, store: Store) -> Any:
     if isinstance(value, Tensor):
         return pack_tensor(value, store)

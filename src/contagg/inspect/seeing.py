@@ -32,7 +32,7 @@ from contagg.inspect.marks import set_branches
 from contagg.inspect.notes import Draft, Notes
 from contagg.inspect.places import Map
 from contagg.inspect.quiet import quiet
-from contagg.inspect.view import InParts
+from contagg.inspect.view import InParts, Tell
 
 _SCARCE = ("not enough memory", "can't allocate memory", "out of memory")
 """In what torch says where the memory is full."""
@@ -43,6 +43,7 @@ def see(
     image: Tensor,
     wanted: Callable[[str], bool] = lambda name: True,
     errors: list[tuple[str, float]] | None = None,
+    tell: Tell = lambda layers, done: None,
 ) -> Recording:
     """Show a model one image (1, C, H, W) in eval mode, and write down what mixes in it.
 
@@ -50,19 +51,20 @@ def see(
         wanted: Which layers to write down, by their modules' names.
         errors: Is given (name, difference) for each of anyone's layers: of an entry of A from what the layer itself
             gives where the values of one place are changed, at most.
+        tell: Is told how far it is, after each of the model's blocks.
 
     Raises:
         UserError: the model takes no such image, is compiled or in bfloat16, or the memory does not hold what it forms.
     """
     if isinstance(model, InParts):
-        return model.see(image, wanted)
+        return model.see(image, wanted, tell)
     _require_open(model, image)
     own: dict[nn.Module, Layer] = {layer.module: layer for layer in aggregations(model)}
     layouts = Layouts(image.detach().clone().requires_grad_())
     notes = Notes(layouts, wanted, errors)
     mode = Interception(notes)
     watch = _Own(mode, own) if own else _Anyone(mode, model)
-    with quiet(model), watch.hooked(model), torch.set_grad_enabled(not own), mode:
+    with quiet(model), watch.hooked(model), _told(model, mode, tell), torch.set_grad_enabled(not own), mode:
         try:
             run_model(model, layouts.image.clone())
         except (UserError, MemoryError, RuntimeError) as error:
@@ -191,6 +193,25 @@ class _Own:
             with self.mode.silent():
                 draft.built, draft.reason = written_down(layer, args[0].detach(), args[1])
         set_branches(output, frozenset((notes.add(draft),)))
+
+
+@contextmanager
+def _told(model: nn.Module, mode: Interception, tell: Tell) -> Iterator[None]:
+    """Tells of each block that ends."""
+    blocks, ended = _blocks(model), set[nn.Module]()
+
+    def after(module: nn.Module, *_: Any) -> None:
+        ended.add(module)
+        with mode.silent():
+            layers = [draft.built for draft in mode.notes.drafts if draft.built is not None]
+            tell(layers, len(ended) / len(blocks))
+
+    hooks = [block.register_forward_hook(after) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _require_open(model: nn.Module, image: Tensor) -> None:

@@ -14,11 +14,14 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 
 from contagg.affinity import Grid
 from contagg.errors import UserError
-from contagg.inspect.forms import Recording
+from contagg.inspect.forms import RecordedLayer, Recording
 from contagg.nn.aggregation import affinities, serves_any_size
 
 Position = tuple[int | float, int | float]
 """Row and column: whole numbers count pixels from 0, fractions with a decimal point are parts of height and width."""
+
+Tell = Callable[[Sequence[RecordedLayer], float], None]
+"""Is told the layers that were recorded so far, and what part of the network has run, up to 1."""
 
 CENTRE: Position = (0.5, 0.5)
 
@@ -54,7 +57,7 @@ class InParts(nn.Module, ABC):
         """As the function `look` does for any other."""
 
     @abstractmethod
-    def see(self, image: Tensor, wanted: Callable[[str], bool]) -> Recording:
+    def see(self, image: Tensor, wanted: Callable[[str], bool], tell: Tell) -> Recording:
         """Its parts' recordings as one, as `contagg.inspect.seeing.see` makes them of a network in one part."""
 
 
