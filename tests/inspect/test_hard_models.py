@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from ways_of_mixing import Net, in_pieces, plain, qkv
+from ways_of_mixing import Net, heads, in_pieces, joined, plain, qkv
 
 import contagg
 from contagg.errors import UserError
@@ -120,3 +120,26 @@ def test_a_model_of_two_inputs_is_refused_in_one_line() -> None:
 
     with pytest.raises(UserError, match=r"Two cannot take images of .*missing 1 required positional argument"):
         see(Two(), IMAGE)
+
+
+@pytest.mark.parametrize("way", ["/", "*", "gate"])
+def test_a_linear_attention_s_later_division_is_in_its_columns(way: str) -> None:
+    """By the sums of its rows or times their reciprocal; a gate a token is none."""
+
+    def mix(parts: nn.Module, x: Tensor) -> Tensor:
+        q, k, v = (heads(part) for part in parts.qkv(x).chunk(3, -1))
+        q, k = q.exp(), k.exp()
+        gathered, sums = q @ (k.mT @ v), q @ k.sum(-2)[..., None] + 1e-6
+        found.append((q, k))
+        if way == "/":
+            return joined(gathered / sums)
+        return joined(gathered * (1 / sums if way == "*" else q[..., :1]))
+
+    found: list[tuple[Tensor, Tensor]] = []
+    [layer] = see(Net(mix, qkv()), IMAGE).layers
+    q, k = (each[0].detach() for each in found[-1])
+    expected = q @ k.mT
+    if way != "gate":
+        expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(layer.mixed.rows(torch.arange(20)), expected)
+    torch.testing.assert_close(layer.mixed.columns(torch.arange(20)), expected)

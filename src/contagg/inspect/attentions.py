@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.inspect.checking import Again, attention_error
-from contagg.inspect.forms import Form, RecordedLayer
+from contagg.inspect.forms import Factors, Form, RecordedLayer
 from contagg.inspect.marks import Pair
 from contagg.inspect.notes import CHANNELS, NO_PLACES, NO_QUERIES, Draft, Notes, recorded
-from contagg.inspect.operands import Sides, factors, formed, scores, sides
+from contagg.inspect.operands import Sides, factors, formed, rows_divided, scores, sides
 from contagg.inspect.places import Placed
 from contagg.inspect.products import Weighing
 
@@ -26,6 +26,7 @@ class Attentions:
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
         self._halves: dict[int, Draft] = {}
+        self._sums: dict[int, Tensor] = {}
 
     def attention(self, options: Mapping[str, Any], output: Tensor | None) -> int:
         """softmax(scale q k^T + bias) v, as torch's function takes it."""
@@ -61,7 +62,8 @@ class Attentions:
             first.build, first.output, first.reason = None, None, ""
         right, value = pair.left, pair.right
         product = right.detach() @ value.detach()
-        if product.shape != seen.shape or not _proportional(product, seen.detach()):
+        factor = _proportion(product, seen.detach()) if product.shape == seen.shape else None
+        if factor is None:
             return self.notes.unseen("something that is not linear stands between its two products")
         ones = bool((value[..., -1] == 1).all())
 
@@ -72,7 +74,20 @@ class Attentions:
             gathered = left @ (right @ values)
             return gathered / gathered[..., -1:] if ones else gathered
 
-        return self._gathered(left, value, form, again, (output, -1), fixed=int(ones))
+        layer = self._gathered(left, value, form, again, (output, -1), fixed=int(ones))
+        if not ones:
+            self._sums[layer] = factor * (left.detach() @ right.detach().sum(-1, keepdim=True))
+        return layer
+
+    def divided(self, layer: int, divisor: Tensor) -> None:
+        """What a layer gave is divided: where by its rows' sums, that is the last step of a linear attention."""
+        sums, draft = self._sums.get(layer), self.notes.drafts[layer]
+        if sums is None or draft.built is None or sums.shape != divisor.shape:
+            return
+        (term,) = draft.built.terms
+        if isinstance(term.form, Factors) and torch.allclose(divisor.detach(), sums, rtol=1e-3):
+            form = rows_divided(term.form)
+            draft.built = replace(draft.built, terms=(replace(term, form=form),))
 
     def half(self, pair: Pair, layer: int) -> None:
         """What a layer gave may be the first half of another: then it is none by itself."""
@@ -150,9 +165,10 @@ def _layer(name: str, where: Sides, form: Form) -> RecordedLayer:
     return replace(layer, target_grid=target, target_prefix=before)
 
 
-def _proportional(one: Tensor, other: Tensor) -> bool:
+def _proportion(one: Tensor, other: Tensor) -> Tensor | None:
+    """What `one` times makes `other`; None where nothing does."""
     factor = (one * other).sum() / one.square().sum().clamp_min(1e-30)
-    return bool((other - factor * one).norm() <= 1e-3 * other.norm())
+    return factor if bool((other - factor * one).norm() <= 1e-3 * other.norm()) else None
 
 
 def _one_each(slots: Tensor) -> bool:

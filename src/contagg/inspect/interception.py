@@ -52,7 +52,7 @@ class Interception(TorchFunctionMode):
         handler = _HANDLERS.get(getattr(func, "__name__", ""))
         if handler is None:
             return _carried(func, args, given)
-        if torch.is_grad_enabled() or handler in (_addition, _softmax):
+        if torch.is_grad_enabled() or handler in (_addition, _softmax, _division):
             return handler(self, func, args, given)
         if handler in (_attention, _multi_head) or any(isinstance(mark_of(each), Weights) for each in args):
             self.notes.unseen(INFERENCE if torch.is_inference_mode_enabled() else BESIDE_OURS)
@@ -200,6 +200,18 @@ def _addition(mode: Interception, func: Function, args: Arguments, kwargs: dict[
     return result
 
 
+def _division(mode: Interception, func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """By a number a token, or times its reciprocal."""
+    result = _carried(func, args, kwargs)
+    if len(args) > 1 and all(isinstance(each, Tensor) for each in args[:2]):
+        over = "div" in func.__name__
+        for whole, part in (args[:2], args[1::-1]):
+            for layer in branches_of(whole) if part.shape[-1:] == (1,) else ():
+                with mode.silent():
+                    mode.attentions.divided(layer, part if over else part.reciprocal())
+    return result
+
+
 def _recurrent(mode: Interception, func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:
     """LSTM, GRU and plain."""
     mode.notes.unseen(f"a recurrent network ({func.__name__.upper()}) mixes along a line, and not linearly")
@@ -245,6 +257,8 @@ _HANDLERS: dict[str, Handler] = {
     "avg_pool2d": _pooling,
     "linear": _linear,
     **dict.fromkeys(("add", "__add__", "__radd__", "__iadd__", "add_"), _addition),
+    **dict.fromkeys(("div", "div_", "true_divide", "__truediv__", "__itruediv__"), _division),
+    **dict.fromkeys(("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"), _division),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("max_pool2d", "boolean_dispatch"), _largest),
     **dict.fromkeys(("fft_irfft", "fft_irfft2", "fft_irfftn", "fft_ifft", "fft_ifft2", "fft_ifftn"), _fourier),

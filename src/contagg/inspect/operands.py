@@ -121,10 +121,14 @@ def factors(where: Sides, left: Tensor, right: Tensor, *, normalised: bool) -> F
         grouped = where.grouped(operand)[0]
         side = grouped.new_zeros(len(grouped), count + 1, grouped.shape[2])
         sides_.append(side.index_add_(1, _spare(slots[0], count), grouped)[:, :-1])
-    first, second = sides_
-    if normalised:
-        first = first / (first * second.sum(1, keepdim=True)).sum(2, keepdim=True)
-    return Factors(left=first, right=second)
+    found = Factors(left=sides_[0], right=sides_[1])
+    return rows_divided(found) if normalised else found
+
+
+def rows_divided(form: Factors) -> Factors:
+    """With each row divided by its sum."""
+    sums = (form.left * form.right.sum(1, keepdim=True)).sum(2, keepdim=True)
+    return replace(form, left=form.left / sums)
 
 
 def _heads(queries: Tensor, keys: Tensor) -> int | None:
