@@ -101,6 +101,7 @@ def _with_weights() -> dict[str, Any]:
     found = {}
     for file in sorted(PACKAGED.glob("*.json")):
         said = json.loads(file.read_text())
+        said = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         found[file.stem] = _UNTRAINED[file.stem.split(".")[0]] | said | {"file": str(file.with_suffix(".safetensors"))}
     return found
 

@@ -50,8 +50,21 @@ class Evaluation:
     confusion: Tensor
     class_names: tuple[str, ...] = ()
 
+    @property
+    def class_accuracies(self) -> Tensor:
+        """(K,), each class's share of right answers (recall); NaN for one without images."""
+        return self.confusion.diagonal() / self.confusion.sum(1)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean over classes, which large classes do not decide; those without images do not count."""
+        return self.class_accuracies.nanmean().item()
+
     def __str__(self) -> str:
-        scores = ", ".join(f"{name.replace('_', ' ')} {percent(value, 2)}" for name, value in self.scores.items())
+        named = dict(self.scores)
+        if len(set(self.confusion.sum(1).tolist())) > 1:
+            named["balanced_accuracy"] = self.balanced_accuracy
+        scores = ", ".join(f"{name.replace('_', ' ')} {percent(value, 2)}" for name, value in named.items())
         skipped = f", {self.skipped} images could not be read" if self.skipped else ""
         return f"{scores} of {self.images} images{skipped}"
 

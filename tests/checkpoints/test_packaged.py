@@ -1,0 +1,74 @@
+"""The weights that come with the package: timm and every command take them by the card's name, offline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from contagg.checkpoints.weights import load_model, read_weights
+from contagg.cli import main
+from contagg.files import PACKAGED
+from contagg.models import create
+
+NAME, TAG = "container_light_tiny", "caltech101"
+FILE = PACKAGED / f"{NAME}.{TAG}.safetensors"
+KEY = "stages.2.blocks.1.mlp.fc1.weight"
+FLOWERS = {"lotus", "sunflower", "water_lilly"}
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's photograph of a dahlia, its middle."""
+    image = load_sample_images().images[1]
+    path = tmp_path_factory.mktemp("photograph") / "flower.png"
+    Image.fromarray(np.asarray(image)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.{TAG}"])
+def test_timm_makes_it_by_name(name: str) -> None:
+    model = timm.create_model(name, pretrained=True).eval()
+    ours, metadata = load_model(FILE)
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.equal(model(images), ours(images))
+    config = model.pretrained_cfg
+    assert config["label_names"] == tuple(metadata["class_names"]) and config["num_classes"] == 99 == model.num_classes
+    assert config["input_size"] == (3, 96, 96) and config["license"] == "cc-by-4.0" and config["tag"] == TAG
+    assert f"{NAME}.{TAG}" in timm.list_pretrained("container*")
+
+
+def test_it_starts_other_tasks() -> None:
+    trained = read_weights(FILE)[0]
+    for arguments in ({"num_classes": 7}, {"num_classes": 0}, {"features_only": True}, {"in_chans": 1}):
+        state = create(NAME, pretrained=True, **arguments).state_dict()
+        [weight] = [tensor for name, tensor in state.items() if name.removeprefix("model.") == KEY]
+        assert torch.equal(weight, trained[KEY])
+    assert create(NAME).num_classes == 1000, "without weights it is as it was"
+
+
+def test_the_file_is_small_and_says_nothing_of_where_it_was_made() -> None:
+    assert FILE.stat().st_size < 5e6
+    metadata = read_weights(FILE)[1]
+    assert set(metadata) == {"task", "model", "class_names", "preprocessing"}
+    assert len(json.loads(FILE.with_suffix(".json").read_text())["label_names"]) == 99
+
+
+def test_predict_knows_a_flower(flower: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", FILE.stem, str(flower), "--output", "json"])
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["classes"][0]["class"] in FLOWERS
+
+
+def test_what_is_made_of_it_lies_in_the_folder_at_hand(flower: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "contagg", "inspect", "affinity", FILE.stem, str(flower)]
+    before = sorted(PACKAGED.iterdir())
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(PACKAGED.iterdir()) == before and list(tmp_path.rglob("*.png"))
