@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from contagg.benchmark.bench import describe
+from contagg.benchmark.cost import parameter_count
 from contagg.checkpoints.hub_config import data_config
-from contagg.checkpoints.weights import read_weights, save_weights
+from contagg.checkpoints.weights import load_model, read_weights, save_weights
 from contagg.classification.evaluation import Evaluation, evaluate_file
 from contagg.data.sources import open_validation
 from contagg.errors import UserError
@@ -95,7 +96,7 @@ def described(metadata: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 def card(path: Path, run: Path, found: Evaluation) -> str:
     """The model card of a packaged file: of what it learnt, how good it is, under which terms, by which commands."""
-    state, metadata = read_weights(path)
+    model, metadata = load_model(path)
     name, tag = path.stem.split(".")
     source, prepared, device = SOURCES[tag], metadata["preprocessing"], describe(torch.device("cpu"))
     shares, counts = found.class_accuracies, found.confusion.sum(1)
@@ -106,7 +107,7 @@ def card(path: Path, run: Path, found: Evaluation) -> str:
         tag=tag,
         word=path.stem,
         megabytes=f"{path.stat().st_size / 1e6:.1f}",
-        parameters=f"{sum(tensor.numel() for tensor in state.values()):,}",
+        parameters=f"{parameter_count(model):,}",
         accuracy=percent(found.scores["accuracy"], 2),
         images=f"{found.images:,}",
         balanced=percent(found.balanced_accuracy, 2),
@@ -118,6 +119,7 @@ def card(path: Path, run: Path, found: Evaluation) -> str:
         crop=f"{prepared['crop_fraction']:g}",
         epochs=read_yaml(RunFolder(run).recipe)["optimization"]["epochs"],
         device=device["device"],
+        commit=device["commit"],
         torch=device["torch"].partition("+")[0],
         classes=len(metadata["class_names"]),
     )
