@@ -205,3 +205,14 @@ def test_an_image_size_off_the_stride_is_told() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make("container_light_tiny", img_size=30, patch_sizes=(2, 1, 1, 1))
+
+
+def test_untrained_scans_do_not_overflow() -> None:
+    """A selective scan's A grows with the square of its tokens, and untrained BatchNorm leaves them as they are."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = contagg.create(
+            "vmamba_like", embed_dims=(16, 16, 320, 32), depths=(1, 1, 8, 1), mlp_ratios=(1, 1, 4, 1)
+        )
+        with torch.no_grad():
+            assert model.eval()(images(1, 3, 224, 224)).isfinite().all()

@@ -33,6 +33,9 @@ class SelectiveScan(Affinity):
         self.heads, self.states, self.directions, self.prefix = channels, states, directions, prefix
         self.rank = math.ceil(channels / 16)
         self.project = nn.Linear(channels, directions * (self.rank + 2 * states))
+        # As in VMamba. A grows with the square of the tokens: by torch's own start 18 untrained blocks overflow.
+        nn.init.trunc_normal_(self.project.weight, std=0.02)
+        nn.init.zeros_(self.project.bias)
         self.step = nn.Parameter(torch.empty(directions, self.rank, channels).uniform_(-1, 1) * self.rank**-0.5)
         # As in Mamba: steps from 0.001 to 0.1, of equal weight by their logarithm, and decays from e^-1 to e^-16.
         steps = torch.empty(directions, channels).uniform_(math.log(0.001), math.log(0.1)).exp()
