@@ -16,8 +16,8 @@ from contagg.errors import UserError
 
 def places(grid: Grid, device: torch.device) -> Tensor:
     """Row and column of each token of a grid, (H*W, 2)."""
-    axes = (torch.arange(length, device=device) for length in grid)
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+    axes = [torch.arange(length, device=device) for length in grid]
+    return torch.stack(torch.meshgrid(axes, indexing="ij"), -1).flatten(0, 1)
 
 
 def offset_bias(table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

@@ -7,19 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.affinity.attention import SelfAttention, key_mask, masked_softmax
-from contagg.affinity.base import (
-    Grid,
-    Site,
-    check_fills,
-    cut_squares,
-    image_sizes,
-    join_heads,
-    split_heads,
-    squares_on,
-    tokens_on,
-)
+from contagg.affinity.base import Grid, Site, check_fills, image_sizes, join_heads, split_heads, tokens_on
 from contagg.affinity.forms import Factors, Form
 from contagg.affinity.scores import Scores
+from contagg.affinity.squares import cut_squares, is_exporting, squares_on
 from contagg.errors import UserError
 
 
@@ -42,7 +33,7 @@ class PooledAttention(SelfAttention):
             cut_squares(values, grid, self.size).sum((3, 4)).flatten(1, 2) / counts[..., None].clamp_min(1), self.heads
         )
         # Squares that hold no token are those of padding, and those more of a graph for any size.
-        keys = (counts > 0)[:, None, None] if mask is not None or torch.compiler.is_exporting() else None
+        keys = (counts > 0)[:, None, None] if mask is not None or is_exporting() else None
         return join_heads(self.attend(query, key, pooled, keys))
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from contagg.affinity.base import Grid
+from contagg.affinity.squares import is_exporting
 from contagg.errors import UserError
 
 Advance = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -40,7 +41,7 @@ class Visits:
             order, place = torch.cat([order, order.flip(1)]), torch.cat([place, count - 1 - place])
         self.order, self.place, self.length = order, place, length
         # A graph for any number of tokens must not ask whether there is one chunk: there, one more is empty.
-        chunks = (count + length - 1) // length + int(torch.compiler.is_exporting())
+        chunks = (count + length - 1) // length + int(is_exporting())
         time = length * torch.arange(chunks, device=device)[:, None] + torch.arange(length, device=device)
         self._held, self._time = time < count, time.clamp(max=count - 1)
 
@@ -87,7 +88,7 @@ def full_precision(tokens: Tensor) -> AbstractContextManager[object]:
 
 def carried(advance: Advance, transitions: Tensor, added: Tensor) -> Tensor:
     """The state before each chunk, (K, ...), from zeros: s_k+1 = advance(s_k, transitions[k], added[k])."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # In a graph the number of chunks is open, and a loop over them is an operation.
         from torch._higher_order_ops.scan import scan
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from contagg.affinity.attention import SelfAttention, masked_softmax
 from contagg.affinity.attention_positions import offset_bias, places
-from contagg.affinity.base import Grid, Site, check_fills, cut_squares, image_sizes, join_squares, squares_on, tokens_on
+from contagg.affinity.base import Grid, Site, check_fills, image_sizes, tokens_on
 from contagg.affinity.forms import Form, Product
 from contagg.affinity.scores import Scores
+from contagg.affinity.squares import cut_squares, join_squares, squares_on
 from contagg.errors import UserError
 
 
@@ -29,6 +30,7 @@ class WindowAttention(SelfAttention):
         head_width = head_width or site.head_width
         super().__init__(site.channels, head_width, site.prefix, site.attn_drop)
         self.size, self.shift = size, shift
+        self.apart = -3.0e4  # added to a logit: fp16 holds it, and its exponential is 0 in every precision
         self.local = size - 1
         self.table = nn.Parameter(torch.empty(self.heads, 2 * size - 1, 2 * size - 1))
         nn.init.trunc_normal_(self.table, std=0.02)
@@ -40,15 +42,13 @@ class WindowAttention(SelfAttention):
 
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         check_fills(tokens, grid, f"window{self.size}")
-        query, key, value = (
+        query, key, value = [
             self._cut(each, grid).unflatten(3, (self.heads, -1)).transpose(2, 3).flatten(1, 2)
-            for each in (self.query(tokens), self.key(tokens), values)
-        )
+            for each in [self.query(tokens), self.key(tokens), values]
+        ]
         # Heads stand beside windows, so that the bias of both is broadcast over images.
         answer = self.attend(query, key, value, self._added(grid, mask, query).flatten(1, 2))
-        return self._joined(
-            answer.unflatten(1, (math.prod(squares_on(grid, self.size)), self.heads)).transpose(2, 3).flatten(3), grid
-        )
+        return self._joined(answer.unflatten(1, (-1, self.heads)).transpose(2, 3).flatten(3), grid)
 
     def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         check_fills(tokens, grid, f"window{self.size}")
@@ -71,7 +71,7 @@ class WindowAttention(SelfAttention):
         every = places((self.size, self.size), tokens.device)
         bias = offset_bias(self.table, every, every)[None]
         # Where windows are moved, those that the two ends of the grid share are two.
-        part = (self._added(grid, None, bias)[0, :, :1] < torch.finfo(bias.dtype).min / 4).to(bias)
+        part = (self._added(grid, None, bias)[0, :, :1] < self.apart / 2).to(bias)
         apart = torch.zeros_like(part).masked_fill(part.bool(), -torch.inf)
         return Scores(
             query=query,
@@ -92,14 +92,14 @@ class WindowAttention(SelfAttention):
         """What is added to the logits, (B or 1, T, M, S, S) for T windows of S tokens."""
         if mask is None:
             mask = torch.ones(1, grid[0], grid[1], dtype=torch.bool, device=like.device)
-        row, column = (torch.arange(length, device=like.device) < self.shift for length in grid)
+        row, column = [torch.arange(length, device=like.device) < self.shift for length in grid]
         # Where windows are cut from a grid that is rolled, its two ends share one: they are told apart by a number.
         part = (mask * (1 + row.long()[:, None] + 2 * column.long())).flatten(1)
         part = self._cut(part[..., None], grid)[..., 0]
         counts = (part[..., None] == part[..., None, :]) & (part > 0)[..., None, :]
         every = places((self.size, self.size), like.device)
         bias = offset_bias(self.table, every, every).to(like.dtype)
-        return bias.masked_fill(~counts[:, :, None], torch.finfo(like.dtype).min / 2)
+        return bias.masked_fill(~counts[:, :, None], self.apart)
 
     def _cut(self, tokens: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) -> (B, T, S, C)."""
