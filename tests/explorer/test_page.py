@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import statistics
 import threading
 from collections.abc import Callable, Iterator
 
@@ -259,7 +260,7 @@ def test_queries_are_picked_and_their_prior_shown(browser: Browser) -> None:
 def test_it_answers_within_50_ms_at_1024_pixels(browser: Browser) -> None:
     """Layers of container_light on 1024 x 1024: 65,536 tokens under 64 kernels; 1,024 tokens, 16 heads and 512 kernels.
 
-    The least of some times, since other work may hold the processor.
+    The median, since other work may hold the processor.
     """
     torch.manual_seed(0)
     local = layer("local", ("static", ONE, Band(kernel=torch.randn(64, 5, 5), grid=(256, 256))), grid=(256, 256))
@@ -274,8 +275,9 @@ def test_it_answers_within_50_ms_at_1024_pixels(browser: Browser) -> None:
     browser.open(page)
     for number in (0, 1):
         browser(f"contagg.page.choose(contagg.page.panels[0], {number}) ?? 0")
-        times = browser("[...Array(12).keys()].map((at) => contagg.hover(at / 12, 1 - at / 12))")
-        assert min(times) < 50, times
+        places = "[...Array(100).keys()].map((at) => [((at * 37) % 100) / 100, ((at * 61) % 100) / 100])"
+        times = browser(f"{places}.map(([row, column]) => contagg.hover(row, column))")
+        assert statistics.median(times) < 50, times
 
 
 def test_it_reads_the_same_in_a_notebook(browser: Browser) -> None:
