@@ -14,7 +14,10 @@ from contagg.figures import new_figure
 from tools.idea import GRID, SCALE, Denoiser, Learnt, cat, crops, figure_of, mixers
 
 DOCS = pictures.ROOT / "docs"
-PAGES = (pictures.ROOT / "README.md", DOCS / "gallery.md", DOCS / "mixers.md", DOCS / "own-data.md")
+PAGES = (
+    pictures.ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("gallery", "mixers", "own-data", "results", "weights")),
+)
 
 
 def linked(page: Path) -> set[Path]:

@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contagg.errors import UserError
-from contagg.figures import new_figure, save_figure
+from contagg.figures import new_figure
 from contagg.files import write_output
 from contagg.lab.findings import Curve, is_share
 from contagg.lab.intervals import LEVEL, Interval, Pooled, holm, interval, paired
 from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
+from tools.pictures import publish
 
 ROOT = Path(__file__).parent.parent
 TWINS = Path(__file__).with_suffix(".yaml")
@@ -230,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     every = [find(twin, given.results) for twin in twins]
     for found in every:
         if found.entries:
-            save_figure(picture(found), given.docs / "pictures" / f"twin_{found.twin.name}.png")
+            publish(given.docs / "pictures" / f"twin_{found.twin.name}.png", picture(found))
     page = "\n".join([INTRODUCTION, *map(section, every)])
     write_output(given.docs / "results.md", (page.rstrip() + "\n").encode())
     print(given.docs / "results.md")
