@@ -9,13 +9,13 @@ Command   python -m tools.large_images results/DEVICE
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contagg.benchmark.bench import csv_of, describe
 from contagg.benchmark.cost import interleaved, multiply_adds, parameter_count, peak_bytes
@@ -63,7 +63,7 @@ def networks(words: Sequence[str] = WORDS, **sizes: object) -> dict[str, nn.Modu
 def measured(models: Mapping[str, nn.Module], size: tuple[int, int], rounds: int) -> list[LargeRow]:
     """A row for each network."""
     device, image = torch.device("cpu"), torch.randn(1, 3, *size)
-    works = {word: partial(_inference, fuse(model), image) for word, model in models.items()}
+    works = {word: partial(fuse(model), image) for word, model in models.items()}
     seconds = interleaved(works, rounds, device)
     first = seconds[next(iter(works))].median
     return [
@@ -79,10 +79,6 @@ def measured(models: Mapping[str, nn.Module], size: tuple[int, int], rounds: int
         )
         for word, work in works.items()
     ]
-
-
-def _inference(model: Callable[[Tensor], Tensor], image: Tensor) -> None:
-    model(image)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pytest import MonkeyPatch
 
 from contagg.data.datasets import ImageData, MemoryImages, balanced_part
 from contagg.data.decode import read_image
-from contagg.data.sources import open_data
+from contagg.data.sources import open_data, open_unlabelled
 
 MakeFolder = Callable[..., Path]
 
@@ -81,6 +81,12 @@ def test_cached_images_are_decoded_once_within_the_memory(image_folder: MakeFold
             np.testing.assert_array_equal(np.asarray(image), expected[9 - index])
             image.paste(0, (0, 0, *image.size))  # what a transform does to it stays with that transform
     assert len(decoded) == 10
+
+    unlabelled = open_unlabelled(folder(root, cache_gb=1.0)).train
+    decoded.clear()
+    for index in (3, 3, 3):
+        unlabelled[index]
+    assert len(decoded) == 1
 
     room = sum(image.size for image in expected[:4]) / 2**30
     small = open_data(folder(root, cache_gb=room)).train

@@ -84,6 +84,8 @@ def open_unlabelled(config: DataConfig) -> ImageData:
     else:
         data = open_data(config)
         return replace(data, validation=data.validation.subset(np.array([], dtype=np.int64)))
+    if config.cache_gb:
+        train.keep_decoded(config.cache_gb)
     if config.fraction < 1:
         train = train.subset(balanced_part(train, config.fraction))
     none = train.subset(np.array([], dtype=np.int64))
