@@ -7,7 +7,8 @@ from PIL import Image
 
 from contagg.cli import main
 from contagg.errors import UserError
-from contagg.training.curves import compare_figure, draw_run, read_metrics, run_figure
+from contagg.training.curves import compare_figure, draw_run, run_figure
+from contagg.training.rows import read_metrics
 
 METRICS = """epoch,step,learning_rate,train_loss,validation_loss,accuracy
 1,7,1e-06,2.5,2.25,0.125

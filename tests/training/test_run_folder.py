@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from contagg.checkpoints.locate import weights_in
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.errors import UserError
 from contagg.training.config import ModelConfig, OptimizationConfig, RunConfig
-from contagg.training.run_folder import RunFolder, is_first_process, weights_in
+from contagg.training.run_folder import RunFolder, is_first_process
 
 
 def recipe_in(folder: Path, **changes: object) -> ClassificationRecipe:

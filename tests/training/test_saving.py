@@ -15,22 +15,15 @@ from contagg.errors import UserError
 from contagg.training.checkpoint import AtomicCheckpointIO
 from contagg.training.guards import StepGuard
 from contagg.training.run_folder import RunFolder
-from contagg.training.saving import SaveState
+from contagg.training.saving import KeptWeights, SaveState
 from contagg.training.signals import StopSignals
 
 
 def saving(folder: Path, keep_best: int) -> SaveState:
     metrics = SimpleNamespace(rows=[], write=lambda: None)
+    kept = KeptWeights(folder, metrics, "accuracy", "model.", {}, keep_best)
     guard = StepGuard(StopSignals(), 60)
-    kept = {"keep_last": 1, "keep_best": keep_best}
-    words = {
-        "monitor": "accuracy",
-        "export": "model",
-        "metadata": {},
-        "run": RunFolder(folder),
-        "fingerprint": Fingerprint([]),
-    }
-    return SaveState(folder, AtomicCheckpointIO(), guard, metrics, **kept, **words)
+    return SaveState(RunFolder(folder), AtomicCheckpointIO(), guard, kept, Fingerprint([]), keep_last=1)
 
 
 def end_epochs(saver: SaveState, *accuracies: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from contagg.checkpoints.locate import weights_in
 from contagg.checkpoints.models import run_model
 from contagg.checkpoints.weights import load_model
 from contagg.classification.confusion import write_confusion
@@ -27,7 +28,6 @@ from contagg.errors import UserError
 from contagg.figures import percent
 from contagg.training.building import Preprocessing, data_of_run, run_of
 from contagg.training.checkpoint import data_of_states
-from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
 

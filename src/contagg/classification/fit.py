@@ -1,5 +1,6 @@
 """Trains what a classification recipe describes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,20 @@ from contagg.classification.evaluation import evaluate_file
 from contagg.classification.pictures import answers, draw_gathering, draw_predictions
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.classification.task import Classification
-from contagg.data.config import DataConfig
 from contagg.data.loaders import evaluation_loader, train_loader
 from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import mixup
 from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.training.building import Preprocessing, build_model
-from contagg.training.config import RunConfig
 from contagg.training.curves import draw_run
-from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
-from contagg.training.run_folder import RunFolder, is_first_process
+from contagg.training.engine import Job, make_run
+from contagg.training.run_folder import RunFolder
 
 
 def fit(recipe: ClassificationRecipe) -> None:
     """`contagg fit` for classification: trains, draws, reads the best weights back, says where all is."""
-    check_machine(recipe.run)
-    torch.manual_seed(recipe.run.seed)
-    data = open_images(recipe)
-    job = make_job(recipe, data)
-    folder = claim_folder(recipe.run, recipe)
-    train(job, recipe.run, folder)
-    if is_first_process():
-        report(folder, data, recipe.data, recipe.run, recipe.optimization.batch_size)
+    make_run(recipe, open_images, make_job, report)
 
 
 def open_images(recipe: ClassificationRecipe) -> ImageData:
@@ -43,7 +35,7 @@ def open_images(recipe: ClassificationRecipe) -> ImageData:
 
 def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
     """What the engine trains."""
-    classes = len(data.class_names)
+    classes, run, size = len(data.class_names), recipe.run, recipe.optimization.batch_size
     model, options = build_model(recipe.model, classes, data.class_names)
     preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation, recipe.data.bit_depth)
     task = Classification(
@@ -52,14 +44,19 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
         num_classes=classes,
         label_smoothing=recipe.label_smoothing,
         mix=mixup(recipe.augmentation, classes, recipe.label_smoothing),
-        channels_last=recipe.run.channels_last,
+        channels_last=run.channels_last,
     )
-    train_batches, validation_batches = _batches(recipe, data, preprocessing)
+    varied, plain = preprocessing.training(recipe.augmentation), preprocessing.evaluation()
+    common: dict[str, Any] = {
+        "max_corrupt_fraction": recipe.data.max_corrupt_fraction,
+        "pin_memory": run.accelerator != "cpu" and torch.cuda.is_available(),
+    }
+    repeats = recipe.augmentation.repeats
     return Job(
         task=task,
         networks=[model],
-        train_batches=train_batches,
-        validation_batches=validation_batches,
+        train_batches=partial(train_loader, data.train, varied, size, run.workers, run.seed, repeats=repeats, **common),
+        validation_batches=partial(evaluation_loader, data.validation, plain, size, run.workers, **common),
         optimization=recipe.optimization,
         monitor="accuracy",
         metadata={
@@ -72,43 +69,18 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
     )
 
 
-def _batches(recipe: ClassificationRecipe, data: ImageData, preprocessing: Preprocessing) -> tuple[Batches, Batches]:
-    run, size = recipe.run, recipe.optimization.batch_size
-    common: dict[str, Any] = {
-        "max_corrupt_fraction": recipe.data.max_corrupt_fraction,
-        "pin_memory": run.accelerator != "cpu" and torch.cuda.is_available(),
-    }
-    varied, plain = preprocessing.training(recipe.augmentation), preprocessing.evaluation()
-    return (
-        lambda rank, world_size: train_loader(
-            data.train,
-            varied,
-            size,
-            run.workers,
-            run.seed,
-            rank,
-            world_size,
-            repeats=recipe.augmentation.repeats,
-            **common,
-        ),
-        lambda rank, world_size: evaluation_loader(
-            data.validation, plain, size, run.workers, rank, world_size, **common
-        ),
-    )
-
-
-def report(folder: RunFolder, data: ImageData, config: DataConfig, run: RunConfig, batch_size: int) -> None:
+def report(folder: RunFolder, recipe: ClassificationRecipe, data: ImageData) -> None:
     """Draw the figures of a finished run and say where everything is."""
     best = folder.checkpoints / "best.safetensors"
     curves = draw_run(folder.folder)
-    device = choose_device("cpu" if run.accelerator == "cpu" else "auto")
+    device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     found = evaluate_file(
         best,
         data.validation,
         data.class_names,
-        config.max_corrupt_fraction,
-        batch_size=batch_size,
-        workers=run.workers,
+        recipe.data.max_corrupt_fraction,
+        batch_size=recipe.optimization.batch_size,
+        workers=recipe.run.workers,
         device=device,
     )
     confusion = write_confusion(folder.figures, found.confusion, data.class_names)

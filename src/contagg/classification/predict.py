@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from contagg.checkpoints.locate import weights_in
 from contagg.checkpoints.models import run_model
 from contagg.checkpoints.weights import load_model
 from contagg.data.decode import UnreadableSampleError, read_image
@@ -21,7 +22,6 @@ from contagg.device import choose_device, require_finite
 from contagg.errors import UserError, printable
 from contagg.figures import percent
 from contagg.training.building import Preprocessing, Transform
-from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from contagg.data.coco.annotations import CocoAnnotations
 from contagg.data.coco.masks import to_rle
 from contagg.detection.batching import Detections
+from contagg.detection.detectors import Detector
 
 Kind = Literal["box", "mask"]
 Result = dict[str, Any]
@@ -69,6 +70,11 @@ def results(
         masks = zip(common, masks_of(found, size), strict=True)
         entries["mask"] = [entry | {"segmentation": to_rle(mask)} for entry, mask in masks]
     return entries
+
+
+def kinds_of(model: Detector) -> list[Kind]:
+    """What a detector is judged by."""
+    return ["box", "mask"] if model.masks else ["box"]
 
 
 class Collected:

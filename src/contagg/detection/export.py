@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, nms
 
+from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.config import ResizingConfig
 from contagg.detection.batching import DIVISOR, Batching, Detections
 from contagg.detection.detectors import Detector
@@ -24,7 +25,6 @@ from contagg.export.formats import fixed_onnx, onnx_session
 from contagg.files import write_output
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.fuse import fuse
-from contagg.training.run_folder import weights_in
 
 OUTPUTS = ("boxes", "scores", "labels")
 TOLERANCE = 1e-3

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,18 @@ from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
 from contagg.detection.drawing import save_drawing
-from contagg.detection.evaluation import Kind, in_file_pixels, score
+from contagg.detection.evaluation import in_file_pixels, kinds_of, score
 from contagg.detection.initial import init_detector
 from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.task import Detection
-from contagg.detection.validate import collect, kinds_of
+from contagg.detection.validate import collect
+from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.figures import save_figure
 from contagg.files import write_output
-from contagg.training.curves import read_metrics, run_figure
-from contagg.training.engine import Job, check_machine, claim_folder, train
+from contagg.training.curves import run_figure
+from contagg.training.engine import Job, make_run
+from contagg.training.rows import read_metrics
 from contagg.training.run_folder import RunFolder, is_first_process
 
 _SHOWN = ("box_ap50", "mask_ap50", "box_ap", "mask_ap", "train_loss", "learning_rate")
@@ -35,14 +38,7 @@ _SHOWN = ("box_ap50", "mask_ap50", "box_ap", "mask_ap", "train_loss", "learning_
 
 def fit(recipe: DetectionRecipe) -> None:
     """`contagg fit` for detection: trains, draws, reads the best weights back, says where all is."""
-    check_machine(recipe.run)
-    torch.manual_seed(recipe.run.seed)
-    splits = open_images(recipe)
-    job = make_job(recipe, splits)
-    folder = claim_folder(recipe.run, recipe)
-    train(job, recipe.run, folder)
-    if is_first_process():
-        report(folder, splits[1], recipe)
+    make_run(recipe, open_images, make_job, report)
 
 
 def open_images(recipe: DetectionRecipe) -> tuple[CocoImages, CocoImages]:
@@ -87,18 +83,13 @@ def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> 
             print(message, flush=True)
     if recipe.model.detector in SET_DETECTORS:
         check_objects(training.annotations, recipe.model.detr.queries)
-    kinds: list[Kind] = ["box", "mask"] if model.masks else ["box"]
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
     size, workers, corrupt = optimization.batch_size, run.workers, recipe.data.max_corrupt_fraction
     return Job(
-        task=Detection(model, optimization, validation.annotations, kinds),
+        task=Detection(model, optimization, validation.annotations, kinds_of(model)),
         networks=[features_of(model)],
-        train_batches=lambda rank, world_size: train_loader(
-            training, varied, size, workers, run.seed, rank, world_size, corrupt
-        ),
-        validation_batches=lambda rank, world_size: evaluation_loader(
-            validation, plain, size, workers, rank, world_size, corrupt
-        ),
+        train_batches=partial(train_loader, training, varied, size, workers, run.seed, max_corrupt_fraction=corrupt),
+        validation_batches=partial(evaluation_loader, validation, plain, size, workers, max_corrupt_fraction=corrupt),
         optimization=optimization,
         validate_every=recipe.validate_every,
         monitor="box_ap",
@@ -124,17 +115,17 @@ def check_objects(training: CocoAnnotations, queries: int) -> None:
             )
 
 
-def report(folder: RunFolder, validation: CocoImages, recipe: DetectionRecipe) -> None:
+def report(folder: RunFolder, recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> None:
     """Draw the figures of a finished run, score its best weights as read back, and say where everything is."""
-    best = folder.checkpoints / "best.safetensors"
+    best, validation = folder.checkpoints / "best.safetensors", splits[1]
     columns = read_metrics(folder.folder)
     curves = folder.figures / "curves.png"
     save_figure(run_figure({name: columns[name] for name in _SHOWN if name in columns}, folder.folder.name), curves)
     saved = load_detector(best)
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.accelerator != "cpu" else "cpu")
+    device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     batch = (recipe.optimization.batch_size, recipe.run.workers, device)
     collected = collect(saved, validation, *batch, max_corrupt_fraction=recipe.data.max_corrupt_fraction)
-    scores = score(validation.annotations, collected, kinds_of(saved))
+    scores = score(validation.annotations, collected, kinds_of(saved.model))
     write_output(folder.figures / "scores.json", json.dumps(scores, indent=2).encode())
     picture = folder.figures / "predictions.png"
     show(saved, validation, picture, device)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.dataset import as_tensor, evaluation_transform
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.detection.batching import Detections
 from contagg.detection.drawing import save_drawing
-from contagg.detection.evaluation import Kind, Result, in_file_pixels, results
+from contagg.detection.evaluation import Kind, Result, in_file_pixels, kinds_of, results
 from contagg.detection.saved import Saved, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError, printable, shortened
 from contagg.figures import percent
 from contagg.files import write_output
-from contagg.training.run_folder import weights_in
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator
 def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
     names, ids = ([getattr(category, key) for category in saved.categories] for key in ("name", "id"))
     folder = Path(options.folder)
-    entries: dict[Kind, list[Result]] = {"box": [], "mask": []} if saved.model.masks else {"box": []}
+    entries: dict[Kind, list[Result]] = {kind: [] for kind in kinds_of(saved.model)}
     listed = []
     for number, (path, image, found) in enumerate(rows):
         kept = _at_least(found, options.score)

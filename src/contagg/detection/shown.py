@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import normalize, resize, to_dtype
 
+from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.dataset import as_tensor, resized
 from contagg.detection.backbone import Features
 from contagg.detection.batching import DIVISOR, MEAN, STD
@@ -19,7 +20,6 @@ from contagg.detection.saved import Saved, load_detector
 from contagg.inspect.forms import RecordedLayer, Recording, Unshown
 from contagg.inspect.seeing import see
 from contagg.inspect.view import InParts, Tell, View
-from contagg.training.run_folder import weights_in
 
 CONVOLUTIONS = Unshown(
     name="network, behind the backbone",

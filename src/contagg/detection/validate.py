@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
+from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.config import CocoDataConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_split
 from contagg.data.coco.loaders import evaluation_loader
-from contagg.detection.evaluation import NAMES, Collected, Kind, add_batch, category_names, score
+from contagg.detection.evaluation import NAMES, Collected, add_batch, category_names, kinds_of, score
 from contagg.detection.saved import Saved, check_categories, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.files import write_output
-from contagg.training.run_folder import weights_in
 from contagg.yaml_file import read_section
 
 
@@ -43,11 +43,6 @@ def collect(
     return collected
 
 
-def kinds_of(saved: Saved) -> list[Kind]:
-    """What a detector is judged by."""
-    return ["box", "mask"] if saved.model.masks else ["box"]
-
-
 def validate(options: argparse.Namespace) -> None:
     """`contagg validate`: prints the numbers; with --output also writes them, and COCO's result files."""
     path = weights_in(options.checkpoint)
@@ -60,7 +55,8 @@ def validate(options: argparse.Namespace) -> None:
     annotations.require_objects()
     batch = (options.batch_size, options.workers, device)
     collected = collect(saved, images, *batch, max_corrupt_fraction=data.max_corrupt_fraction)
-    scores, kinds = score(annotations, collected, kinds_of(saved)), kinds_of(saved)
+    kinds = kinds_of(saved.model)
+    scores = score(annotations, collected, kinds)
     skipped = f"; {len(collected.unreadable)} more could not be read" if collected.unreadable else ""
     print(f"{path} on {len(annotations.images) - len(collected.unreadable)} images of {annotations.path}{skipped}")
     rows = [*NAMES, *(f"ap/{name}" for name in category_names(annotations))]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from contagg.errors import UserError
 from contagg.figures import BLUE, PALETTE, VERMILION, new_figure, percent, plain_axes, save_figure
-from contagg.training.curves import read_metrics
+from contagg.training.rows import read_metrics
 
 SHARP, UNIFORM = 0.01, 0.99
 """Shares of log K below and above which a mean entropy may be a collapse."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from contagg.checkpoints.locate import weights_in
 from contagg.checkpoints.models import run_model
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
@@ -25,7 +26,6 @@ from contagg.models import create
 from contagg.self_supervised.knn import Features, accuracies, check_neighbours
 from contagg.training.building import Preprocessing, bit_depth_of, data_of_run
 from contagg.training.config import ModelConfig
-from contagg.training.run_folder import weights_in
 
 
 def knn(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Trains what a DINO recipe describes."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,20 +17,13 @@ from contagg.self_supervised.recipe import DinoRecipe
 from contagg.self_supervised.task import Dino
 from contagg.training.building import Preprocessing
 from contagg.training.curves import draw_run
-from contagg.training.engine import Batches, Job, check_machine, claim_folder, train
-from contagg.training.run_folder import RunFolder, is_first_process
+from contagg.training.engine import Batches, Job, make_run
+from contagg.training.run_folder import RunFolder
 
 
 def fit(recipe: DinoRecipe) -> None:
     """`contagg fit` for DINO: trains, draws, says where all is."""
-    check_machine(recipe.run)
-    torch.manual_seed(recipe.run.seed)
-    data = open_images(recipe)
-    job = make_job(recipe, data)
-    folder = claim_folder(recipe.run, recipe)
-    train(job, recipe.run, folder)
-    if is_first_process():
-        report(folder, recipe)
+    make_run(recipe, open_images, make_job, report)
 
 
 def open_images(recipe: DinoRecipe) -> ImageData:
@@ -87,9 +81,7 @@ def _batches(recipe: DinoRecipe, data: ImageData, preprocessing: Preprocessing) 
     crops = make_crops(recipe.crops, data.train, preprocessing.input_size, preprocessing.mean, preprocessing.std)
     plain = preprocessing.evaluation()
     return (
-        lambda rank, world_size: train_loader(
-            data.train, crops, recipe.optimization.batch_size, run.workers, run.seed, rank, world_size, **common
-        ),
+        partial(train_loader, data.train, crops, recipe.optimization.batch_size, run.workers, run.seed, **common),
         lambda rank, world_size: [
             evaluation_loader(images, plain, recipe.knn.batch_size, run.workers, rank, world_size, **common)
             for images in (data.train, data.validation)
@@ -98,7 +90,7 @@ def _batches(recipe: DinoRecipe, data: ImageData, preprocessing: Preprocessing) 
     )
 
 
-def report(folder: RunFolder, recipe: DinoRecipe) -> None:
+def report(folder: RunFolder, recipe: DinoRecipe, data: ImageData) -> None:
     """Draw the figures of a finished run and say where everything is."""
     curves = draw_run(folder.folder)
     teacher = draw_teacher(folder.folder, recipe.dino.outputs)

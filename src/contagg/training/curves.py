@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contagg.figures import BLUE, PALETTE, new_figure, percent, plain_axes, save_figure
-from contagg.training.rows import Axis, Columns, metric_of
-from contagg.training.rows import read_metrics as read_metrics
+from contagg.training.rows import Axis, Columns, metric_of, read_metrics
 from contagg.training.run_folder import RAW, RunFolder
 
 _PARTS = ("train", "validation")

@@ -29,7 +29,7 @@ from contagg.training.optimizer import PrepareGradients
 from contagg.training.progress import Progress
 from contagg.training.restarts import join_attempt
 from contagg.training.run_folder import RunFolder, is_first_process
-from contagg.training.saving import SaveState
+from contagg.training.saving import KeptWeights, SaveState
 from contagg.training.schedules import SetSchedules
 from contagg.training.signals import StoppedError, StopSignals, leave_to_parent
 
@@ -135,6 +135,30 @@ def claim_folder(run: RunConfig, recipe: Any) -> RunFolder:
     return folder
 
 
+def make_run(
+    recipe: Any,
+    open_data: Callable[[Any], Any],
+    make_job: Callable[[Any, Any], Job],
+    report: Callable[[RunFolder, Any, Any], None],
+) -> None:
+    """What `contagg fit` does, whatever the task.
+
+    Args:
+        recipe: Of the task; its `run` says where and how.
+        open_data: recipe -> its data, opened and checked.
+        make_job: (recipe, data) -> what to train.
+        report: (run folder, recipe, data): draws, and says where all is. Asked of the first process when all is over.
+    """
+    check_machine(recipe.run)
+    torch.manual_seed(recipe.run.seed)
+    data = open_data(recipe)
+    job = make_job(recipe, data)
+    folder = claim_folder(recipe.run, recipe)
+    train(job, recipe.run, folder)
+    if is_first_process():
+        report(folder, recipe, data)
+
+
 def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
     """Train, or go on from the newest sound state in `folder`; returns the rows of all epochs.
 
@@ -157,7 +181,8 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
         writer = AtomicCheckpointIO()
         guard = StepGuard(signals, run.checkpoint_minutes * 60)
         metrics = EpochMetrics(folder.folder, guard, run.log_every, loggers)
-        saving = _saving(job, run, folder, writer, guard, metrics)
+        kept = KeptWeights(folder.checkpoints, metrics, job.monitor, f"{job.export}.", job.metadata, run.keep_best)
+        saving = SaveState(folder, writer, guard, kept, job.fingerprint, run.keep_last)
         prepared = [SetSchedules(job.optimization), PrepareGradients(job.optimization)]
         watching = [guard, metrics, CountSamples(), Progress(metrics)]
         callbacks: list[Callback] = [SeedSteps(run.seed), *job.callbacks, *prepared, *watching]
@@ -168,24 +193,6 @@ def train(job: Job, run: RunConfig, folder: RunFolder) -> list[Row]:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # the first process goes on alone
     return metrics.rows
-
-
-def _saving(
-    job: Job, run: RunConfig, folder: RunFolder, writer: AtomicCheckpointIO, guard: StepGuard, metrics: EpochMetrics
-) -> SaveState:
-    return SaveState(
-        folder.checkpoints,
-        writer,
-        guard,
-        metrics,
-        monitor=job.monitor,
-        export=job.export,
-        metadata=job.metadata,
-        keep_last=run.keep_last,
-        keep_best=run.keep_best,
-        run=folder,
-        fingerprint=job.fingerprint,
-    )
 
 
 def _fit(trainer: Trainer, job: Job, start: Path | None) -> None:

@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import yaml
 
-from contagg.checkpoints.locate import weights_in as weights_in
 from contagg.config import as_dict, defaults, flatten, mutable_keys
 from contagg.errors import UserError
 from contagg.files import write_atomically

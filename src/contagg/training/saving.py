@@ -42,7 +42,7 @@ class KeptWeights:
     metrics: EpochMetrics
     monitor: str
     prefix: str
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     keep_best: int
     lost_epochs: list[int] = field(default_factory=list)
     first_epoch: int = 1
@@ -84,33 +84,22 @@ class SaveState(Checkpoint):
     written before the training state of their epoch, so that a kill between the two repeats the epoch.
 
     Args:
-        folder: Of the checkpoints.
-        monitor: The column of the metrics to be best in; the larger, the better.
-        export: The attribute of the task whose weights are written for use.
-        metadata: What the weights files say of themselves, beside epoch and metrics.
-        keep_last, keep_best: Training states and best weights kept.
         run: Whose recipe must be the same when the run goes on.
         fingerprint: Of the data, which must be the same likewise.
+        keep_last: Training states kept.
     """
 
     def __init__(
         self,
-        folder: Path,
-        reader: AtomicCheckpointIO,
-        guard: StepGuard,
-        metrics: EpochMetrics,
-        *,
-        monitor: str,
-        export: str,
-        metadata: Mapping[str, Any],
-        keep_last: int,
-        keep_best: int,
         run: RunFolder,
+        writer: AtomicCheckpointIO,
+        guard: StepGuard,
+        weights: KeptWeights,
         fingerprint: Fingerprint,
+        keep_last: int,
     ) -> None:
-        self.folder, self.io, self.guard, self.keep_last = folder, reader, guard, keep_last
-        self.weights = KeptWeights(folder, metrics, monitor, f"{export}.", dict(metadata), keep_best)
-        self.run, self.fingerprint = run, fingerprint
+        self.run, self.folder, self.io, self.guard = run, run.checkpoints, writer, guard
+        self.weights, self.fingerprint, self.keep_last = weights, fingerprint, keep_last
         self._data = fingerprint.state_dict()
         self._failures = 0
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.dataset import as_tensor, evaluation_transform
 from contagg.data.decode import open_image
 from contagg.detection.detr.cross_attention import CrossAttention, caption, cross_attention
@@ -20,7 +21,6 @@ from contagg.errors import UserError
 from contagg.figures import new_figure, save_figure
 from contagg.inspect.gathering import Head
 from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay, times_uniform
-from contagg.training.run_folder import weights_in
 
 MOST_ROWS = 24
 _SHOWN = 3
