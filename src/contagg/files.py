@@ -1,6 +1,9 @@
 """Files written whole or not at all. Needs no torch."""
 
+import csv
+import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from contagg.errors import UserError
@@ -42,6 +45,13 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def as_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """Rows as the content of a CSV file; the first is that of the columns' names."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def is_folder(path: str | Path) -> bool:

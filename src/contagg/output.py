@@ -78,6 +78,22 @@ def counted(items: Sequence[Any], what: str, every: float = 10.0) -> Iterator[An
         yield item
 
 
+def table(lines: Sequence[Sequence[str]], left: int) -> str:
+    """Lines of cells, in columns as wide as their widest cell: the first `left` to the left, the others to the right.
+
+    >>> print(table([("layer", "share"), ("1", "0.25")], left=1))
+    layer  share
+    1       0.25
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = []
+    for line in lines:
+        sized = enumerate(zip(line, widths, strict=True))
+        cells = [cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in sized]
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
+
+
 @contextlib.contextmanager
 def required_output() -> Iterator[None]:
     """While entered, what cannot print ends: without a word and with `BROKEN_PIPE` where the reader went away.

@@ -17,7 +17,7 @@ from contagg.cli import main
 from contagg.errors import UserError
 from contagg.inspect.mixers import CHANNELS, GROUPS, all_words, cost_law, grid_of, mean_distance, measure, rank
 from contagg.inspect.mixers_figure import mixers_figure
-from contagg.inspect.mixers_table import flower, measured, table, token_at
+from contagg.inspect.mixers_table import flower, measured, mixers_table, token_at
 from contagg.names import _of_affinities
 from tools.mixers_page import page, what
 
@@ -129,7 +129,7 @@ def test_the_command_prints_saves_and_draws(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_table_has_a_line_a_word() -> None:
-    lines = table(measured(["identity", "axial"], NOISE, steps=0)).splitlines()
+    lines = mixers_table(measured(["identity", "axial"], NOISE, steps=0)).splitlines()
     assert lines[1].split() == ["identity", "static", "some", "tokens", "0", "0.00", "216", "216", "0", "0.0"]
     assert "N^1.5" in lines[2] and GROUPS["all"] in lines[2] and len(lines) == 4
 

@@ -34,8 +34,11 @@ from ways_of_mixing import (
 )
 
 import contagg
+from contagg.affinity.bands import Band
+from contagg.affinity.forms import Dense, Factors
+from contagg.affinity.scores import Scores
 from contagg.errors import UserError
-from contagg.inspect.forms import Band, Dense, Factors, RecordedLayer, Scores
+from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.seeing import see
 
 

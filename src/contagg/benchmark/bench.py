@@ -1,14 +1,12 @@
 """`contagg bench speed` and `table1`: networks side by side, in every variant, in one process."""
 
 import argparse
-import csv
-import io
 import json
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from contagg.benchmark.picture import accuracy_against_speed
 from contagg.benchmark.variants import DTYPES, Setting, inference, training_step, variants_of
 from contagg.errors import UserError
 from contagg.figures import save_figure
-from contagg.files import write_output
+from contagg.files import as_csv, write_output
 from contagg.models import create
 
 SLOWEST_SHARE = 0.25
@@ -175,12 +173,8 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
 
 def csv_of(rows: Sequence[Any]) -> bytes:
     """Dataclasses of one kind, at least one, under their fields' names; numbers to six digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
-    return text.getvalue().encode()
+    values = ([f"{v:.6g}" if isinstance(v, float) else v for v in vars(row).values()] for row in rows)
+    return as_csv([vars(rows[0]), *values])
 
 
 def describe(device: torch.device) -> dict[str, Any]:

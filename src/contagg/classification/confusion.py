@@ -1,7 +1,5 @@
 """The confusion matrix as numbers and as a picture."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from contagg.figures import new_figure, save_figure
-from contagg.files import write_output
+from contagg.files import as_csv, write_output
 
 _MOST_NUMBERS = 20
 """Classes up to which each cell says its count."""
@@ -21,11 +19,8 @@ _MOST_NAMES = 60
 
 def write_confusion(folder: Path, confusion: Tensor, class_names: Sequence[str]) -> Path:
     """Write `confusion.csv` and `confusion.png` of counts (K, K), row: is, column: taken for; returns the picture."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(["is \\ taken for", *class_names])
-    writer.writerows([name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True))
-    write_output(folder / "confusion.csv", table.getvalue().encode())
+    rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
+    write_output(folder / "confusion.csv", as_csv([["is \\ taken for", *class_names], *rows]))
     save_figure(confusion_figure(confusion.numpy(), class_names), folder / "confusion.png")
     return folder / "confusion.png"
 

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from contagg.data.config import CropsConfig
 from contagg.data.sampling import uniform
-from contagg.data.transforms import per_channel
+from contagg.data.transforms import per_channel, to_mode
 
 GLOBAL_CROPS = 2
 _RATIO = (3 / 4, 4 / 3)
@@ -47,7 +47,7 @@ class PhotoCrops:
     def __init__(
         self, config: CropsConfig, input_size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        self.mode = {1: "L", 3: "RGB"}[input_size[0]]
+        self.to_mode = to_mode(input_size[0])
         finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         solarize = v2.RandomSolarize(128, config.solarize)
         size, local = input_size[-1], config.local_size
@@ -58,7 +58,7 @@ class PhotoCrops:
         ]
 
     def __call__(self, image: Image.Image) -> list[Tensor]:
-        image = image if image.mode == self.mode else image.convert(self.mode)
+        image = self.to_mode(image)
         return [view(image) for view in self.views]
 
 

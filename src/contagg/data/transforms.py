@@ -61,9 +61,9 @@ def train_transform(
     cut, vary, finish = (stage.transforms for stage in stages)
     _allow_black(vary)
     if augmentation.crop == "resized":
-        return Compose([_to_mode(channels), *cut, *vary, *finish])
+        return Compose([to_mode(channels), *cut, *vary, *finish])
     crop = PaddedCrop(augmentation, input_size, mean, std, training=True)
-    return Compose([_to_mode(channels), *vary, crop]) if vary else crop
+    return Compose([to_mode(channels), *vary, crop]) if vary else crop
 
 
 def evaluation_transform(
@@ -95,7 +95,7 @@ def evaluation_transform(
         mean=mean,
         std=std,
     )
-    return Compose([_to_mode(channels), *steps.transforms])
+    return Compose([to_mode(channels), *steps.transforms])
 
 
 def mixup(augmentation: AugmentationConfig, num_classes: int, label_smoothing: float) -> Mixup | None:
@@ -139,7 +139,7 @@ class PaddedCrop:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """One image, with a key drawn from Python's generator."""
-        image = _to_mode(self.channels)(image)
+        image = to_mode(self.channels)(image)
         key = np.array([random.getrandbits(64)], dtype=np.uint64) if self.training else None
         return self.batch(torch.from_numpy(np.array(image))[None], key)[0]
 
@@ -183,7 +183,8 @@ class PaddedCrop:
         return pad(images, [self.padding] * 4)[which, channel, rows, columns]
 
 
-def _to_mode(channels: int) -> Callable[[Image.Image], Image.Image]:
+def to_mode(channels: int) -> Callable[[Image.Image], Image.Image]:
+    """What makes an image grey or RGB, as a network of 1 or of 3 channels takes it. UserError for any other number."""
     if channels not in _MODES:
         raise UserError(f"images have 1 or 3 channels, but the network takes {channels}")
     return partial(_converted, mode=_MODES[channels])

@@ -119,7 +119,7 @@ COMMANDS = {
     ),
     "inspect statistics": Command(
         help="layers in numbers through the depth: locality, entropy, rank, Toeplitz share, alpha : beta",
-        run="contagg.inspect.depth_command:statistics",
+        run="contagg.inspect.commands:statistics",
         arguments=statistics,
     ),
     "inspect static": Command(

@@ -49,11 +49,6 @@ class Layer:
         """Stage and block, or the block alone where there are no stages."""
         return labels([self.name])[0]
 
-    @property
-    def has_affinity(self) -> bool:
-        """Whether it has an A; a convolution that mixes channels has none."""
-        return isinstance(self.module.affinity, Affinity)
-
     def terms(self) -> list[Term]:
         """The affinities that A is a weighted sum of: two for a mixture, else one; none where it has no A."""
         terms: list[Term] = []

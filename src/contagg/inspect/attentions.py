@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contagg.affinity.forms import Factors, Form
 from contagg.inspect.checking import Again, attention_error
-from contagg.inspect.forms import Factors, Form, RecordedLayer
+from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.marks import Pair
 from contagg.inspect.notes import CHANNELS, NO_PLACES, NO_QUERIES, Draft, Notes, recorded
 from contagg.inspect.operands import Sides, factors, formed, rows_divided, scores, sides

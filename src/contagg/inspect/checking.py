@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from contagg.inspect.forms import Form
+from contagg.affinity.forms import Form
 from contagg.inspect.operands import Sides
 from contagg.inspect.places import Placed
 

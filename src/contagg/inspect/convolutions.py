@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from contagg.inspect.forms import Band
+from contagg.affinity.bands import Band
 
 
 def pair(value: Any) -> tuple[int, int]:

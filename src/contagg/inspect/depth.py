@@ -1,7 +1,5 @@
 """Layers in numbers through the depth of networks, over images: whether locality emerges early is Figure 1's claim."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +15,7 @@ from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.gathering import require_layers
 from contagg.inspect.measures import measure
 from contagg.inspect.seeing import see
+from contagg.output import table
 
 MEASURES = ("distance", "within3", "entropy", "rank", "toeplitz", "alpha")
 TITLES = {
@@ -99,9 +98,7 @@ def depth_table(models: Sequence[tuple[str, Sequence[Depth]]]) -> str:
         for layer in layers:
             cells = [_cell(layer.mean(measure)) for measure in MEASURES]
             lines.append((name, layer.label, *cells))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*shown, *(f"{name}: {title}" for name, title in TITLES.items())])
+    return "\n".join([table(lines, left=len(lines[0])), *(f"{name}: {title}" for name, title in TITLES.items())])
 
 
 def _cell(found: tuple[float, float] | None) -> str:
@@ -110,16 +107,9 @@ def _cell(found: tuple[float, float] | None) -> str:
     return f"{found[0]:.3f}" if found[1] == 0 else f"{found[0]:.3f} ± {found[1]:.3f}"
 
 
-def depth_csv(models: Sequence[tuple[str, Sequence[Depth]]]) -> str:
-    """A line a layer and measure: mean, half of the 95 % interval, and number of images."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("model", "depth", "layer", "label", "dynamic", "measure", "mean", "half_interval", "images"))
-    writer.writerows(_csv_lines(models))
-    return text.getvalue()
-
-
-def _csv_lines(models: Sequence[tuple[str, Sequence[Depth]]]) -> Iterator[tuple[object, ...]]:
+def depth_rows(models: Sequence[tuple[str, Sequence[Depth]]]) -> Iterator[tuple[object, ...]]:
+    """Of a CSV, a line a layer and measure: mean, half of the 95 % interval, and number of images."""
+    yield ("model", "depth", "layer", "label", "dynamic", "measure", "mean", "half_interval", "images")
     for name, layers in models:
         for number, layer in enumerate(layers, start=1):
             for each in MEASURES:

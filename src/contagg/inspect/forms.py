@@ -10,25 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from contagg.affinity.bands import Band, Sparse
 from contagg.affinity.base import Grid
-from contagg.affinity.forms import Dense, Factors, Form, Product, Sum
-from contagg.affinity.scores import Scores
-
-__all__ = [
-    "Band",
-    "Dense",
-    "Factors",
-    "Form",
-    "Product",
-    "RecordedLayer",
-    "Recording",
-    "Scores",
-    "Sparse",
-    "Sum",
-    "Term",
-    "Unshown",
-]
+from contagg.affinity.forms import Form, Sum
 
 
 @dataclass(frozen=True, kw_only=True)

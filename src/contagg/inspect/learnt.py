@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.affinity.base import Grid
+from contagg.affinity.forms import Dense, Factors, Form
 from contagg.inspect import convolutions
 from contagg.inspect.checking import map_error, slope_error, token_error
-from contagg.inspect.forms import Dense, Factors, Form
 from contagg.inspect.marks import Hidden
 from contagg.inspect.notes import NO_PLACES, Draft, Notes, recorded
 

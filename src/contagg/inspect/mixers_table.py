@@ -1,8 +1,6 @@
 """`contagg inspect mixers`: every word measured, its table, its numbers in a file, and the picture."""
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +12,11 @@ from PIL import Image
 from contagg.data.decode import open_image
 from contagg.errors import printable
 from contagg.figures import save_figure
-from contagg.files import write_output
+from contagg.files import as_csv, write_output
 from contagg.inspect.mixers import GROUPS, Mixer, all_words, grid_of, measure
 from contagg.inspect.mixers_figure import mixers_figure
 from contagg.inspect.view import CENTRE, Position, pixel
-from contagg.output import counted
+from contagg.output import counted, table
 
 HEADER = ("word", "A", "gathers from", "reach", "distance", "rank", "at most", "cost", "multiply-adds, M", "one grid")
 NOTE = "distance in tokens, a mean by |A|; multiply-adds on 56 x 56 tokens of 64 channels, outer projections aside"
@@ -29,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     image = open_image(arguments.image) if arguments.image else flower()
     words = all_words(arguments.words)
     mixers = measured(words, image, arguments.at, arguments.steps)
-    print(table(mixers))
+    print(mixers_table(mixers))
     if arguments.save:
         save_numbers(mixers, image, arguments)
         print(f"the numbers are in {arguments.save}")
@@ -64,18 +62,9 @@ def measured(words: Sequence[str], image: Image.Image, at: Position = CENTRE, st
     return [measure(word, image, token, steps) for word in counted(words, "mixers")]
 
 
-def table(mixers: Sequence[Mixer]) -> str:
+def mixers_table(mixers: Sequence[Mixer]) -> str:
     """A line a word, in columns."""
-    lines = [HEADER, *(_line(mixer) for mixer in mixers)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if index < 3 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*text, NOTE])
+    return f"{table([HEADER, *map(_line, mixers)], left=3)}\n{NOTE}"
 
 
 def _line(mixer: Mixer) -> tuple[str, ...]:
@@ -113,11 +102,7 @@ def save_numbers(mixers: Sequence[Mixer], image: Image.Image, arguments: argpars
         for mixer in mixers
     ]
     if arguments.save.endswith(".csv"):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_output(Path(arguments.save), text.getvalue().encode())
+        write_output(Path(arguments.save), as_csv([rows[0], *(row.values() for row in rows)]))
         return
     for row, mixer in zip(rows, mixers, strict=True):
         row["times_uniform"] = mixer.row.tolist()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from contagg.affinity.base import Grid
-from contagg.inspect.forms import Form, RecordedLayer, Recording, Term, Unshown
+from contagg.affinity.forms import Form
+from contagg.inspect.forms import RecordedLayer, Recording, Term, Unshown
 from contagg.inspect.layouts import Layouts
 from contagg.inspect.places import Map, Placed, place, targets
 from contagg.inspect.stages import labels

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contagg.affinity.bands import Sparse
 from contagg.affinity.base import Grid
-from contagg.inspect.forms import Dense, Factors, Form, Scores, Sparse
+from contagg.affinity.forms import Dense, Factors, Form
+from contagg.affinity.scores import Scores
 from contagg.inspect.layouts import compact
 from contagg.inspect.places import Placed
 

@@ -15,7 +15,7 @@ torch.Size([3, 1, 5])
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,17 +104,12 @@ class _Anyone:
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        hooks: list[Any] = []
-        for name, module in model.named_modules():
-            hooks += [
-                module.register_forward_pre_hook(self._before(name, module in self.blocks), with_kwargs=True),
-                module.register_forward_hook(self._after),
-            ]
-        try:
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                before = self._before(name, module in self.blocks)
+                hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(self._after))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def maps(self) -> Iterator[Map]:
         """That the running modules were given, the innermost first."""
@@ -159,16 +154,14 @@ class _Own:
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        hooks: list[Any] = []
-        for module in self.own:
-            hooks += [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
-        for name, module in model.named_modules():
-            hooks += [module.register_forward_pre_hook(self._enter(name)), module.register_forward_hook(self._leave)]
-        try:
+        with ExitStack() as hooks:
+            for module in self.own:
+                hooks.enter_context(module.register_forward_pre_hook(self._before))
+                hooks.enter_context(module.register_forward_hook(self._after))
+            for name, module in model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(self._enter(name)))
+                hooks.enter_context(module.register_forward_hook(self._leave))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(*_: Any) -> None:
@@ -206,12 +199,10 @@ def _told(model: nn.Module, mode: Interception, tell: Tell) -> Iterator[None]:
             layers = [draft.built for draft in mode.notes.drafts if draft.built is not None]
             tell(layers, len(ended) / len(blocks))
 
-    hooks = [block.register_forward_hook(after) for block in blocks]
-    try:
+    with ExitStack() as hooks:
+        for block in blocks:
+            hooks.enter_context(block.register_forward_hook(after))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _require_open(model: nn.Module, image: Tensor) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from contagg.affinity import Grid
+from contagg.affinity.forms import Form
 from contagg.errors import UserError
 from contagg.inspect.aggregations import aggregations
-from contagg.inspect.forms import Form, RecordedLayer
+from contagg.inspect.forms import RecordedLayer
 
 _ELEMENTS = 1 << 22
 """Largest number of elements of rows that are looked at together."""

@@ -1,6 +1,5 @@
 """What the commands print and save beside their figures."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from contagg.files import write_output
+from contagg.files import as_csv, write_output
 from contagg.inspect.gathering import Gathering, Head
 from contagg.inspect.stages import stage_and_block
 from contagg.inspect.static import StaticRow
 from contagg.inspect.statistics import Statistics, sample_positions, statistics
+from contagg.output import table
 
 HEADER = ("layer", "part", "weight", "distance", "entropy", "in 3x3", "in 5x5")
 NOTE = "means over heads and positions: distance in tokens, entropy in nats, share of |A| within a window"
@@ -50,26 +50,18 @@ def save_rows(gatherings: Sequence[Gathering], path: str | Path) -> None:
     and in the npz in arrays of their own.
     """
     path = Path(path)
-    write_output(path, _npz(gatherings) if path.suffix == ".npz" else _csv(gatherings).encode())
+    write_output(path, _npz(gatherings) if path.suffix == ".npz" else as_csv(_rows(gatherings)))
 
 
-def _csv(gatherings: Sequence[Gathering]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("layer", "stage", "block", "head", "part", "weight", "at_row", "at_column", "row", "column", "value")
-    )
+def _rows(gatherings: Sequence[Gathering]) -> Iterator[tuple[object, ...]]:
+    yield ("layer", "stage", "block", "head", "part", "weight", "at_row", "at_column", "row", "column", "value")
     for one in gatherings:
         stage, block = ("", "") if one.layer.part else stage_and_block(one.layer.name)
         for part, shown in one.maps.items():
             key = (one.layer.name, stage, block, one.head, part, shown.weight, one.row, one.column)
-            writer.writerows((*key, -1, index, value) for index, value in enumerate(shown.prefix.tolist()))
-            writer.writerows(
-                (*key, row, column, value)
-                for row, line in enumerate(shown.values.tolist())
-                for column, value in enumerate(line)
-            )
-    return text.getvalue()
+            yield from ((*key, -1, index, value) for index, value in enumerate(shown.prefix.tolist()))
+            for row, line in enumerate(shown.values.tolist()):
+                yield from ((*key, row, column, value) for column, value in enumerate(line))
 
 
 def _npz(gatherings: Sequence[Gathering]) -> bytes:
@@ -116,14 +108,4 @@ def _line(label: str, part: str, weight: str, numbers: Statistics) -> tuple[str,
 
 
 def _table(lines: Iterable[tuple[str, ...]]) -> str:
-    return "\n".join([*_columns([HEADER, *lines]), NOTE])
-
-
-def _columns(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if index < 3 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+    return f"{table([HEADER, *lines], left=3)}\n{NOTE}"

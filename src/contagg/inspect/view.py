@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize, to_dtype
 
 from contagg.affinity import Grid
+from contagg.data.transforms import per_channel, to_mode
 from contagg.errors import UserError
 from contagg.inspect.forms import RecordedLayer, Recording
 from contagg.nn.aggregation import affinities, serves_any_size
@@ -93,9 +94,9 @@ def look(model: nn.Module, image: Image.Image, preprocessing: Mapping[str, Any],
             raise UserError(f"size {size}: {name} serves images of {own[0]} x {own[1]} pixels only; leave it out")
         else:
             model.set_input_size(shape)  # type: ignore[operator]
-    pixels = pil_to_tensor(image.convert(_mode(channels)))[None]
+    pixels = pil_to_tensor(to_mode(channels)(image))[None]
     pixels = resize(pixels, list(shape), InterpolationMode(config["interpolation"]))
-    mean, std = (_per_channel(config[name], channels) for name in ("mean", "std"))
+    mean, std = (list(per_channel(config[name], channels)) for name in ("mean", "std"))
     tensor = normalize(to_dtype(pixels, scale=True), mean, std)
     learnt = next(model.parameters(), None)
     return View(image=image, tensor=tensor if learnt is None else tensor.to(learnt))
@@ -128,17 +129,6 @@ def whole_patches(model: nn.Module, size: Grid) -> Grid:
     steps = [max(step, _HALVED if step < 8 else step) for step in ((patch, patch) if isinstance(patch, int) else patch)]
     height, width = (max(1, round(pixels / step)) * step for pixels, step in zip(size, steps, strict=True))
     return height, width
-
-
-def _mode(channels: int) -> str:
-    if channels not in (1, 3):
-        raise UserError(f"an image has 1 or 3 channels, but the network takes {channels}")
-    return "L" if channels == 1 else "RGB"
-
-
-def _per_channel(values: Sequence[float], channels: int) -> list[float]:
-    """One value a channel: as given, or the mean of those of another number of channels."""
-    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def stride_of(model: nn.Module, name: str, size: Grid, grid: Grid) -> float:

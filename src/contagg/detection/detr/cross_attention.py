@@ -4,6 +4,7 @@ M heads, Q queries, a map of h x w cells, its padding left out.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +57,11 @@ def cross_attention(model: Detector, image: Tensor, layer: int | None = None) ->
 def cross_attentions(network: Any, batch: Tensor, sizes: Sequence[tuple[int, int]]) -> list[CrossAttention]:
     """Of all decoder layers, from one pass over a batch of one image of (height, width) pixels, perhaps padded."""
     given: list[tuple[nn.Module, Any, Any]] = []
-    hooks = [
-        layer.multihead_attn.register_forward_pre_hook(lambda *found: given.append(found), with_kwargs=True)
-        for layer in network.core.transformer.decoder.layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in network.core.transformer.decoder.layers:
+            note = layer.multihead_attn.register_forward_pre_hook
+            hooks.enter_context(note(lambda *found: given.append(found), with_kwargs=True))
         predictions = network.predict(batch, sizes)
-    finally:
-        for hook in hooks:
-            hook.remove()
     stride = network.config.stride
     cells = [-(-length // stride) for length in sizes[0]]
     grid = [length // stride for length in batch.shape[2:]]

@@ -1,6 +1,7 @@
 """The A of Deformable DETR's attention: points between the cells of the map, each shared out to the four around it."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,12 +19,10 @@ def sampling_layers(network: Any, image: Tensor, names: Sequence[str]) -> list[R
     model, given = network.core.model, list[tuple[Any, ...]]()
     modules = [layer.self_attn for layer in model.encoder.layers]
     modules += [layer.encoder_attn for layer in model.decoder.layers]
-    hooks = [each.attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs)) for each in modules]
-    try:
+    with ExitStack() as hooks:
+        for each in modules:
+            hooks.enter_context(each.attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs)))
         predictions = network.predict(image, [tuple(image.shape[2:])])
-    finally:
-        for hook in hooks:
-            hook.remove()
     order, queries = by_certainty(probabilities(predictions, network.config.class_loss), names)
     encoders, layers = len(model.encoder.layers), []
     for index, (_, _, ((height, width),), _, points, weights, _) in enumerate(given):
