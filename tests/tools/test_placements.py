@@ -1,0 +1,107 @@
+"""What is said of all placements: costs, effects, rules' agreement, choices, from rows with a known answer."""
+
+import json
+import re
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contagg.errors import UserError
+from tools import placements
+from tools.placements import Truth, jaccard, learnt_row, main, opened, stages_of
+
+WORTH = (0.5, 2.0, 1.0, 0.25)
+"""Points that each stage adds."""
+OPEN, CLOSED = "attention gated + identity", "identity"
+
+
+def arm(stages: tuple[bool, ...]) -> str:
+    return ", ".join(OPEN if is_open else CLOSED for is_open in stages)
+
+
+def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
+    generator = np.random.default_rng(5)
+    rows = [
+        {
+            "arm": arm(stages),
+            "seed": seed,
+            "metrics": {"epoch": [1, 2], "accuracy": [0.1, (50 + seed + gain + noise * generator.normal()) / 100]},
+        }
+        for seed in range(seeds)
+        for stages in product((False, True), repeat=4)
+        for gain in [sum(worth for worth, is_open in zip(WORTH, stages, strict=True) if is_open)]
+    ]
+    path = folder / "truth/runs.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"rows": rows}))
+    return path
+
+
+def write_run(folder: Path, chosen: list[str], scores: tuple[float, ...] = WORTH, seed: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "placement.json").write_text(json.dumps({"budget": {"value": 0.97, "unit": "share"}, "chosen": chosen}))
+    rows = [f"{stage}.1,{score}" for stage, score in enumerate(scores, 1)]
+    (folder / "placement.csv").write_text("\n".join(["place,score", *rows]))
+    (folder / "metrics.csv").write_text("epoch,accuracy\n1,0.2\n2,0.6\n")
+    (folder / "recipe.yaml").write_text(f"run:\n  seed: {seed}\n")
+    return folder
+
+
+def test_arms_are_read() -> None:
+    assert opened(arm((True, False, False, True))) == (True, False, False, True)
+    assert opened(CLOSED) == (False,) * 4 and opened(OPEN) == (True,) * 4
+    assert stages_of(["1.1", "4.2"]) == (True, False, False, True)
+
+
+def test_effects_and_costs(tmp_path: Path) -> None:
+    truth = Truth.read(write_truth(tmp_path))
+    assert len(truth.accuracies) == 16 and truth.seeds == [0, 1, 2]
+    for stage, worth in enumerate(WORTH):
+        assert truth.effect(stage).mean == pytest.approx(worth) and truth.effect(stage).low == pytest.approx(worth)
+    none, last = (False,) * 4, (False, False, False, True)
+    added = truth.costs[last] - truth.costs[none]
+    # 4 tokens of 128 channels: queries, keys and gate, and A of 2 products; values and output stand in both.
+    assert added >= 4 * 2 * 128**2 + 2 * 4 * 4 * 128
+    assert truth.costs[(True,) * 4] - truth.costs[(True, True, True, False)] == added, "costs add up"
+    assert truth.within(truth.costs[last])[0] == none and (True,) * 4 not in truth.within(truth.costs[last])
+
+
+def test_a_rule_that_knows_the_worth_agrees_and_its_opposite_does_not(tmp_path: Path) -> None:
+    truth = Truth.read(write_truth(tmp_path))
+    assert truth.agreement(WORTH) == pytest.approx(1)
+    assert truth.agreement([-worth for worth in WORTH]) == pytest.approx(-1)
+    assert abs(truth.agreement([1.0, -3.0, 3.0, 0.2])) < 0.6
+
+
+def test_choices_that_are_alike() -> None:
+    first, second = (True, False, False, True), (False, False, False, True)
+    assert jaccard([first, first]) == 1 and jaccard([first, second]) == 0.5 and jaccard([(False,) * 4] * 2) == 1
+    assert jaccard([first]) == 1
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs/pictures").mkdir(parents=True)
+    places = ["--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
+    main(places)
+    assert "Not run yet" in (tmp_path / "docs/placement-results.md").read_text()
+    write_truth(tmp_path, noise=0.1)
+    runs = [write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed) for seed in range(3)]
+    rivals = [{"seed": 0, "affinity": OPEN, "scores": {"entropy": {f"{s}.1": w for s, w in enumerate(WORTH, 1)}}}]
+    (tmp_path / "rivals.json").write_text(json.dumps(rivals))
+    main([*places, "--add", *map(str, runs)])
+    page = (tmp_path / "docs/placement-results.md").read_text()
+    assert "## All 16 placements, 3 seeds" in page and "| learnt gates | +" in page
+    assert re.search(r"^\| 2 \| \+(1\.9|2\.0)", page, re.M) and re.search(r"^\| entropy \| \+(0\.9|1)", page, re.M)
+    assert re.search(r"^\| 0.97 \| 2; 2; 2 \| 1.00 \| 5[23]\.\d\d \|", page, re.M)
+    assert (tmp_path / "docs/pictures/placement_truth.png").is_file()
+    main([*places, "--add", str(runs[0])])
+    assert len(json.loads((tmp_path / "learnt.json").read_text())) == 3, "a run that is there is not added twice"
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished run of contagg place"):
+        learnt_row(tmp_path)
+    run = write_run(tmp_path / "run", ["4.1"])
+    assert learnt_row(run)["accuracy"] == 0.6 and placements.by_stage(learnt_row(run)["scores"]) == list(WORTH)
