@@ -12,13 +12,15 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contourpy import contour_generator
 from PIL import Image
 
-from contagg.data.coco.masks import to_plain_rle, to_polygons, to_rle
+from contagg.data.coco.masks import to_mask, to_rle
 from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.files import write_atomically
@@ -182,6 +184,23 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
         objects = len(content["annotations"])
         print(f"{folder / FOLDERS[split]}: {count} images, {objects} annotations{crops}", flush=True)
+
+
+def to_plain_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths as numbers, beginning with the zeros: the form of COCO's crowds."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F").tolist()
+    counts = [len(list(run)) for _, run in groupby(flat)]
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def to_polygons(mask: np.ndarray) -> list[list[float]] | None:
+    """The outlines, or None where polygons do not give back the same mask, as with holes."""
+    lines: Any = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+    # Of three points or fewer a reader could take a polygon for a box.
+    polygons = [(line[:-1] - 0.5).ravel().tolist() for line in lines if len(line) > 4]
+    if not polygons or not np.array_equal(to_mask(polygons, mask.shape), mask):
+        return None
+    return polygons
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from test_decode import chunk, read, two_halves, written
 
 import contagg
 from contagg.data.config import AugmentationConfig
-from contagg.data.decode import UnreadableSampleError, read_image
+from contagg.data.decode import UnreadableSampleError, read_image, read_regular
 from contagg.data.transforms import evaluation_transform
 
 
@@ -206,3 +206,13 @@ def test_fuzz() -> None:
 def test_fuzz_at_length() -> None:
     was_read, named = fuzz(50_000, seed=2)
     assert min(was_read, named) > 10_000
+
+
+def test_a_file_is_read_whole_or_refused(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "list.txt", tmp_path / "fifo"
+    file.write_bytes(b"12345")
+    os.mkfifo(fifo)
+    assert read_regular(file, 5) == b"12345"
+    for path, most, reason in ((file, 4, "larger than 4 bytes"), (fifo, 9, "a FIFO, no regular file")):
+        with pytest.raises(ValueError, match=reason):
+            read_regular(path, most)

@@ -137,8 +137,6 @@ def test_evaluation_is_timms() -> None:
         wanted = create_transform(SIZE, crop_pct=crop_fraction, interpolation=interpolation)(image)
         config = AugmentationConfig(crop_fraction=crop_fraction, interpolation=interpolation)
         assert torch.equal(transforms.evaluation_transform(config, SIZE, MEAN, STD)(image), wanted)
-        from_number = transforms.evaluation_transform(crop_fraction, SIZE, MEAN, STD, interpolation)
-        assert torch.equal(from_number(image), wanted)
 
 
 def batch_of(count: int) -> torch.Tensor:

@@ -119,6 +119,15 @@ def open_regular(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """What is in a file. ValueError for what is no regular one, or has more than `most` bytes."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content
+
+
 def _decoded(file: IO[bytes], name: str, max_pixels: int, bit_depth: int | None) -> Image.Image:
     with _opened(file) as image:
         _check_shape(*image.size, max_pixels)

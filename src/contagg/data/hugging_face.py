@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contagg.data.config import DataConfig
-from contagg.data.datasets import EncodedImages, Read
+from contagg.data.datasets import EncodedImages, decoder
+from contagg.data.decode import read_regular
 from contagg.data.folders import Split
 from contagg.data.tables import ColumnSource, difference, labels_of, names_in, opened, sizes_of
 from contagg.errors import UserError
@@ -65,12 +66,7 @@ def _places_in(file: Path) -> list[str]:
     if not file.exists():
         return []
     try:
-        if not file.is_file():
-            raise ValueError("it is no regular file")
-        with file.open(encoding="utf-8-sig", newline="") as opened_file:
-            text = opened_file.read(_LONGEST_README + 1)
-        if len(text) > _LONGEST_README:
-            raise ValueError(f"it has more than {_LONGEST_README:,} characters")
+        text = read_regular(file, _LONGEST_README).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"data: {file} cannot be read: {error}") from error
     if file.suffix == ".md":
@@ -107,12 +103,13 @@ def _files_only(name: str) -> Iterator[None]:
             setattr(module, "get_filesystem_class", known)  # noqa: B010
 
 
-def read_hugging_face(config: DataConfig, name: str, split: str, read: Read) -> Split:
-    """A split of a data set of Hugging Face's `datasets`, in its own form on the disk, images undecoded.
+def read_hugging_face(config: DataConfig, key: str) -> Split:
+    """The split that data.`key` names of a data set of Hugging Face's `datasets`, in its own form on the disk.
 
     Raises:
         UserError: whatever `datasets` raises, in one line.
     """
+    name, split = config.name.partition("/")[2], getattr(config, key)
     image_key, label_key = config.image_key or "image", config.label_key or "label"
 
     def load() -> Any:
@@ -132,7 +129,8 @@ def read_hugging_face(config: DataConfig, name: str, split: str, read: Read) -> 
         raise UserError(f"data.classes must be given, since {config.name!r} does not name its classes")
     labels, names = labels_of(data.column(label_key), class_names, config)
     called = np.array([f"{split} row {row}".encode() for row in range(data.num_rows)])
-    return EncodedImages(ColumnSource(column, roots), called, labels, sizes_of(column, image_key), read), names
+    source, sizes = ColumnSource(column, roots), sizes_of(column, image_key)
+    return EncodedImages(source, called, labels, sizes, decoder(config)), names
 
 
 def _roots_of(name: str, config: DataConfig) -> list[Path]:

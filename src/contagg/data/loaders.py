@@ -125,12 +125,6 @@ def train_loader(
         return _stream_loader(
             data, transform, batch_size, workers, rank, world_size, pin_memory, max_corrupt_fraction, seed
         )
-    total_batch = batch_size * world_size
-    if len(data) < total_batch:
-        raise UserError(
-            f"{len(data)} training images are fewer than a batch of {total_batch} "
-            f"({batch_size} x {world_size} processes): lower optimization.batch_size"
-        )
     sampler = KeyedSampler(
         len(data), seed, batch_size=batch_size, shuffle=shuffle, rank=rank, world_size=world_size, repeats=repeats
     )

@@ -79,6 +79,9 @@ class KeyedSampler(Sampler[KeyedIndex]):
         length: Samples in the data set.
         batch_size: Samples a process takes at once.
         repeats: Views of a sample that follow each other, each with a key of its own (repeated augmentation).
+
+    Raises:
+        UserError: there are fewer samples than a batch of all processes.
     """
 
     def __init__(
@@ -95,6 +98,11 @@ class KeyedSampler(Sampler[KeyedIndex]):
         self.length, self.seed, self.shuffle, self.repeats = length, seed, shuffle, repeats
         self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.batches = length // (batch_size * world_size)
+        if not self.batches:
+            raise UserError(
+                f"{length} training images are fewer than a batch of {batch_size * world_size} "
+                f"({batch_size} x {world_size} processes): lower optimization.batch_size"
+            )
         self.epoch = 0
         self._start = (0, 0)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from contagg.data.config import DataConfig
 from contagg.data.datasets import decoder
-from contagg.data.decode import EXTENSIONS, UnreadableSampleError, open_regular
+from contagg.data.decode import EXTENSIONS, UnreadableSampleError, open_regular, read_regular
 from contagg.data.fingerprint import Listing
 from contagg.data.sampling import hashed
 from contagg.data.streams import TORN, Count, ImageStream, Reading, Sample
@@ -35,8 +35,8 @@ _LONGEST_INFO = 1 << 26
 _COMPRESSED = (b"\x1f\x8b\x08", b"\xfd7zXZ", b"\x5d\x00\x00\x80", b"\x28\xb5\x2f\xfd")  # gzip, xz, lzma, zstd
 
 
-def open_shards(config: DataConfig, key: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
-    """The stream of a split, which data.`key` names, and the names of its classes: their numbers.
+def open_shards(config: DataConfig, key: str) -> tuple[ImageStream, tuple[str, ...]]:
+    """The stream of the split that data.`key` names, and the names of its classes: their numbers.
 
     Raises:
         UserError: for a name that is no plain file below data.root, a missing shard, or too many that are cut off.
@@ -44,7 +44,7 @@ def open_shards(config: DataConfig, key: str, split: str) -> tuple[ImageStream, 
     if config.classes is None:
         raise UserError(f"data.classes must be given, since {config.name!r} does not name its classes")
     root = config.folder()
-    names, length = _shard_names(root, key, split)
+    names, length = _shard_names(root, key, getattr(config, key))
     paths = [root / name for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if not is_file(path)]
     if missing:
@@ -83,8 +83,7 @@ def _shard_names(root: Path, key: str, split: str) -> tuple[list[str], int]:
 
 def _described(info: Path, key: str, split: str) -> tuple[list[str], int]:
     try:
-        with open_regular(info) as file:
-            said = json.loads(file.read(_LONGEST_INFO))["splits"][split]
+        said = json.loads(read_regular(info, _LONGEST_INFO))["splits"][split]
         names, length = said["filenames"], said["num_samples"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("filenames")

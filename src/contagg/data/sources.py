@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from contagg.data.tables import difference, read_parquet
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+FILES = ("folder", "tar", "parquet")
+"""Of data.name: what lies in files below data.root, in splits or not."""
 
 SPLIT_NAMES = {"training": ("train", "training"), "validation": ("val", "valid", "validation", "test")}
 """What folders, tars and parquet files of the splits are called; the first that is there is taken."""
@@ -38,11 +42,9 @@ def open_data(config: DataConfig) -> ImageData:
         "fashion-mnist": fashion_mnist,
         "shifted-fashion-mnist": partial(fashion_mnist, most_shift=6),
         "cifar10": cifar10,
-        "folder": _files,
-        "tar": _files,
-        "parquet": _files,
+        **dict.fromkeys(FILES, _files),
     }
-    data = named.get(config.name, _stream if config.is_stream else _hugging_face)(config)
+    data = named.get(config.name, _of_split_names)(config)
     if config.classes not in (None, len(data.class_names)):
         raise UserError(f"data.classes is {config.classes}, but {config.name!r} has {len(data.class_names)} classes")
     if len(data.class_names) < 2:
@@ -69,21 +71,14 @@ def open_unlabelled(config: DataConfig) -> ImageData:
     Raises:
         UserError: there are none, or data.root is missing.
     """
-    class_names: tuple[str, ...] = ("images",)
-    if config.name == "folder":
-        root = config.folder()
-        places = next((found for name in SPLIT_NAMES["training"] if (found := _folders_called(root, name))), [root])
-        train = read_flat(places[0], decoder(config))
-    elif config.name in ("tar", "parquet"):
-        root = config.folder()
-        find = {"tar": _tars_called, "parquet": _parquet_called}[config.name]
-        places = next((found for name in (*SPLIT_NAMES["training"], None) if (found := find(root, name))), [])
-        if not places:
-            raise UserError(f"data: there is no *.{config.name} in data.root {root}")
-        train, class_names = _read(config, places)
-    else:
+    if config.name not in FILES:
         data = open_data(config)
         return replace(data, validation=data.validation.subset(np.array([], dtype=np.int64)))
+    places = _called(config, *SPLIT_NAMES["training"]) or _called(config)
+    if not places:
+        raise UserError(f"data: there is no *.{config.name} in data.root {config.folder()}")
+    flat = config.name == "folder"
+    train, class_names = (read_flat(places[0], decoder(config)), ("images",)) if flat else _read(config, places)
     if config.cache_gb:
         train.keep_decoded(config.cache_gb)
     if config.fraction < 1:
@@ -100,15 +95,13 @@ def open_splits(config: DataConfig) -> dict[str, Split]:
     """
     if config.is_stream:
         raise UserError(f"{config.name!r} is a stream: its images cannot be asked for by number")
-    if config.name not in ("folder", "tar", "parquet"):
+    if config.name not in FILES:
         data = open_data(config)
         return {split: (images, data.class_names) for split, images in vars(data).items() if split != "class_names"}
-    root = config.folder()
-    find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
-    found = {name: places for names in SPLIT_NAMES.values() for name in names if (places := find(root, name))}
+    found = {name: places for names in SPLIT_NAMES.values() for name in names if (places := _called(config, name))}
     if found:
         return {name: _read(config, places) for name, places in found.items()}
-    places = find(root, None)
+    root, places = config.folder(), _called(config)
     if not places:
         raise UserError(f"data: there is no *.{config.name} in {root}")
     if config.name == "folder" and not any(entry.is_dir() and not is_hidden(entry.name) for entry in root.iterdir()):
@@ -127,42 +120,42 @@ def open_validation(config: DataConfig, alone: bool = False) -> Split:
     Raises:
         UserError: as `open_data`, but for what is about training images.
     """
-    if config.name not in ("folder", "tar", "parquet"):
+    places: list[Path] = []
+    if config.name in FILES:
+        training, places = _splits(config)
+        if alone and not training:
+            places = places or _called(config)
+    if not places:
         data = open_data(config)
         return data.validation, data.class_names
-    root, find, training, validation = _splits(config)
-    if not validation and alone and not training:
-        validation = find(root, None)
-    if not validation:
-        data = open_data(config)
-        return data.validation, data.class_names
-    images, class_names = _read_whole(config, validation)
-    check_labels(images.labels, len(class_names), f"the validation split in {root}")
+    images, class_names = _read_whole(config, places)
+    check_labels(images.labels, len(class_names), f"the validation split in {config.folder()}")
     return images, class_names
 
 
 def has_splits(config: DataConfig) -> bool:
     """Whether the images to judge by lie apart from those to learn from, so that none is chosen by a hash."""
-    return config.name not in ("folder", "tar", "parquet") or bool(_splits(config)[3])
+    return config.name not in FILES or bool(_splits(config)[1])
 
 
-def _splits(config: DataConfig) -> tuple[Path, Callable[[Path, str | None], list[Path]], list[Path], list[Path]]:
-    """data.root, how a split of it is found by name, and what there is of training and of validation."""
-    root = config.folder()
+def _splits(config: DataConfig) -> tuple[list[Path], list[Path]]:
+    """Where the images of training and of validation lie below data.root."""
+    return _called(config, *SPLIT_NAMES["training"]), _called(config, *SPLIT_NAMES["validation"])
+
+
+def _called(config: DataConfig, *names: str) -> list[Path]:
+    """Where a split below data.root lies, by the first of its names that is there; without names, what lies in root."""
     find = {"folder": _folders_called, "tar": _tars_called, "parquet": _parquet_called}[config.name]
-    training, validation = (
-        next((found for name in names if (found := find(root, name))), []) for names in SPLIT_NAMES.values()
-    )
-    return root, find, training, validation
+    return next((found for name in names or (None,) if (found := find(config.folder(), name))), [])
 
 
 def _files(config: DataConfig) -> ImageData:
     """Both splits below data.root, or what there is of it, of which a part is held out."""
-    root, find, training, validation = _splits(config)
+    root, (training, validation) = config.folder(), _splits(config)
     if not training and validation:
         raise UserError(f"data: no training images in data.root {root}: it needs train/ beside {validation[0].name}")
     if not validation:
-        return _held_out(config, root, training or find(root, None))
+        return _held_out(config, root, training or _called(config))
     train, validation_images = _read_whole(config, training), _read_whole(config, validation)
     if train[1] != validation_images[1]:
         raise UserError(f"data: classes differ in {root}: {difference(train[1], validation_images[1])}")
@@ -245,28 +238,16 @@ def _warn_of_equal(data: ImageData, name: str) -> None:
                 logger.warning("data: the %d validation images of %r are its training images", len(train.labels), name)
 
 
-def _hugging_face(config: DataConfig) -> ImageData:
-    name = config.name.partition("/")[2]
-    splits = (config.train_split, config.validation_split)
-    (train, class_names), (validation, others) = (
-        read_hugging_face(config, name, split, decoder(config)) for split in splits
-    )
-    if class_names != others:
-        raise UserError(f"data: classes differ in {config.name!r}: {difference(class_names, others)}")
-    return ImageData(train=train, validation=validation, class_names=class_names)
-
-
-def _stream(config: DataConfig) -> ImageData:
-    prefix, _, name = config.name.partition("/")
-    opened = []
-    for key in ("train_split", "validation_split"):
-        split = getattr(config, key)
-        if prefix.lower() == "wds":
-            opened.append(open_shards(config, key, split))
-        else:
-            make = stream_hugging_face if prefix.lower() == "hfids" else stream_tensorflow
-            opened.append(make(config, name, split))
-    (train, class_names), (validation, others) = opened
+def _of_split_names(config: DataConfig) -> ImageData:
+    """What a library or WebDataset reads, by the names of both splits."""
+    readers: dict[str, Callable[[DataConfig, str], tuple[Any, tuple[str, ...]]]] = {
+        "hfds": read_hugging_face,
+        "hfids": stream_hugging_face,
+        "tfds": stream_tensorflow,
+        "wds": open_shards,
+    }
+    read = readers[config.name.partition("/")[0].lower()]
+    (train, class_names), (validation, others) = (read(config, key) for key in ("train_split", "validation_split"))
     if class_names != others:
         raise UserError(f"data: classes differ in {config.name!r}: {difference(class_names, others)}")
     return ImageData(train=train, validation=validation, class_names=class_names)

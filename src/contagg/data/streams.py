@@ -205,9 +205,10 @@ def _drawn(waiting: list[Sample], rng: random.Random) -> Sample:
     return waiting.pop()
 
 
-def stream_hugging_face(config: DataConfig, name: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
+def stream_hugging_face(config: DataConfig, key: str) -> tuple[ImageStream, tuple[str, ...]]:
     import datasets
 
+    name, split = config.name.partition("/")[2], getattr(config, key)
     image_key, label_key = config.image_key or "image", config.label_key or "label"
 
     def load() -> Any:
@@ -232,7 +233,8 @@ def _read_hugging_face(
         yield image["bytes"] or b"", row[label_key], f"{split}, image {number} of reader {reading.reader}"
 
 
-def stream_tensorflow(config: DataConfig, name: str, split: str) -> tuple[ImageStream, tuple[str, ...]]:
+def stream_tensorflow(config: DataConfig, key: str) -> tuple[ImageStream, tuple[str, ...]]:
+    name, split = config.name.partition("/")[2], getattr(config, key)
     if not _TFDS_NAME.fullmatch(name):
         raise UserError(f"data.name: {name!r} is no NAME, NAME/CONFIG or NAME:1.2.3 of tensorflow-datasets")
 

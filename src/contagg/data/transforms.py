@@ -5,9 +5,8 @@ Shapes: B images of C channels (1 or 3), H x W pixels.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,23 +66,14 @@ def train_transform(
 
 
 def evaluation_transform(
-    augmentation: AugmentationConfig | float,
-    input_size: Size,
-    mean: Sequence[float],
-    std: Sequence[float],
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None,
+    augmentation: AugmentationConfig, input_size: Size, mean: Sequence[float], std: Sequence[float]
 ) -> Transform:
     """PIL image -> float tensor (C, H, W), the same each time.
 
     Args:
-        augmentation: Of training, which says how evaluation crops; or the part of the resized image to keep.
+        augmentation: Of training, which says how evaluation crops and resizes.
         input_size, mean, std: As in train_transform.
-        interpolation: Of resizing; the augmentation's, or bicubic, unless given.
     """
-    if not isinstance(augmentation, AugmentationConfig):
-        augmentation = AugmentationConfig(crop_fraction=augmentation)
-    if interpolation:
-        augmentation = replace(augmentation, interpolation=interpolation)
     channels = input_size[0]
     mean, std = per_channel(mean, channels), per_channel(std, channels)
     if augmentation.crop == "padded":

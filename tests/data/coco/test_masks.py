@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as oracle
 
-from contagg.data.coco.masks import to_mask, to_plain_rle, to_polygons, to_rle
+from contagg.data.coco.masks import to_mask, to_rle
 from contagg.errors import UserError
+from tools.compose_coco import to_plain_rle, to_polygons
 
 
 def blob(seed: int, shape: tuple[int, int] = (23, 37)) -> np.ndarray:

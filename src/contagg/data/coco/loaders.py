@@ -8,7 +8,6 @@ import numpy as np
 from contagg.data.coco.dataset import CocoImages, Sample, Target, Transform, TransformedImages
 from contagg.data.loaders import ImageLoader, TrainLoader
 from contagg.data.sampling import EvaluationSampler, KeyedSampler
-from contagg.errors import UserError
 
 Batch = tuple[list[Any], list[Target]]
 """Images uint8 (3, H, W) of any sizes, and their targets; both are empty where nothing is left to evaluate."""
@@ -54,11 +53,6 @@ def train_loader(
     max_corrupt_fraction: float = 0.001,
 ) -> TrainLoader:
     """Batches for one of `world_size` processes. UserError for fewer images than a batch of all of them."""
-    if len(images) < batch_size * world_size:
-        raise UserError(
-            f"{len(images)} training images are fewer than a batch of {batch_size * world_size} "
-            f"({batch_size} x {world_size} processes): lower optimization.batch_size"
-        )
     sampler = AspectRatioSampler(images.aspects(), seed, batch_size=batch_size, rank=rank, world_size=world_size)
     return TrainLoader(
         TransformedImages(images, transform, max_corrupt_fraction),

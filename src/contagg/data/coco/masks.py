@@ -3,11 +3,10 @@
 A mask is uint8 or bool (H, W). Coordinates are pixels, (0, 0) being the corner of the first, not its centre.
 """
 
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from contourpy import contour_generator
 
 from contagg.errors import UserError
 
@@ -31,23 +30,6 @@ def to_rle(mask: np.ndarray) -> dict[str, Any]:
     """Compressed run lengths, `counts` as text, so that they can be written to JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(length) for length in encoded["size"]], "counts": encoded["counts"].decode()}
-
-
-def to_plain_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Run lengths as numbers, beginning with the zeros: the form of COCO's crowds."""
-    flat = np.asarray(mask, dtype=bool).ravel(order="F").tolist()
-    counts = [len(list(run)) for _, run in groupby(flat)]
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
-def to_polygons(mask: np.ndarray) -> list[list[float]] | None:
-    """The outlines, or None where polygons do not give back the same mask, as with holes."""
-    lines: Any = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
-    # Of three points or fewer a reader could take a polygon for a box.
-    polygons = [(line[:-1] - 0.5).ravel().tolist() for line in lines if len(line) > 4]
-    if not polygons or not np.array_equal(to_mask(polygons, mask.shape), mask):
-        return None
-    return polygons
 
 
 def to_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from xml.parsers import expat
 from contagg.data.coco.faults import Faults
 from contagg.data.coco.labelled import SPLITS, Labelled, Object, Reading, clipped, hold_out
 from contagg.data.coco.masks import LARGEST
-from contagg.data.decode import UnreadableSampleError, open_regular, read_size
+from contagg.data.decode import UnreadableSampleError, read_regular, read_size
 from contagg.data.folders import is_hidden, is_image
 from contagg.errors import UserError, class_name, nearest
 from contagg.output import counted
@@ -93,11 +93,7 @@ def read_xml(path: Path) -> Element:
     """
     builder = _Builder()
     try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UserError(f": larger than {LARGEST_FILE:,} bytes")
-        builder.parser.Parse(content, True)
+        builder.parser.Parse(read_regular(path, LARGEST_FILE), True)
     except (expat.ExpatError, OSError, ValueError, LookupError) as error:
         if isinstance(error, UserError):
             raise
@@ -206,8 +202,7 @@ def splits_of(root: Path, by_hash: bool) -> dict[str, list[tuple[Path, Path]]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with open_regular(path) as file:
-            return [line.split()[0] for line in file.read(LARGEST_FILE).decode().splitlines() if line.strip()]
+        return [line.split()[0] for line in read_regular(path, LARGEST_FILE).decode().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 

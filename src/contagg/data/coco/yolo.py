@@ -17,7 +17,7 @@ from typing import Any
 
 from contagg.data.coco.faults import Faults
 from contagg.data.coco.labelled import SPLITS, Box, Labelled, Object, Reading, check_polygon, clipped, hold_out
-from contagg.data.decode import UnreadableSampleError, open_regular, read_size
+from contagg.data.decode import UnreadableSampleError, read_regular, read_size
 from contagg.data.folders import is_hidden, walk
 from contagg.errors import UserError, class_name
 from contagg.output import counted
@@ -183,12 +183,10 @@ def read_data_yaml(root: Path) -> dict[str, Any]:
         names = f"one of {', '.join(path.name for path in chosen)}" if chosen else "it"
         raise UserError(f"{root} has no data.yaml: YOLO's names classes and folders in {names}")
     try:
-        with open_regular(chosen[0]) as file:
-            content = parse_yaml(file.read(LONGEST_FILE + 1).decode(), chosen[0])
+        text = read_regular(chosen[0], LONGEST_FILE).decode()
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{chosen[0]} cannot be read: {error}") from error
+    content = parse_yaml(text, chosen[0])
     if not isinstance(content, dict):
         raise UserError(f"{chosen[0]} must hold keys and values: train, val, names")
     return content
@@ -235,12 +233,6 @@ def _corners(values: Sequence[float], size: tuple[int, int]) -> Box:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UserError(f": {path.name} is larger than {LARGEST_FILE:,} bytes")
-        return content.decode().splitlines()
+        return read_regular(path, LARGEST_FILE).decode().splitlines()
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f": {path.name} cannot be read: {error}") from error
