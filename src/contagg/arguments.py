@@ -168,6 +168,18 @@ def images(text: str) -> str:
     return text
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """A run whose weights are asked for."""
+    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+
+
+def add_loading(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """--batch-size and --workers."""
+    help = f"images at once (default {batch_size})"
+    parser.add_argument("--batch-size", type=whole_above_zero, default=batch_size, help=help)
+    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device."""
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")

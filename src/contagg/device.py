@@ -3,9 +3,15 @@
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from contagg.errors import UserError
+
+
+def processes() -> int:
+    """How many train together; 1 where this one is alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def choose_device(name: str) -> torch.device:

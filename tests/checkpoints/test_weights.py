@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import contagg
-from contagg.checkpoints.weights import load_into, load_model, read_weights, save_weights
+from contagg.checkpoints.fitting import load_into
+from contagg.checkpoints.weights import load_model, read_weights, save_weights
 from contagg.errors import UserError
 
 METADATA = {"task": "classification", "model": {"name": "container_light_tiny", "options": {"num_classes": 3}}}

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
+from detector_cost import multiply_adds
 from torchvision.ops import box_iou
 
 from contagg.benchmark.cost import parameter_count
 from contagg.detection.config import DetectorConfig
-from contagg.detection.cost import multiply_adds
 from contagg.detection.detectors import Detector, build_detector
 from contagg.errors import UserError
 

@@ -11,7 +11,7 @@ import torch._inductor.config
 from torch import Tensor, nn
 
 from contagg.benchmark.cost import Work, measure
-from contagg.nn.aggregation import Aggregation
+from contagg.nn.aggregation import is_ours
 from contagg.nn.fuse import fuse
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,11 +35,6 @@ class Setting:
 
 # Networks of one class share their code, and each of them is a compilation of it.
 torch._dynamo.config.recompile_limit = 256
-
-
-def is_ours(model: nn.Module) -> bool:
-    """Whether `fuse` has anything to do."""
-    return any(isinstance(module, Aggregation) for module in model.modules())
 
 
 def variants_of(model: nn.Module, asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -173,6 +173,11 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
         model.load_state_dict(state)
 
 
+def load_fitted(model: nn.Module, state: StateDict, source: str) -> None:
+    """`load_into` of what `fit_state` makes of a state dict. UserError as theirs."""
+    load_into(model, fit_state(model, state, source)[0], source)
+
+
 def whole_numbers(state: StateDict, expected: StateDict) -> list[str]:
     """Names and types of tensors that hold no fractions where those of the model do: torch casts them silently."""
     return [

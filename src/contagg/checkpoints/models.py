@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from contagg.checkpoints.locate import weights_file
+from contagg.checkpoints.fitting import load_fitted
+from contagg.checkpoints.locate import is_name
 from contagg.checkpoints.options import check_name
 from contagg.checkpoints.reading import read_checkpoint
 from contagg.checkpoints.transformers_folder import is_transformers, open_transformers
-from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights
+from contagg.checkpoints.weights import load_model, read_weights
 from contagg.errors import UserError
 from contagg.models import create
 
@@ -39,20 +40,17 @@ def open_model(model: str, weights: str | None = None) -> Opened:
     Raises:
         UserError: there is no such model or file, or they do not fit.
     """
-    if Path(model).is_dir() and is_transformers(model):
-        if weights is not None:
-            raise UserError(f"{model!r} has weights of its own; give --weights with a model's name only")
-        return open_transformers(model)
-    path = weights_file(model)
-    if path is None:
+    if is_name(model):
         check_name(model, "the model")
         network = create(model)
         if weights is not None:
-            load_into(network, fit_state(network, read_weights(weights)[0], repr(weights))[0], repr(weights))
+            load_fitted(network, read_weights(weights)[0], repr(weights))
         return network.eval(), {}
     if weights is not None:
         raise UserError(f"{model!r} has weights of its own; give --weights with a model's name only")
-    network, metadata = load_model(path)
+    if Path(model).is_dir() and is_transformers(model):
+        return open_transformers(model)
+    network, metadata = load_model(model)
     return network, metadata.get("preprocessing", {})
 
 
@@ -74,5 +72,5 @@ def open_epochs(
     for epoch in epochs:
         network, preprocessing = opening(run)
         source = repr(str(states[epoch]))
-        load_into(network, fit_state(network, read_checkpoint(states[epoch]).network()[0], source)[0], source)
+        load_fitted(network, read_checkpoint(states[epoch]).network()[0], source)
         yield epoch, network, preprocessing

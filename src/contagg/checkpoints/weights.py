@@ -9,8 +9,7 @@ from safetensors.torch import save as serialize
 from torch import nn
 
 from contagg.checkpoints.bounded import described_by
-from contagg.checkpoints.fitting import fit_state as fit_state
-from contagg.checkpoints.fitting import load_into as load_into
+from contagg.checkpoints.fitting import load_fitted
 from contagg.checkpoints.hub_config import check_preprocessing
 from contagg.checkpoints.options import check_model
 from contagg.checkpoints.reading import read_checkpoint
@@ -33,13 +32,13 @@ def save_weights(path: str | Path, state: StateDict, metadata: dict[str, Any]) -
     write_atomically(path, content)
 
 
-def read_weights(path: str | Path, ema: bool = False) -> tuple[StateDict, dict[str, Any]]:
+def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     """The state dict of a network in a file, and what the file says of itself; errors as `read_checkpoint`.
 
-    Of a file with the network and its moving average the network, or the average with `ema`; a log line says which.
+    Of a file with the network and its moving average the network; a log line says so.
     """
     checkpoint = read_checkpoint(path)
-    state, which = checkpoint.network(ema)
+    state, which = checkpoint.network()
     if which:
         logger.warning("%s: %s is taken", checkpoint.path, which)
     return state, checkpoint.metadata
@@ -70,7 +69,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         _check_classes(model, metadata)
         if "preprocessing" in metadata:
             check_preprocessing(metadata["preprocessing"])
-    load_into(model, fit_state(model, state, source)[0], source)
+    load_fitted(model, state, source)
     return model.eval(), metadata
 
 

@@ -2,22 +2,13 @@
 
 import argparse
 
-from contagg.arguments import (
-    Command,
-    add_device,
-    data_folder,
-    images,
-    run_or_weights,
-    whole_above_zero,
-    whole_from_zero,
-)
+from contagg.arguments import Command, add_checkpoint, add_device, add_loading, data_folder, images, whole_above_zero
 from contagg.tasks import Task
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
-    parser.add_argument("--batch-size", type=whole_above_zero, default=64, help="images at once (default 64)")
-    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+    add_checkpoint(parser)
+    add_loading(parser, batch_size=64)
     add_device(parser)
 
 

@@ -97,7 +97,14 @@ def evaluate(
 
 
 def evaluate_file(
-    path: Path, images: Any, class_names: Sequence[str], max_corrupt_fraction: float, **loading: Any
+    path: Path,
+    images: Any,
+    class_names: Sequence[str],
+    max_corrupt_fraction: float,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
 ) -> Evaluation:
     """Read a weights file back, as its user will, and evaluate it on images whose labels number `class_names`.
 
@@ -105,7 +112,6 @@ def evaluate_file(
 
     Args:
         images: As `contagg.data.datasets` says.
-        loading: `batch_size`, `workers` and `device`.
 
     Raises:
         UserError: the two have no class in common.
@@ -115,14 +121,9 @@ def evaluate_file(
     matched, differing = match_classes(images, class_names, classes, "the data")
     if differing:
         logger.warning("%s: %s", path, differing)
-    batches = evaluation_loader(
-        matched,
-        Preprocessing.read(metadata, str(path)).evaluation(),
-        loading["batch_size"],
-        loading["workers"],
-        max_corrupt_fraction=max_corrupt_fraction,
-    )
-    return dataclasses.replace(evaluate(model, batches, len(classes), loading["device"]), class_names=classes)
+    plain = Preprocessing.read(metadata, str(path)).evaluation()
+    batches = evaluation_loader(matched, plain, batch_size, workers, max_corrupt_fraction=max_corrupt_fraction)
+    return dataclasses.replace(evaluate(model, batches, len(classes), device), class_names=classes)
 
 
 def validate(options: argparse.Namespace) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from contagg.arguments import (
     Command,
+    add_checkpoint,
     add_device,
     add_figure,
+    add_loading,
     data_folder,
     existing_file,
     heads,
@@ -16,7 +18,6 @@ from contagg.arguments import (
     numbers,
     run_or_weights,
     whole_above_zero,
-    whole_from_zero,
 )
 from contagg.checkpoints.locate import task_of
 from contagg.errors import UserError
@@ -26,15 +27,14 @@ WORKS = ("inference", "training", "training-checkpointed")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+    add_checkpoint(parser)
     add_device(parser)
 
 
 def validate(parser: argparse.ArgumentParser) -> None:
     """For `contagg validate`."""
     _common(parser)
-    parser.add_argument("--batch-size", type=whole_above_zero, default=2, help="images at once (default 2)")
-    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+    add_loading(parser, batch_size=2)
     parser.add_argument(
         "--data.root", dest="root", type=data_folder, help="the data set's folder (default: where the run had it)"
     )
@@ -59,7 +59,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
 
 def queries(parser: argparse.ArgumentParser) -> None:
     """For `contagg inspect queries`."""
-    parser.add_argument("checkpoint", type=run_or_weights, help="a run folder, or a weights file of it")
+    add_checkpoint(parser)
     parser.add_argument("image", type=existing_file, help="an image file")
     parser.add_argument("--queries", type=numbers, metavar="N,...", help="from 1 (default: the three surest)")
     parser.add_argument("--layer", type=whole_above_zero, metavar="N", help="of the decoder, from 1 (default: last)")

@@ -21,6 +21,7 @@ from contagg.data.coco.annotations import CocoAnnotations
 from contagg.data.coco.masks import to_rle
 from contagg.detection.batching import Detections
 from contagg.detection.detectors import Detector
+from contagg.device import processes
 
 Kind = Literal["box", "mask"]
 Result = dict[str, Any]
@@ -94,8 +95,8 @@ class Collected:
 
     def gather(self) -> None:
         """Share with all processes, each image once."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            parts: list[Any] = [None] * dist.get_world_size()
+        if processes() > 1:
+            parts: list[Any] = [None] * processes()
             dist.all_gather_object(parts, (self.by_image, self.unreadable))
             self.by_image = {image: entries for found, _ in parts for image, entries in found.items()}
             self.unreadable = {place for _, places in parts for place in places}
@@ -149,7 +150,7 @@ def category_names(annotations: CocoAnnotations) -> list[str]:
 def score_together(annotations: CocoAnnotations, found: Collected, kinds: Sequence[Kind]) -> Scores:
     """`score` over what all processes found, computed once and sent to all."""
     found.gather()
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if processes() == 1:
         return score(annotations, found, kinds)
     shared: list[Any] = [score(annotations, found, kinds) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(shared, src=0)

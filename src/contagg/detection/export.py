@@ -23,7 +23,7 @@ from contagg.errors import UserError
 from contagg.export import target
 from contagg.export.formats import fixed_onnx, onnx_session
 from contagg.files import write_output
-from contagg.nn.aggregation import Aggregation
+from contagg.nn.aggregation import is_ours
 from contagg.nn.fuse import fuse
 
 OUTPUTS = ("boxes", "scores", "labels")
@@ -122,7 +122,7 @@ def usual_size(resizing: ResizingConfig) -> tuple[int, int]:
 def to_onnx(saved: Saved, size: tuple[int, int]) -> bytes:
     """The file of a detector for one image of `size`."""
     model = saved.model
-    if any(isinstance(module, Aggregation) for module in model.modules()):
+    if is_ours(model):
         model = fuse(model)  # type: ignore[assignment]
     graph = SetGraph if isinstance(model.network, SetNetwork) else RetinaNetGraph
     described = {

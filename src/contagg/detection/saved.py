@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from contagg.checkpoints.bounded import described_by
-from contagg.checkpoints.weights import load_into, read_weights
+from contagg.checkpoints.fitting import load_into
+from contagg.checkpoints.weights import read_weights
 from contagg.data.coco.annotations import Category, differing
 from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.config import DetectorConfig

@@ -14,8 +14,7 @@ from contagg.detection.backbone import Features
 from contagg.detection.batching import DIVISOR, MEAN, STD
 from contagg.detection.detectors import features_of
 from contagg.detection.detr.network import AttendingCore, SetNetwork
-from contagg.detection.detr.recorded import SELF, decoder_layers, encoder_layers
-from contagg.detection.detr.sampled import sampling_layers
+from contagg.detection.detr.recorded import SELF, decoder_layers, encoder_layers, sampling_layers
 from contagg.detection.saved import Saved, load_detector
 from contagg.inspect.forms import RecordedLayer, Recording, Unshown
 from contagg.inspect.seeing import see

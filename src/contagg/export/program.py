@@ -5,7 +5,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from contagg.errors import UserError
-from contagg.nn.aggregation import Aggregation
+from contagg.nn.aggregation import is_ours
 from contagg.nn.fuse import fuse
 
 
@@ -23,8 +23,7 @@ def export_program(model: nn.Module, input_size: tuple[int, int, int], any_size:
     Raises:
         UserError: the network cannot be exported for that.
     """
-    if any(isinstance(module, Aggregation) for module in model.modules()):
-        model = fuse(model)
+    model = fuse(model) if is_ours(model) else model
     model.eval()
     channels, height, width = input_size
     dimensions = {0: Dim("batch")}

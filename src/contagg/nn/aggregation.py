@@ -92,6 +92,11 @@ def affinities(model: nn.Module) -> list[Affinity]:
     return [mixer for mixer in mixers if isinstance(mixer, Affinity)]
 
 
+def is_ours(model: nn.Module) -> bool:
+    """Whether a network, or a part of it, is made of this package's blocks, so that `fuse` has anything to do."""
+    return any(isinstance(module, Aggregation) for module in model.modules())
+
+
 def serves_any_size(model: nn.Module) -> bool:
     """Whether no parameter of a network belongs to one grid, positions that are interpolated aside."""
     return not get_model_input_config(model)["fixed_input_size"] and all(

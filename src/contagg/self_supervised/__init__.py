@@ -5,11 +5,11 @@ import argparse
 from contagg.arguments import (
     Command,
     add_device,
+    add_loading,
     data_folder,
     model_name,
     run_or_weights,
     whole_above_zero,
-    whole_from_zero,
 )
 from contagg.data import known_data
 from contagg.data.config import NAMED_DATA
@@ -43,8 +43,7 @@ def knn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baselines", action="store_true", help="also of raw pixels and of the network untrained")
     parser.add_argument("--cache", help="a folder where features are kept, and taken from the next time")
     parser.add_argument("--output", help="a .json file for the numbers")
-    parser.add_argument("--batch-size", type=whole_above_zero, default=128, help="images at once (default 128)")
-    parser.add_argument("--workers", type=whole_from_zero, default=0, help="processes that read images (default 0)")
+    add_loading(parser, batch_size=128)
     add_device(parser)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from contagg.checkpoints.fitting import load_fitted
 from contagg.checkpoints.locate import weights_in
 from contagg.checkpoints.models import run_model
 from contagg.checkpoints.options import check_name
-from contagg.checkpoints.weights import fit_state, load_into, load_model, read_weights, save_weights
+from contagg.checkpoints.weights import load_model, read_weights, save_weights
 from contagg.data.config import NAMED_DATA, AugmentationConfig, DataConfig
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import ImageLoader, evaluation_loader
@@ -88,7 +89,7 @@ def open_backbone(
         state, _ = read_weights(path)
         made = {"name": name, "options": {"num_classes": 0}}
         model = create(name, num_classes=0)
-        load_into(model, fit_state(model, state, repr(str(path)))[0], repr(str(path)))
+        load_fitted(model, state, repr(str(path)))
         preprocessing = Preprocessing.of(model, ModelConfig(name=name, image_size=image_size), AugmentationConfig())
     return (
         _without_classifier(model),

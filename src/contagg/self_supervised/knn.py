@@ -5,6 +5,7 @@ The bank may be spread over processes, and similarities are only ever computed f
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contagg.data.sampling import IGNORE_INDEX
-from contagg.device import require_finite
+from contagg.device import processes, require_finite
 from contagg.errors import UserError
 
 QUERIES, BANK = 1024, 32768
@@ -75,10 +76,11 @@ def accuracies(
         UserError: k is more than the images of the bank, or no query can be counted.
     """
     bank = bank.counted()
-    total = int(_summed(torch.tensor(bank.length, device=device)))
+    total = int(_reduced(torch.tensor(bank.length, device=device), dist.ReduceOp.SUM))
     check_neighbours(neighbours, total)
     labels = _gathered(queries.labels.to(device)).cpu()
-    classes = 1 + int(_largest(torch.cat([labels, bank.labels]).max().to(device)))
+    largest = torch.cat([labels, bank.labels]).max().to(device)
+    classes = 1 + int(_reduced(largest, dist.ReduceOp.MAX))
     counted = int((labels != IGNORE_INDEX).sum())
     if not counted:
         raise UserError("there is no image to find neighbours of")
@@ -118,33 +120,23 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
 
 def _best_of_all(similarities: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest of the k that each process found."""
-    if not _spread():
+    if processes() == 1:
         return similarities, labels
     every = _gathered(similarities[None]).movedim(0, 1).flatten(1)
     best, where = every.topk(k, dim=1)
     return best, _gathered(labels[None]).movedim(0, 1).flatten(1).gather(1, where)
 
 
-def _spread() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 def _gathered(tensor: Tensor) -> Tensor:
     """All processes' tensors of one shape, one after the other."""
-    if not _spread():
+    if processes() == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(tensor) for _ in range(processes())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
 
-def _summed(tensor: Tensor) -> Tensor:
-    if _spread():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _largest(tensor: Tensor) -> Tensor:
-    if _spread():
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+def _reduced(tensor: Tensor, how: Any) -> Tensor:
+    if processes() > 1:
+        dist.all_reduce(tensor, op=how)
     return tensor

@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contagg.device import processes
+
 
 @dataclass(frozen=True)
 class TeacherEntropy:
@@ -75,9 +77,9 @@ class DinoLoss(nn.Module):
     def update_center(self, teacher: Tensor) -> None:
         """Move the centre towards the mean of the teacher's outputs (g * B, K) over all processes."""
         mean = teacher.mean(dim=0, keepdim=True)
-        if dist.is_available() and dist.is_initialized():
+        if processes() > 1:
             dist.all_reduce(mean)
-            mean = mean / dist.get_world_size()
+            mean = mean / processes()
         self.center.lerp_(mean.to(self.center.dtype), 1 - self.center_momentum)
 
 

@@ -11,6 +11,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 
 from contagg.detection.detr.config import SetConfig
 from contagg.detection.detr.matching import ALPHA, GAMMA, Matches, Predictions, match
+from contagg.device import processes
 from contagg.errors import UserError
 
 
@@ -62,9 +63,9 @@ class SetCriterion(nn.Module):
 def average_count(count: int, device: torch.device) -> Tensor:
     """Objects a process, averaged over all of them, at least 1: gradients are averaged over the processes too."""
     total = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         dist.all_reduce(total)
-        total /= dist.get_world_size()
+        total /= processes()
     return total.clamp(min=1)
 
 
