@@ -131,7 +131,7 @@ def order(found: Found) -> Order | None:
         return None
     pooled = Pooled.of([[values[seed] for seed in common] for _, values in known])
     differences = [paired(one[1], other[1]) for one, other in pairs]
-    chances = holm([pooled.probability(d.interval.mean) if pooled else d.p for d in differences])
+    chances = holm([pooled.probability(d.interval.mean, d.seeds) if pooled else d.p for d in differences])
     alike = opposite = 0
     for (one, other), difference, chance in zip(pairs, differences, chances, strict=True):
         if chance <= 1 - LEVEL:

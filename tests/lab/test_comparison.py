@@ -159,6 +159,30 @@ def test_another_metric(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no metric 'validation_los'. Did you mean 'validation_loss'?" in capsys.readouterr().err
 
 
+def test_a_metric_that_runs_do_not_have_is_told_at_once(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the rows there are, or else by the first epoch that was validated: not when a run is over."""
+    message = "no metric 'acuracy'. Did you mean 'accuracy'?"
+    assert fail(str(made / "tiny.yaml"), made / "out", *ARMS, "--seeds", "2", "--metric", "acuracy") == "2"
+    out, err = capsys.readouterr()
+    assert message in err and "to make" not in out
+    long = ("--optimization.epochs", "1000", "--rounds", "0", "--affinity", "identity", "--seeds", "1")
+    assert fail(written(tmp_path), tmp_path / "out", *long, "--metric", "acuracy") == "2"
+    assert message in capsys.readouterr().err and not (tmp_path / "out/runs.json").exists()
+
+
+def test_seeds_that_were_not_made_yet(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of other seeds are no reason to report, nor to fail."""
+    compare(str(made / "tiny.yaml"), made / "out", *ARMS[:3], "--seeds", "2", "--run.seed", "7", "--dry-run")
+    assert "4 runs to make: about" in capsys.readouterr().out
+
+
+def test_either_what_would_be_or_what_is(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(str(made / "tiny.yaml"), made / "out", *ARMS, "--dry-run", "--report") == "2"
+    assert "--report: not allowed with argument --dry-run" in capsys.readouterr().err
+
+
 def test_nothing_is_trained_for_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare(written(tmp_path), tmp_path / "out", *ARMS, "--seeds", "3", "--dry-run")
     printed = capsys.readouterr().out
@@ -208,11 +232,15 @@ def test_other_data_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate that makes the loss infinite in the first epoch; what is right is made and reported."""
-    arms = ("--affinity", "identity", "--arm", "hot", "optimization.lr=1e38", "--seeds", "1", "--rounds", "0")
+    hot = ("--arm", "hot", "optimization.lr=1e38", "--seeds", "1")
+    assert fail(written(tmp_path), tmp_path / "none", *hot) == "2"
+    out, _ = capsys.readouterr()
+    assert "measuring" not in out  # of what has no run nothing is to be said
+    arms = ("--affinity", "identity", *hot, "--rounds", "0")
     assert fail(written(tmp_path), tmp_path / "out", *arms) == "2"
     out, err = capsys.readouterr()
     assert "hot, seed 0: failed: " in out and "[1/2] identity, seed 0: accuracy" in out
-    assert "1 runs failed, the first 'hot' with seed 0: " in err and "log.txt" in err
+    assert "1 run failed, the first 'hot' with seed 0: " in err and "log.txt" in err
     assert set(rows(tmp_path / "out")) == {("identity", 0)}
 
 

@@ -1,7 +1,10 @@
 """What is concluded from rows whose truth is known, and that pictures of many arms can be read."""
 
 import itertools
+import json
+import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from laboratory import written
 from matplotlib.text import Text
 
+from contagg.errors import UserError
 from contagg.lab.arms import Arms, read_arms
 from contagg.lab.findings import Findings
 from contagg.lab.pictures import by_epoch, score_against_time
@@ -22,8 +26,18 @@ TRUE = {"first": 0.6, "better": 0.65, "worse": 0.45, "same": 0.6}
 SIZES = {name: Size(parameters=1000, multiply_adds=10**6) for name in NAMES}
 
 
-def findings(folder: Path, names: list[str], seeds: int, metric: str | None = None, costs: bool = True) -> Findings:
-    """Of runs that waver by 0.3 points, one for each arm and seed; seeds move all arms alike."""
+def findings(
+    folder: Path,
+    names: list[str],
+    seeds: int,
+    metric: str | None = None,
+    costs: bool = True,
+    change: Callable[[list[dict[str, Any]]], object] = lambda rows: None,
+) -> Findings:
+    """Of runs that waver by 0.3 points, one for each arm and seed; seeds move all arms alike.
+
+    `change` gets the rows, arm by arm within a seed.
+    """
     given = [("arm", [name, f"label_smoothing={0.001 * at}"]) for at, name in enumerate(names)]
     arms = read_arms(["-c", written(folder)], given)
     file, rng = RunsFile(folder, arms.recipe), random.Random(0)
@@ -35,6 +49,7 @@ def findings(folder: Path, names: list[str], seeds: int, metric: str | None = No
         metrics = {"epoch": [1, 2, 3], "accuracy": accuracy, "validation_loss": [None, None, 1 - top]}
         row = {"arm": arm.name, "seed": seed, "changes": dict(arm.changes), "data": "0" * 24, "metrics": metrics}
         content["rows"].append(row | {"monitor": "accuracy", "seconds": 60.0})
+    change(content["rows"])
     content["costs"] = _costs(arms, rng) if costs else {}
     file.path.write_text(as_text(content))
     return Findings(arms, file, SIZES, metric, range(seeds))
@@ -64,7 +79,7 @@ def test_what_is_real_and_what_is_noise(tmp_path: Path) -> None:
     assert lines["worse"].best_epoch_mean == pytest.approx(lines["worse"].mean + 0.05)
     assert found.pooled is not None and found.pooled.deviation == pytest.approx(0.003, rel=0.5)
     told = text(found)
-    assert "real, shown by the pairs alone (Holm over 4): better; worse" in told
+    assert "real, shown by the pairs alone: better; worse" in told
     assert "not told apart from 'first': same; a name of some length" in told
 
 
@@ -82,6 +97,64 @@ def test_one_seed_and_a_loss(tmp_path: Path) -> None:
     assert found.lines[1].verdict == "" and found.lines[1].difference == pytest.approx(-0.05, abs=0.02)
     assert "%" not in told.splitlines()[0].replace("95%", "")
     assert len(write(found, tmp_path)) == 4
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_an_arm_that_diverged_has_no_mean(bad: float, tmp_path: Path) -> None:
+    """And where it is the first one, the others are compared with the next, which is said; files are JSON's."""
+
+    def diverge(rows: list[dict[str, Any]]) -> None:
+        rows[0]["metrics"]["validation_loss"] = [None, None, bad]  # first, seed 0
+        rows[2]["metrics"]["validation_loss"] = [bad, 2.0, 1.0]  # worse: it came back
+        rows[6]["metrics"]["validation_loss"] = [3.0, 2.0, 1.2]
+
+    found = findings(tmp_path, NAMES[:4], seeds=2, metric="validation_loss", change=diverge)
+    assert found.diverged == ["first"] and [line.arm for line in found.lines] == ["better", "worse", "same"]
+    told = text(found)
+    assert "since a run's validation loss at the last epoch is no finite number: first" in told
+    assert "the first arm, 'first', is among these: differences are from 'better' instead" in told
+    write(found, tmp_path)
+    content = (tmp_path / "compare.json").read_text()
+    json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_nothing_is_said_where_every_arm_diverged(tmp_path: Path) -> None:
+    def diverge(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["metrics"]["accuracy"][-1] = math.nan
+
+    with pytest.raises(UserError, match="accuracy: each arm has a run whose last epoch gives no finite number"):
+        findings(tmp_path, NAMES[:2], seeds=1, change=diverge)
+
+
+def test_arms_without_a_seed_in_common(tmp_path: Path) -> None:
+    """As when a comparison was stopped: no difference is told, and each mean is."""
+
+    def drop(rows: list[dict[str, Any]]) -> None:
+        del rows[0], rows[2]  # first keeps seed 1, better keeps seed 0
+
+    found = findings(tmp_path, NAMES[:2], seeds=2, change=drop)
+    assert [line.seeds for line in found.lines] == [1, 1]
+    assert math.isnan(found.lines[1].difference) and not found.lines[1].verdict
+    assert len(write(found, tmp_path)) == 4 and "better" in text(found)
+
+
+def test_differences_that_are_all_alike_are_not_called_real(tmp_path: Path) -> None:
+    def alike(rows: list[dict[str, Any]]) -> None:
+        for at, row in enumerate(rows):
+            row["metrics"]["accuracy"][-1] = (340 + at // 2 + 2 * (at % 2)) / 359
+
+    found = findings(tmp_path, NAMES[:2], seeds=2, change=alike)
+    assert found.lines[1].difference == pytest.approx(2 / 359) and found.lines[1].verdict == ""
+    assert "no test by pairs, since the difference is the same in all seeds" in text(found)
+
+
+def test_runs_of_an_arm_are_of_the_same_epochs(tmp_path: Path) -> None:
+    def cut(rows: list[dict[str, Any]]) -> None:
+        rows[0]["metrics"] = {name: values[:1] for name, values in rows[0]["metrics"].items()}
+
+    with pytest.raises(UserError, match="the runs of 'first' with seeds 0 and 1 are not of the same epochs"):
+        findings(tmp_path, NAMES[:2], seeds=2, change=cut)
 
 
 @pytest.mark.parametrize("count", [2, 7, 30])

@@ -30,9 +30,31 @@ def test_a_difference_is_of_pairs(count: int) -> None:
 
 
 def test_only_seeds_of_both_count() -> None:
-    found = paired({0: 0.5, 1: 0.6, 4: 0.9}, {1: 0.5, 0: 0.4, 3: 0.0})
-    assert found.seeds == 2 and found.interval.mean == pytest.approx(0.1)
-    assert found.p == pytest.approx(0.0, abs=1e-8)
+    found = paired({0: 0.5, 1: 0.7, 4: 0.9}, {1: 0.5, 0: 0.4, 3: 0.0})
+    assert found.seeds == 2 and found.interval.mean == pytest.approx(0.15)
+    assert found.p == pytest.approx(stats.ttest_rel([0.5, 0.7], [0.4, 0.5]).pvalue)
+    assert math.isnan(paired({0: 0.5}, {1: 0.5}).interval.mean) and math.isnan(paired({0: 0.5}, {1: 0.5}).p)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_values_that_do_not_waver_say_nothing_of_how_they_waver(seeds: int) -> None:
+    """Of 359 images two runs often differ by the same few: that is chance, and no certainty."""
+    one, other = ({seed: (300 + seed + more) / 359 for seed in range(seeds)} for more in (2, 0))
+    found = paired(one, other)
+    assert found.interval.mean == pytest.approx(2 / 359) and math.isnan(found.interval.low) and math.isnan(found.p)
+    assert math.isnan(interval([0.3] * seeds).low) and interval([0.3] * seeds).mean == pytest.approx(0.3)
+    assert Pooled.of([[own[seed] for seed in range(seeds)] for own in (one, other, one)]) is None
+
+
+def test_few_images_make_no_false_findings() -> None:
+    """Of two arms that are the same, one in twenty pairs of seeds is called different, however few the images."""
+    shares = np.round(RNG.normal(0.97, 0.002, (4000, 2, 2)) * 359) / 359
+    chances = [paired(dict(enumerate(one)), dict(enumerate(other))).p for one, other in shares.tolist()]
+    assert sum(p <= 0.05 for p in chances) / len(chances) <= 0.05
+
+
+def test_what_is_not_finite_has_no_interval() -> None:
+    assert all(math.isnan(interval([0.3, bad]).mean) for bad in (math.inf, math.nan))
 
 
 def test_one_seed_says_nothing() -> None:
@@ -66,7 +88,9 @@ def test_one_noise_is_the_residual_of_two_ways() -> None:
     assert found is not None and found.freedom == freedom
     assert found.deviation == pytest.approx(math.sqrt(((values.ravel() - fitted) ** 2).sum() / freedom))
     t = 0.7 / (found.deviation * math.sqrt(2 / seeds))
-    assert found.probability(-0.7) == pytest.approx(2 * stats.t.sf(t, freedom))
+    assert found.probability(-0.7, seeds) == pytest.approx(2 * stats.t.sf(t, freedom))
+    assert found.probability(-0.7, 2) == pytest.approx(2 * stats.t.sf(t * math.sqrt(2 / seeds), freedom))
+    assert math.isnan(found.probability(-0.7, 0))
     assert Pooled.of(values[:2].tolist()) is None and Pooled.of(values[:, :1].tolist()) is None
 
 

@@ -1,7 +1,9 @@
 """runs.json: what is a row, what may be added, and that a stranger's file is one clear line."""
 
 import json
+import math
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def test_a_key_that_came_later_had_its_default(arms: Arms, tmp_path: Path) -> No
 BROKEN = {
     "is no file of contagg compare: Expecting": "{",
     "is no file of contagg compare of format 1": '{"format": 2}',
-    "'rows' is missing in it, or of another kind": '{"format": 1, "recipe": {}, "data": {}, "costs": {}, "rows": {}}',
+    "'rows' of the file is missing, or of another": '{"format": 1, "recipe": {}, "data": {}, "costs": {}, "rows": {}}',
     "of format 1": "[1, 2]",
     "is no file of contagg compare: maximum recursion": "[" * 100_000,
 }
@@ -115,6 +117,63 @@ def test_what_is_no_row(odd: Any, arms: Arms, tmp_path: Path) -> None:
     (tmp_path / "runs.json").write_text(json.dumps(known))
     with pytest.raises(UserError, match="row 2 is missing, or of another kind"):
         RunsFile(tmp_path, arms.recipe)
+
+
+COSTS = {
+    "about": {"device": "a processor", "threads": 1, "batch": 64, "precision": "fp32"},
+    "arms": {"none": {"changes": "0", "inference_ms": 1, "train_ms": 2.5, "inference_mb": 3.0, "train_mb": 4.0}},
+}
+DAMAGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "'seconds' of row 1": lambda known: known["rows"][0].update(seconds="5 s"),
+    "'monitor' of row 1": lambda known: known["rows"][0].update(monitor=5),
+    "'parameters' of row 1": lambda known: known["rows"][0].update(parameters="many"),
+    "'seed' of row 1": lambda known: known["rows"][0].update(seed=True),
+    "'class_names' of data": lambda known: known["data"].update(other={"class_names": 3, "splits": {}}),
+    "'splits' of data": lambda known: known["data"].update(other={"class_names": []}),
+    "'counts' of the test images": lambda known: next(iter(known["data"].values()))["splits"].update(test=["1"]),
+    "'about' of costs": lambda known: known["costs"].pop("about"),
+    "'arms' of costs": lambda known: known["costs"].update(arms=[]),
+    "'threads' of costs": lambda known: known["costs"]["about"].pop("threads"),
+    "'train_ms' of costs of 'none'": lambda known: known["costs"]["arms"]["none"].update(train_ms="fast"),
+    "'train_mb' of costs of 'none'": lambda known: known["costs"]["arms"]["none"].pop("train_mb"),
+}
+
+
+@pytest.mark.parametrize("part", DAMAGED)
+def test_whatever_is_read_later_is_of_its_kind(part: str, arms: Arms, tmp_path: Path) -> None:
+    known = json.loads(json.dumps(content(arms, tmp_path) | {"costs": COSTS}))
+    (tmp_path / "runs.json").write_text(json.dumps(known))
+    RunsFile(tmp_path, arms.recipe)
+    DAMAGED[part](known)
+    (tmp_path / "runs.json").write_text(json.dumps(known))
+    with pytest.raises(UserError, match=part):
+        RunsFile(tmp_path, arms.recipe)
+
+
+def test_an_infinite_loss_is_a_row(arms: Arms, tmp_path: Path) -> None:
+    file = RunsFile(tmp_path, arms.recipe)
+    file.add(row(metrics={"epoch": [1], "validation_loss": [math.inf]}), DATA)
+    assert file.rows()[0]["metrics"]["validation_loss"] == [math.inf]
+
+
+def test_of_two_rows_of_a_run_the_first_counts(arms: Arms, tmp_path: Path) -> None:
+    """Also where files of two machines were put together by hand."""
+    known = content(arms, tmp_path)
+    known["rows"].append(row(seconds=7.0))
+    (tmp_path / "runs.json").write_text(json.dumps(known))
+    found = RunsFile(tmp_path, arms.recipe).of_arms(arms.arms, {})
+    assert "seconds" not in found["none", 0]
+
+
+@pytest.mark.parametrize("taken", ["runs", ".runs.lock/", "../out"])
+def test_a_folder_that_takes_nothing_is_refused(taken: str, arms: Arms, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    if taken != "../out":
+        folder.mkdir()
+    where = folder / taken
+    where.mkdir() if taken.endswith("/") else where.resolve().touch()
+    with pytest.raises(UserError, match=r"-o .*out cannot be used: .*out.*: "):
+        RunsFile(folder, arms.recipe).prepare()
 
 
 def test_what_is_printed_of_a_strangers_file_is_harmless(arms: Arms, tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=whole_from_zero, default=5, metavar="N", help="of measuring time, 0 for none (default 5)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="arms, costs and how long it would take; trains nothing")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--dry-run", action="store_true", help="arms, costs and how long it would take; trains nothing")
+    either.add_argument(
         "--report", action="store_true", help="table and pictures of the runs there are; trains nothing"
     )
 

@@ -161,6 +161,10 @@ def _changes(parts: Sequence[str]) -> dict[str, str]:
 
 
 def _check_name(name: str) -> None:
-    if not name.strip() or len(name) > _LONGEST_NAME or printable(name) != name or "=" in name:
-        shown = shortened(name, _LONGEST_NAME)
-        raise UserError(f"the name of an arm, {shown!r}, must be 1 to {_LONGEST_NAME} letters without '='")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"the name of an arm, {shortened(name, _LONGEST_NAME)!r}, is longer than {_LONGEST_NAME} letters; "
+            f"a long affinity takes another: --arm NAME '{AFFINITY}=[...]'"
+        )
+    if not name.strip() or printable(name) != name or "=" in name:
+        raise UserError(f"the name of an arm, {name!r}, must be 1 to {_LONGEST_NAME} letters without '='")

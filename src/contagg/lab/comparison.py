@@ -1,7 +1,8 @@
 """`contagg compare`: plans the runs, has them made, and reports."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.lab.arms import Arms
 from contagg.lab.costs import estimate, measure, measured
-from contagg.lab.findings import Findings, sizes_told
-from contagg.lab.making import Opener, Run
+from contagg.lab.findings import Curve, Findings, no_metric, sizes_told
+from contagg.lab.making import Opener, Run, metric_names
 from contagg.lab.matching import match
-from contagg.lab.report import score, text, write
-from contagg.lab.rows import RunsFile, summary
+from contagg.lab.report import counted, score, text, write
+from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
 from contagg.lab.sizes import Size, size
 from contagg.training.engine import check_machine
@@ -45,21 +46,25 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
     opener = Opener(arms.recipe, workers=0)
     if options.match:
         arms = match(arms, opener, options.match)
-    sizes, data = _planned(arms, opener)
-    made = file.of_arms(arms.arms, data)
+    plan = _planned(arms, opener)
+    made = _made(arms, file, plan, seeds)
+    for row in made.values() if options.metric else ():
+        Curve.of(row, options.metric)
     runs = [Run(arm, seed, arms.recipe, folder) for seed in seeds for arm in arms.arms if (arm.name, seed) not in made]
     if options.dry_run:
-        _foretell(arms, sizes, runs, options.jobs)
+        _foretell(arms, plan.sizes, runs, options.jobs)
         if made:
-            print(f"\n{text(Findings(arms, file, sizes, options.metric, seeds))}")
+            print(f"\n{text(Findings(arms, file, plan.sizes, options.metric, seeds))}")
         return
     outcome = Outcome()
     if not options.report:
-        outcome = _make(arms, runs, file, options)
-        if not outcome.stopped_by:
+        outcome = _make(arms, runs, file, plan, options)
+        made = _made(arms, file, plan, seeds)
+        outcome.busy = [run for run in outcome.busy if (run.arm.name, run.seed) not in made]
+        if made and not outcome.stopped_by and not outcome.busy:  # what others make would be measured as well
             _measure(arms, opener, file, options.rounds)
-    if options.report or file.of_arms(arms.arms, data):
-        _tell(Findings(arms, file, sizes, options.metric, seeds), folder)
+    if options.report or made:
+        _tell(Findings(arms, file, plan.sizes, options.metric, seeds), folder)
     _end(outcome, folder)
 
 
@@ -69,27 +74,40 @@ def _tell(findings: Findings, folder: Path) -> None:
     print("\n".join(map(str, write(findings, folder))), flush=True)
 
 
-def _planned(arms: Arms, opener: Opener) -> tuple[dict[str, Size], dict[str, dict[str, Any]]]:
-    """Size, and `summary` of the data, of each arm; so each is built once before anything is trained."""
-    sizes, data = {}, {}
+@dataclass(frozen=True)
+class _Plan:
+    """Of each arm, by its name: size, `summary` of the data, and the metric that its task is best in."""
+
+    sizes: Mapping[str, Size]
+    data: Mapping[str, Mapping[str, Any]]
+    monitors: Mapping[str, str]
+
+
+def _planned(arms: Arms, opener: Opener) -> _Plan:
+    """Each arm is built once before anything is trained."""
+    sizes, data, monitors = {}, {}, {}
     for arm in arms.arms:
         try:
             job = opener.job(arm.recipe)
-            sizes[arm.name], data[arm.name] = size(job), summary(job.fingerprint)
+            sizes[arm.name], data[arm.name], monitors[arm.name] = size(job), summary(job.fingerprint), job.monitor
         except UserError as error:
             raise UserError(f"arm {arm.name!r}: {error}") from error
-    return sizes, data
+    return _Plan(sizes, data, monitors)
 
 
-def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, options: argparse.Namespace) -> Outcome:
+def _made(arms: Arms, file: RunsFile, plan: _Plan, seeds: Iterable[int]) -> dict[tuple[str, int], Row]:
+    """The rows of the arms and seeds that were asked for."""
+    asked = set(seeds)
+    return {key: row for key, row in file.of_arms(arms.arms, plan.data).items() if key[1] in asked}
+
+
+def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, plan: _Plan, options: argparse.Namespace) -> Outcome:
     if not runs:
         return Outcome()
-    try:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"-o {file.path.parent} cannot be used: {error.strerror}") from error
+    file.prepare()
     names = "; ".join(arm.name for arm in arms.arms)
-    print(f"{len(arms.arms)} arms: {names}\n{len(runs)} of {len(arms.arms) * options.seeds} runs to make", flush=True)
+    total = counted(len(arms.arms) * options.seeds, "run")
+    print(f"{counted(len(arms.arms), 'arm')}: {names}\n{len(runs)} of {total} to make", flush=True)
     device = choose_device("cpu" if arms.recipe.run.accelerator == "cpu" else "auto")
     pace = seconds_of(file.rows(), device)
 
@@ -97,12 +115,19 @@ def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, options: argparse.Nam
         row = next(row for row in file.rows() if (row["arm"], row["seed"]) == (run.arm.name, run.seed))
         return score(row, options.metric)
 
-    return Schedule(runs, options.jobs, pace, told).work()
+    def watch(run: Run) -> None:
+        """UserError once a run was validated and does not have the metric: not when all its epochs are over."""
+        known = metric_names(run) if options.metric else []
+        if plan.monitors[run.arm.name] in known and options.metric not in known:
+            raise no_metric(options.metric, known)
+
+    return Schedule(runs, options.jobs, pace, told, watch).work()
 
 
 def _measure(arms: Arms, opener: Opener, file: RunsFile, rounds: int) -> None:
     if rounds and measured(file.read()["costs"], arms) is None:
-        print(f"measuring time and memory of {len(arms.arms)} arms in turns, {rounds} rounds", flush=True)
+        turns = counted(rounds, "round")
+        print(f"measuring time and memory of {counted(len(arms.arms), 'arm')} in turns, {turns}", flush=True)
         try:
             file.set_costs(measure(arms, opener, rounds))
         except Exception as error:  # a task of other people's may not step without a trainer; the runs are there
@@ -126,7 +151,7 @@ def _foretell(arms: Arms, sizes: Mapping[str, Size], runs: Sequence[Run], jobs: 
             f"  {missing:>4}  {keys}",
             flush=True,
         )
-    print(f"{len(runs)} runs to make: about {duration(total / jobs)} with --jobs {jobs}")
+    print(f"{counted(len(runs), 'run')} to make: about {duration(total / jobs)} with --jobs {jobs}")
 
 
 def _end(outcome: Outcome, folder: Path) -> None:
@@ -134,10 +159,11 @@ def _end(outcome: Outcome, folder: Path) -> None:
     if outcome.stopped_by:
         raise StoppedError(outcome.stopped_by, "stopped; the same command goes on")
     if outcome.busy:
-        print(f"{len(outcome.busy)} runs are being made by other processes; the same command then tells of them")
+        under_way = counted(len(outcome.busy), "run")
+        print(f"other processes are at work on {under_way}; once they are done, the same command measures and reports")
     if outcome.failed:
         run, line = outcome.failed[0]
         raise UserError(
-            f"{len(outcome.failed)} runs failed, the first {run.arm.name!r} with seed {run.seed}: {line}. "
+            f"{counted(len(outcome.failed), 'run')} failed, the first {run.arm.name!r} with seed {run.seed}: {line}. "
             f"See {run.folder / 'log.txt'}; the same command tries again"
         )

@@ -46,9 +46,15 @@ class Line:
     run_seconds: float = math.nan
 
 
+def no_metric(metric: str, known: Iterable[str]) -> UserError:
+    """The error of runs that have these metrics and not the one that was asked for."""
+    names = list(known)
+    return UserError(f"the runs have no metric {metric!r}.{nearest(metric, names)} They have {', '.join(names)}")
+
+
 @dataclass(frozen=True)
 class Curve:
-    """A run's metric: the epochs that have it, and its values there."""
+    """A run's metric: the epochs that have it, and its values there, not all of which need be finite."""
 
     epochs: tuple[int, ...]
     values: tuple[float, ...]
@@ -58,8 +64,7 @@ class Curve:
         """UserError where the run does not have the metric; gives the nearest."""
         known = row["metrics"]
         if metric not in known or not any(value is not None for value in known[metric]):
-            near = nearest(metric, known)
-            raise UserError(f"the runs have no metric {metric!r}.{near} They have {', '.join(known)}")
+            raise no_metric(metric, known)
         pairs = [pair for pair in zip(known["epoch"], known[metric], strict=True) if pair[1] is not None]
         return cls(tuple(int(epoch) for epoch, _ in pairs), tuple(float(value) for _, value in pairs))
 
@@ -74,12 +79,15 @@ class Findings:
     Attributes:
         curves: Each arm's that has a run, by seed.
         missing: Arms without a run.
-        lines: One for each arm with a run; the first is what the others are compared with.
+        diverged: Arms one of whose runs ends with a metric that is no finite number: no mean says anything of them.
+        first: The arm that was to be compared with, whether or not it has a mean.
+        lines: One for each other arm; the first is what the others are compared with.
         pooled: One noise for all arms; None where it says no more than pairs do.
         about: Of what times were measured on; empty where none were.
 
     Raises:
-        UserError: no run, or none has the metric.
+        UserError: no run, or none has the metric, or no arm is left that has not diverged; runs of an arm whose epochs
+            differ.
     """
 
     def __init__(
@@ -93,8 +101,16 @@ class Findings:
         if not names:
             raise UserError(f"{file.path} holds no run of these arms yet: nothing to report")
         self.metric = metric or str(next(iter(self._rows[names[0]].values())).get("monitor", ""))
-        self.curves = {n: {s: Curve.of(row, self.metric) for s, row in self._rows[n].items()} for n in names}
-        self.last = {name: {seed: curve.values[-1] for seed, curve in self.curves[name].items()} for name in names}
+        curves = {n: {s: Curve.of(row, self.metric) for s, row in self._rows[n].items()} for n in names}
+        self.first = arms.arms[0].name
+        self.diverged = [name for name in names if not all(math.isfinite(c.values[-1]) for c in curves[name].values())]
+        self.curves = {name: curves[name] for name in names if name not in self.diverged}
+        if not self.curves:
+            raise UserError(
+                f"{self.metric}: each arm has a run whose last epoch gives no finite number, so none has a mean"
+            )
+        _check_epochs(self.curves, file)
+        self.last = {name: {seed: curve.values[-1] for seed, curve in own.items()} for name, own in self.curves.items()}
         costs = file.read()["costs"]
         self._costs = measured(costs, arms) or {}
         self.about: Mapping[str, Any] = costs["about"] if self._costs else {}
@@ -107,7 +123,7 @@ class Findings:
         found = [paired(self.last[name], self.last[reference]) for name in others]
         own = holm([difference.p for difference in found])
         pooled = self.pooled
-        alike = holm([pooled.probability(d.interval.mean) if pooled else math.nan for d in found])
+        alike = holm([pooled.probability(d.interval.mean, d.seeds) if pooled else math.nan for d in found])
         lines = [self._line(reference, sizes[reference])]
         for name, difference, p, p_pooled in zip(others, found, own, alike, strict=True):
             told = {
@@ -132,12 +148,22 @@ class Findings:
             mean=score.mean,
             low=score.low,
             high=score.high,
-            best_epoch_mean=fmean(best(curve.values) for curve in self.curves[name].values()),
+            best_epoch_mean=fmean(best(filter(math.isfinite, curve.values)) for curve in self.curves[name].values()),
             **asdict(size),
             **costs,
             **difference,
             run_seconds=fmean(seconds) if seconds else math.nan,
         )
+
+
+def _check_epochs(curves: Mapping[str, Mapping[int, Curve]], file: RunsFile) -> None:
+    for name, own in curves.items():
+        (first, one), *others = own.items()
+        for seed, other in others:
+            if other.epochs != one.epochs:
+                raise UserError(
+                    f"{file.path}: the runs of {name!r} with seeds {first} and {seed} are not of the same epochs"
+                )
 
 
 def sizes_told(arms: Arms, file: RunsFile) -> dict[str, Size] | None:
@@ -152,12 +178,12 @@ def sizes_told(arms: Arms, file: RunsFile) -> dict[str, Size] | None:
 
 
 def verdict(p: float, p_pooled: float) -> str:
-    """REAL, LIKELY or NOISE; nothing where one seed allows no test.
+    """REAL, LIKELY or NOISE; nothing where neither p is known.
 
-    >>> verdict(0.2, 0.01), verdict(0.01, 0.2), verdict(0.2, 0.2)
-    ('likely', 'real', 'noise')
+    >>> verdict(0.2, 0.01), verdict(0.01, 0.2), verdict(0.2, 0.2), verdict(math.nan, math.nan)
+    ('likely', 'real', 'noise', '')
     """
-    if math.isnan(p):
+    if math.isnan(p) and math.isnan(p_pooled):
         return ""
     return REAL if p <= 1 - LEVEL else LIKELY if p_pooled <= 1 - LEVEL else NOISE
 

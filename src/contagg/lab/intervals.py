@@ -13,10 +13,13 @@ from scipy.special import stdtr, stdtrit
 LEVEL = 0.95
 """Of all intervals; a difference counts as real where its adjusted p is at most 1 - LEVEL."""
 
+SAME = 1e-6
+"""Values that differ by less, relative to the largest, are the same: rows hold seven digits."""
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and between what it lies with probability LEVEL; NaN where one value allows no interval."""
+    """A mean, and between what it lies with probability LEVEL; NaN where values allow no interval."""
 
     mean: float
     low: float
@@ -31,7 +34,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one arm from another over the seeds of both: interval, and the probability of as large a one by chance."""
+    """Of one arm from another over the seeds of both: interval, and the probability of as large a one by chance.
+
+    NaN is what is not known: all of it without a seed of both, interval and p of one seed, or where all seeds give the
+    same difference. The share of a few hundred images takes few values, so that two equal differences are common, and
+    a t test would call them certain. Of runs that are equal in all seeds p is 1.
+    """
 
     interval: Interval
     p: float
@@ -39,32 +47,49 @@ class Difference:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of S values, by Student's t.
+    """Of the mean of S values, by Student's t; none where all are the same, which does not tell how they waver.
+
+    Of values that are not all finite not even the mean is known: NaN.
 
     >>> interval([1.0, 2.0, 3.0])
     Interval(mean=2.0, low=-0.48413771175033027, high=4.48413771175033)
     """
-    if len(values) < 2:
-        return Interval.around(fmean(values), math.nan, 0)
-    return Interval.around(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1)
+    return _interval(values, max(map(abs, values)))
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference:
-    """Of two arms' values by seed: the paired t test over the seeds that both have, of which there is one at least."""
+    """Of two arms' values by seed: the paired t test over the seeds that both have.
+
+    >>> paired({0: 0.5, 1: 0.625}, {0: 0.25, 1: 0.375}).p  # twice 0.25: how it wavers is not known
+    nan
+    """
     seeds = sorted(values.keys() & reference.keys())
+    if not seeds:
+        return Difference(Interval(math.nan, math.nan, math.nan), math.nan, 0)
     differences = [values[seed] - reference[seed] for seed in seeds]
-    found = interval(differences)
-    if len(seeds) < 2:
-        return Difference(found, math.nan, len(seeds))
-    return Difference(
-        found, probability(found.mean, stdev(differences) / math.sqrt(len(seeds)), len(seeds) - 1), len(seeds)
-    )
+    largest = max(abs(each[seed]) for each in (values, reference) for seed in seeds)
+    found = _interval(differences, largest)
+    if not math.isnan(found.low):
+        return Difference(found, probability(found.mean, _error(differences), len(seeds) - 1), len(seeds))
+    equal = len(seeds) > 1 and abs(found.mean) <= SAME * largest
+    return Difference(found, 1.0 if equal else math.nan, len(seeds))
+
+
+def _interval(values: Sequence[float], largest: float) -> Interval:
+    if not all(map(math.isfinite, values)):
+        return Interval(math.nan, math.nan, math.nan)
+    error = _error(values)
+    wavers = error > SAME * largest  # not of one value, whose error is NaN
+    return Interval.around(fmean(values), error if wavers else math.nan, len(values) - 1)
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of the mean of values; NaN of one."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def probability(difference: float, error: float, freedom: float) -> float:
     """Two-sided p of a difference with this standard error, by Student's t."""
-    if error == 0:
-        return 1.0 if difference == 0 else 0.0
     return float(2 * stdtr(freedom, -abs(difference) / error))
 
 
@@ -92,7 +117,7 @@ class Pooled:
     Attributes:
         deviation: Of one run.
         freedom: Degrees of freedom.
-        seeds: S.
+        seeds: S, those of all arms.
     """
 
     deviation: float
@@ -101,7 +126,7 @@ class Pooled:
 
     @classmethod
     def of(cls, values: Sequence[Sequence[float]]) -> "Pooled | None":
-        """None of fewer than three arms or two seeds, where it says no more than pairs do."""
+        """None of fewer than three arms or two seeds, where it says no more than pairs do, and where nothing wavers."""
         arms, seeds = len(values), len(values[0]) if values else 0
         if arms < 3 or seeds < 2:
             return None
@@ -113,13 +138,17 @@ class Pooled:
             for value, seed_mean in zip(row, seed_means, strict=True)
         )
         freedom = (arms - 1) * (seeds - 1)
-        return cls(math.sqrt(left / freedom), freedom, seeds)
+        deviation = math.sqrt(left / freedom)
+        if deviation <= SAME * max(abs(value) for row in values for value in row):
+            return None
+        return cls(deviation, freedom, seeds)
 
-    @property
-    def error(self) -> float:
-        """The standard error of a difference of two arms' means."""
-        return self.deviation * math.sqrt(2 / self.seeds)
+    def around(self, values: Sequence[float]) -> Interval:
+        """Of the mean of an arm's values."""
+        return Interval.around(fmean(values), self.deviation / math.sqrt(len(values)), self.freedom)
 
-    def probability(self, difference: float) -> float:
-        """Two-sided p of a difference of two arms' means."""
-        return probability(difference, self.error, self.freedom)
+    def probability(self, difference: float, seeds: int) -> float:
+        """Two-sided p of a mean difference of two arms over so many seeds of both; NaN without one."""
+        if not seeds:
+            return math.nan
+        return probability(difference, self.deviation * math.sqrt(2 / seeds), self.freedom)

@@ -162,8 +162,13 @@ def _machine(recipe: Any) -> Mapping[str, Any]:
 def in_process(run: Run, log: Path, answer: Connection) -> None:
     """`make` as the whole of a process: prints into `log`, and answers with how it ended and a line."""
     os.setsid()  # Ctrl-C of a terminal is for the command, which asks once; a second request would end this at once
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", buffering=1) as file:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        opened = log.open("a", buffering=1)
+    except OSError as error:
+        answer.send((FAILED, f"{error.filename} cannot be written: {error.strerror}"))
+        return
+    with opened as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file
@@ -181,7 +186,7 @@ def in_process(run: Run, log: Path, answer: Connection) -> None:
             answer.send((FAILED, str(error)))
         except Exception as error:
             traceback.print_exc()
-            answer.send((FAILED, f"{type(error).__name__}: {error}; see {log}"))
+            answer.send((FAILED, f"{type(error).__name__}: {error}"))
 
 
 def _stop_with_parent() -> None:
@@ -194,8 +199,16 @@ def _stop_with_parent() -> None:
 
 def finished_epochs(run: Run) -> int:
     """How many epochs the run's folder has rows of."""
-    path = RunFolder(run.folder).metrics
+    return max(len(_metrics(run)) - 1, 0)
+
+
+def metric_names(run: Run) -> list[str]:
+    """Of what the run's folder has by now."""
+    return next((line.split(",") for line in _metrics(run)), [])
+
+
+def _metrics(run: Run) -> list[str]:
     try:
-        return max(len(path.read_text().splitlines()) - 1, 0)
+        return RunFolder(run.folder).metrics.read_text().splitlines()
     except OSError:
-        return 0
+        return []

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,6 +71,7 @@ def score_against_time(findings: Findings) -> Figure:
 
 def _frame(axes: Axes, means: Sequence[float], ends: Sequence[float] = ()) -> None:
     """Room for all means, and for the ends of intervals but where those of few seeds reach beyond all that is seen."""
+    means = [mean for mean in means if math.isfinite(mean)]  # a loss may have been infinite in between
     low, high = min(means), max(means)
     span = high - low or 1
     reached = [end for end in ends if low - span < end < high + span]
@@ -191,10 +191,7 @@ def _bands(curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, list[Interval
     for name, own in curves.items():
         by_epoch = list(zip(*(curve.values for curve in own.values()), strict=True))
         pooled = [*noises, *[None] * (len(by_epoch) - length)]
-        bands[name] = [
-            Interval.around(fmean(of), noise.deviation / math.sqrt(len(of)), noise.freedom) if noise else interval(of)
-            for of, noise in zip(by_epoch, pooled, strict=True)
-        ]
+        bands[name] = [noise.around(of) if noise else interval(of) for of, noise in zip(by_epoch, pooled, strict=True)]
     return bands
 
 

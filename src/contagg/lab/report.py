@@ -44,6 +44,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
         "reported_with": describe(torch.device("cpu")),
         "costs": dict(findings.about),
         "missing": findings.missing,
+        "diverged": findings.diverged,
         "arms": [{key: _or_null(value) for key, value in asdict(line).items()} for line in findings.lines],
     }
     write_output(paths[1], (json.dumps(content, indent=1) + "\n").encode())
@@ -52,27 +53,42 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     return paths
 
 
+def counted(number: int, what: str) -> str:
+    """How many of what.
+
+    >>> counted(1, "run"), counted(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _or_null(value: float | int | str) -> float | int | str | None:
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _above(findings: Findings) -> list[str]:
+    first, *others = findings.lines
     name = findings.metric.replace("_", " ") + (", %" if is_share(findings.metric) else "")
-    lines = [
-        f"{name}, at the last epoch: mean and {LEVEL:.0%} interval over seeds (t); differences from "
-        f"{findings.lines[0].arm!r}, paired by seed"
-    ]
+    lines = [f"{name}, at the last epoch: mean and {LEVEL:.0%} interval over seeds (Student's t)"]
+    if others:
+        adjusted = f"; p values, not intervals, are adjusted for {len(others)} arms (Holm)" if len(others) > 1 else ""
+        lines.append(f"difference: from {first.arm!r}, paired by seed, with {LEVEL:.0%} interval{adjusted}")
     if about := findings.about:
-        threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
-        lines.append(f"times of a batch of {about['batch']} on {about['device']}, {threads}, {about['precision']}")
+        on = f"{about['device']}, {counted(about['threads'], 'thread')}, {about['precision']}"
+        lines.append(f"times of a batch of {about['batch']} on {on}")
     return lines
 
 
 def _below(findings: Findings) -> list[str]:
     first, *others = findings.lines
     lines = [f"no run yet: {'; '.join(findings.missing)}"] if findings.missing else []
+    if findings.diverged:
+        why = f"a run's {findings.metric.replace('_', ' ')} at the last epoch is no finite number"
+        lines.append(f"without a mean, since {why}: {'; '.join(findings.diverged)}")
+    if findings.first != first.arm:
+        lines.append(f"the first arm, {findings.first!r}, is among these: differences are from {first.arm!r} instead")
     for kind, words in (
-        (REAL, f"real, shown by the pairs alone (Holm over {len(others)})"),
+        (REAL, "real, shown by the pairs alone"),
         (LIKELY, "likely, if runs of all arms waver alike"),
         (NOISE, f"within the noise, not told apart from {first.arm!r}"),
     ):
@@ -84,6 +100,10 @@ def _below(findings: Findings) -> list[str]:
         lines.append(f"one noise for all arms: a run's standard deviation is {deviation:.3g}, {freedom}")
     if any(line.seeds < 2 for line in findings.lines):
         lines.append("an arm with one seed has no interval: two seeds are the least that says anything")
+    untested = [line.arm for line in others if min(line.seeds, first.seeds) > 1 and math.isnan(line.p_holm)]
+    if untested:
+        why = "the difference is the same in all seeds, or fewer than two seeds are of both arms"
+        lines.append(f"no test by pairs, since {why}: {'; '.join(untested)}")
     return lines
 
 

@@ -12,7 +12,7 @@
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,9 @@ from contagg.data.fingerprint import Fingerprint
 from contagg.errors import UserError
 from contagg.files import write_atomically
 from contagg.lab.arms import Arm, identity
+from contagg.lab.checking import FORMAT, checked_content
 
-FORMAT = 1
-LARGEST = 1 << 28
-"""Bytes; a thousand runs of a hundred epochs take a few million."""
 _SHOWN = 4
-_PARTS = {"rows": list, "recipe": dict, "data": dict, "costs": dict}
 
 Row = dict[str, Any]
 
@@ -64,7 +61,7 @@ class RunsFile:
         """The whole file, checked; an empty one where there is none."""
         if not self.path.exists():
             return {"format": FORMAT, "recipe": self.recipe, "data": {}, "costs": {}, "rows": []}
-        content = _read(self.path)
+        content = checked_content(self.path)
         # A key that came into being later had no other value then than its default.
         known = {key: value for key, value in self._defaults.items() if key in self.recipe}
         changed = _changed(known | content["recipe"], self.recipe)
@@ -85,7 +82,8 @@ class RunsFile:
         Raises:
             UserError: a row of an arm's name was made with other keys or other data, which are named.
         """
-        content, found = self.read(), {}
+        content = self.read()
+        found: dict[tuple[str, int], Row] = {}
         known = {arm.name: arm for arm in arms}
         for row in content["rows"]:
             if (arm := known.get(row["arm"])) is None:
@@ -97,8 +95,17 @@ class RunsFile:
             if now is not None and row["data"] != digest(now):
                 difference = _data_difference(content["data"].get(row["data"], {}), now)
                 raise UserError(f"{where} was made with other data: {difference}. Give another folder with -o")
-            found[arm.name, row["seed"]] = row
+            found.setdefault((arm.name, row["seed"]), row)  # as `add`: of two the first
         return found
+
+    def prepare(self) -> None:
+        """Make the folder, and see that rows and runs can be written there. UserError otherwise."""
+        folder = self.path.parent
+        try:
+            (folder / "runs").mkdir(parents=True, exist_ok=True)
+            self._lock.open("w").close()
+        except OSError as error:
+            raise UserError(f"-o {folder} cannot be used: {error.filename}: {error.strerror}") from error
 
     def add(self, row: Row, data: Mapping[str, Any]) -> None:
         """Add a finished run, made with data of this `summary`; of two equal ones the first stays."""
@@ -112,11 +119,15 @@ class RunsFile:
         with self._locked() as content:
             content["costs"] = dict(costs)
 
+    @property
+    def _lock(self) -> Path:
+        return self.path.parent / ".runs.lock"
+
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         """The file's content, written back when left; one process at a time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.path.parent / ".runs.lock").open("w") as lock:
+        with self._lock.open("w") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             content = self.read()
             yield content
@@ -153,38 +164,6 @@ def _rounded(value: float | int | None) -> float | int | None:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _read(path: Path) -> dict[str, Any]:
-    problem = f"{path} is no file of contagg compare"
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise UserError(f"{problem}: it is no regular file, or larger than {LARGEST:,} bytes")
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{problem}: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{problem} of format {FORMAT}")
-    if wrong := [key for key, kind in _PARTS.items() if not isinstance(content.get(key), kind)]:
-        raise UserError(f"{problem}: {wrong[0]!r} is missing in it, or of another kind")
-    for number, row in enumerate(content["rows"], 1):
-        if wrong := [key for key, fits in _OF_A_ROW.items() if not isinstance(row, dict) or not fits(row.get(key))]:
-            raise UserError(f"{problem}: {wrong[0]!r} of row {number} is missing, or of another kind")
-    return content
-
-
-def _are_metrics(found: Any) -> bool:
-    """Whether it is lists of numbers, one for each epoch, of which there is one at least."""
-    if not isinstance(found, dict) or not isinstance(found.get("epoch"), list):
-        return False
-    return all(type(epoch) is int for epoch in found["epoch"]) and all(
-        isinstance(values, list)
-        and len(values) == len(found["epoch"]) > 0
-        and all(value is None or type(value) in (int, float) for value in values)
-        for values in found.values()
-    )
-
-
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found = [
         f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
@@ -209,16 +188,3 @@ def _data_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         elif parts := [part for part in ("names", "labels", "contents") if old.get(part) != split[part]]:
             found.append(f"other {' and '.join(parts)} of {name} images")
     return "; ".join(found) or "they were not told apart further"
-
-
-def _is(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kind)
-
-
-_OF_A_ROW: dict[str, Callable[[Any], bool]] = {
-    "arm": _is(str),
-    "seed": _is(int),
-    "changes": _is(dict),
-    "data": _is(str),
-    "metrics": _are_metrics,
-}

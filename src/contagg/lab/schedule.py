@@ -92,10 +92,18 @@ class Schedule:
         jobs: Runs at once.
         pace: What is known of how long they take.
         score: A finished run in a few words, such as its accuracy.
+        watch: Called now and then with each run under way; what it raises ends all.
     """
 
-    def __init__(self, runs: Sequence[Run], jobs: int, pace: Pace, score: Callable[[Run], str]) -> None:
-        self.waiting, self.jobs, self.pace, self.score = deque(runs), jobs, pace, score
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        jobs: int,
+        pace: Pace,
+        score: Callable[[Run], str],
+        watch: Callable[[Run], None],
+    ) -> None:
+        self.waiting, self.jobs, self.pace, self.score, self.watch = deque(runs), jobs, pace, score, watch
         self.total, self.finished = len(runs), 0
         self.working: list[_Working] = []
         self.outcome = Outcome()
@@ -110,6 +118,8 @@ class Schedule:
                     while self.waiting and len(self.working) < self.jobs and not signals.received:
                         self._start(context)
                     ready = wait([working.process.sentinel for working in self.working], _GLANCE)
+                    for working in self.working:
+                        self.watch(working.run)
                     for working in [working for working in self.working if working.process.sentinel in ready]:
                         self._end(working)
                     if signals.received and not self.outcome.stopped_by:
