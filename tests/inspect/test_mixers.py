@@ -108,6 +108,27 @@ def test_every_word_has_one_cell_within_the_picture_and_none_covers_another(size
     assert any(text.get_text().startswith("Untrained") for axes in figure.axes for text in axes.texts)
 
 
+@pytest.mark.parametrize("size", [(60, 40), (600, 30), (20, 300)])
+@pytest.mark.parametrize("words", [["dwconv3"], ["dwconv3", "attention"]])
+def test_few_mixers_leave_room_for_what_explains_them(words: list[str], size: tuple[int, int]) -> None:
+    """Whatever the image's form, all text lies within the picture, and a picture is no strip."""
+    image = Image.effect_noise(size, 90).convert("RGB")
+    figure = mixers_figure(measured(words, image, steps=0), image, token_at(image, (0.5, 0.5)), 0)
+    figure.draw_without_rendering()
+    every = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    bands = [text.get_window_extent() for text in figure.texts]
+    for box in (text.get_window_extent() for text in every if text.get_text()):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    assert not any(one.overlaps(other) for index, one in enumerate(bands) for other in bands[:index])
+    assert figure.get_figwidth() < 12
+
+
+def test_no_rank_is_above_the_most_that_there_can_be() -> None:
+    image = flower()
+    for mixer in measured(["delta", "linear", "attention"], image, steps=0):
+        assert mixer.rank <= mixer.through
+
+
 def test_the_command_prints_saves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     NOISE.save(tmp_path / "a.png")
     for name in ("numbers.json", "numbers.csv"):

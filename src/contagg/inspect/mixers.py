@@ -151,6 +151,7 @@ def measure(word: str, image: Image.Image, token: tuple[int, int], steps: int, s
     noisy += NOISE * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(seed), dtype=noisy.dtype)
     with torch.no_grad():
         matrix = affinity.matrix(model.seen(noisy), grid)[0]
+    found = rank(matrix, 1e-3)
     mixed = matrix.abs() if len(matrix) > 1 and (matrix < 0).any() else matrix
     return Mixer(
         word=word,
@@ -158,8 +159,8 @@ def measure(word: str, image: Image.Image, token: tuple[int, int], steps: int, s
         dynamic=affinity.dynamic,
         reach=affinity.local,
         distance=mean_distance(matrix, grid),
-        rank=rank(matrix, 1e-3),
-        through=through,
+        rank=found,
+        through=max(through, found),
         filled=float((matrix != 0).double().mean()),
         law=cost_law(affinity),
         multiply_adds=affinity.multiply_adds((56, 56)),

@@ -30,6 +30,8 @@ DARK = "#333333"
 # Inches.
 _WIDE, _HEAD, _FOOT, _GAP = 1.34, 0.24, 0.2, 0.12
 _BETWEEN, _LEFT, _TOP, _TITLE = 0.3, 0.62, 2.15, 0.34
+_TALL, _WIDEST, _READING = _TOP - 0.45, 4.0, 5.3
+"""How tall and how wide the image above the cells may be, and how wide the text beside it is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def mixers_figure(mixers: Sequence[Mixer], image: Image.Image, token: tuple[int,
     rows, columns = mixers[0].row.shape
     picture = min(1.3, _WIDE * rows / columns)
     cells, groups, width, height = _places(mixers, picture + _HEAD + _FOOT)
+    width = max(width, _beside(image) + _READING)  # of few mixers the cells are narrower than what explains them
     figure = new_figure(width, height, untrained=False)
     figure.set_layout_engine("none")
     stride = image.width / columns
@@ -58,12 +61,13 @@ def mixers_figure(mixers: Sequence[Mixer], image: Image.Image, token: tuple[int,
     for band in {cell.mixer.family[0] for cell in cells}:
         tops = [cell.top for cell in cells if cell.mixer.family[0] == band]
         middle = (min(tops) + max(tops) + picture + _HEAD + _FOOT) / 2
+        deep = max(tops) - min(tops) + picture + _HEAD + _FOOT
         figure.text(
             _LEFT / 2 / width,
             1 - middle / height,
             BANDS[band],
             rotation=90,
-            fontsize=11,
+            fontsize=min(11, 8.2 * deep),  # as long as the band is deep
             ha="center",
             va="center",
             linespacing=1.5,
@@ -129,15 +133,13 @@ def _header(
     figure: Figure, image: Image.Image, token: tuple[int, int], stride: float, steps: int, laws: set[str]
 ) -> None:
     """The image, and how to read the cells."""
-    tall = _TOP - 0.45
-    wide = tall * image.width / image.height
-    axes = _axes(figure, _LEFT, 0.15, wide, tall)
+    axes = _axes(figure, _LEFT, 0.15, *_size(image))
     draw_image(axes, image, (image.height, image.width))
     _frame(axes, *token, stride)
-    left = _LEFT + wide + 0.3
+    left = _beside(image)
     right = figure.get_figwidth() - left - 0.1
-    axes = _axes(figure, left, 0.15, right, tall)
-    axes.set(xlim=(0, right), ylim=(tall, 0))
+    axes = _axes(figure, left, 0.15, right, _TALL)
+    axes.set(xlim=(0, right), ylim=(_TALL, 0))
     axes.text(0, 0.0, "Token mixers: Y = A V", fontsize=17, va="top")
     learnt = f"A was learnt in {steps} steps, to take noise from parts of the photograph."
     told = learnt if steps else "Untrained: A is that of random weights."
@@ -161,6 +163,17 @@ def _header(
     bar.ax.tick_params(labelsize=7.5, length=2, pad=2)
     bar.outline.set_visible(False)
     axes.text(0, 1.625, "times uniform", fontsize=8.5, va="center", color=DARK)
+
+
+def _beside(image: Image.Image) -> float:
+    """Where the text beside the image begins."""
+    return _LEFT + _size(image)[0] + 0.3
+
+
+def _size(image: Image.Image) -> tuple[float, float]:
+    """How wide and how tall the image above the cells is."""
+    scale = min(_TALL / image.height, _WIDEST / image.width)
+    return scale * image.width, scale * image.height
 
 
 def _law_text(law: str) -> str:
