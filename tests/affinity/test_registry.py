@@ -125,6 +125,8 @@ def test_a_factory_stands_for_a_word_in_stages_and_blocks() -> None:
     assert model(torch.randn(1, 3, 47, 33)).shape == (1, 3)
     with pytest.raises(UserError, match=r"it gives Identity, no Affinity"):
         contagg.create("container_light_tiny", affinity=lambda site: torch.nn.Identity())
+    with pytest.raises(UserError, match=r"an affinity that was made already, DepthwiseConv; give a word"):
+        contagg.create("container_light_tiny", affinity=DepthwiseConv(32, 3))
 
 
 def test_lists_of_words_a_block() -> None:

@@ -9,11 +9,12 @@ import onnx
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import contagg
 import contagg.export.command as command
+from contagg.affinity import Affinity, Grid, Site
 from contagg.arguments import image_size
 from contagg.checkpoints.weights import save_weights
 from contagg.errors import UserError
@@ -146,6 +147,40 @@ def test_arguments() -> None:
     for form, out in (("onnx", "b.pt2"), ("onnx", "b.pth"), ("pt2", "b")):
         with pytest.raises(UserError, match=f"its ending must be .{form}"):
             target(Namespace(model="m", form=form, out=Path(out)))
+
+
+class Branches(Affinity):
+    """One's own, with a branch on what the image holds: no graph."""
+
+    dynamic, heads = False, 1
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        return values if values.sum().item() > 0 else 2 * values
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def multiply_adds(self, grid: Grid) -> int:
+        return 0
+
+
+class Bessel(Branches):
+    """Of operations that ONNX does not have."""
+
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        return torch.special.bessel_j1(values)
+
+
+def test_a_mixer_of_ones_own_that_cannot_be_exported_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^\w+ cannot be exported: .*data-dependent.*$"):
+        export_program(drawn("container_light_tiny", affinity=Branches), (3, 64, 64), any_size=False)
+    assert capsys.readouterr().err == ""  # and no graph
+    program = export_program(drawn("container_light_tiny", affinity=Bessel), (3, 64, 64), any_size=False)
+    with pytest.raises(UserError, match=r"^the network cannot be exported to ONNX: .*bessel_j1.*$"):
+        to_onnx(program, {})
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

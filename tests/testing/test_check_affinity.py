@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from wrong_kinds import WRONG, TwiceWrong
@@ -85,12 +86,14 @@ def test_one_error_lists_each_failed_check_by_name() -> None:
         (
             "attention",
             16,
-            "check_affinity, 16 channels: attention: head width 32 does not divide",
+            r"check_affinity\(\.\.\., channels=16\): attention: head width 32 does not divide",
         ),
         ("atention", 64, "Did you mean 'attention'"),
         ("identity", 3, "3 channels; 4 at least"),
+        (DepthwiseConv(64, 3), 64, "an affinity that was made already, DepthwiseConv; give a word, or a class"),
+        (5, 64, "affinity: 5; give a word, or a class"),
     ],
 )
-def test_what_cannot_be_made_is_one_line_and_no_list_of_failures(word: str, channels: int, message: str) -> None:
+def test_what_cannot_be_made_is_one_line_and_no_list_of_failures(word: Any, channels: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_affinity(word, channels)

@@ -122,9 +122,12 @@ def build_affinity(word: str | Factory, site: Site, gate: GateWord = "free", als
         also: Other words that an error may suggest.
 
     Raises:
-        UserError: the word, or a size in it, is wrong; says what is allowed and the nearest match. Or the factory gives
-            no affinity.
+        UserError: the word, or a size in it, is wrong; says what is allowed and the nearest match. Or it is neither a
+            word nor a factory, or the factory gives no affinity.
     """
+    if isinstance(word, Affinity) or not (isinstance(word, str) or callable(word)):
+        what = f"an affinity that was made already, {type(word).__name__}" if isinstance(word, Affinity) else repr(word)
+        raise UserError(f"affinity: {what}; give a word, or a class or function that makes one for a Site")
     if not isinstance(word, str):
         return _checked(word(site), word)
     terms = [term.strip() for term in word.split("+")]

@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,10 +34,13 @@ def to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
     """An ONNX model with input `images` and output `logits`; metadata values are JSON.
 
     Raises:
-        UserError: the packages of the extra `export` are missing.
+        UserError: the packages of the extra `export` are missing, or ONNX has no form of an operation.
     """
     _require_onnx()
-    exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"])
+    with _one_line("the network"):
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+        )
     assert exported is not None
     model = exported.model_proto
     for value, axes in ((model.graph.input[0], AXES), (model.graph.output[0], ("batch", "classes"))):
@@ -57,14 +61,11 @@ def fixed_onnx(network: nn.Module, images: Tensor, outputs: Sequence[str], metad
     torch.backends.mha.set_fastpath_enabled(False)  # its one kernel is none of ONNX's
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # each layer that is left as it is would be a line
     try:
-        with warnings.catch_warnings():
+        with _one_line(type(network).__name__), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torchvision's NMS
             exported = torch.onnx.export(
                 network, (images,), dynamo=True, verbose=False, input_names=["images"], output_names=list(outputs)
             )
-    except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{type(network).__name__} cannot be exported: {reason}") from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     assert exported is not None
@@ -74,6 +75,16 @@ def fixed_onnx(network: nn.Module, images: Tensor, outputs: Sequence[str], metad
 def open_pt2(content: bytes) -> Answer:
     """A .pt2 file's program."""
     return torch.export.load(io.BytesIO(content)).module()
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """The exporter's error as a UserError: of its pages of advice what it names as the cause, such as the operation."""
+    try:
+        yield
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{what} cannot be exported to ONNX: {reason}") from error
 
 
 def _require_onnx() -> None:

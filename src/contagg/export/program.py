@@ -1,8 +1,13 @@
 """A network as one graph of tensor operations, for any batch and any image size."""
 
+import io
+import sys
+from contextlib import redirect_stderr
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from contagg.errors import UserError
 from contagg.nn.aggregation import is_ours
@@ -33,14 +38,27 @@ def export_program(model: nn.Module, input_size: tuple[int, int, int], any_size:
         dimensions |= {2: Dim("height", min=stride + 1), 3: Dim("width", min=stride + 1)}
         height, width = max(height, 2 * stride), max(width, 2 * stride) + stride
     try:
-        # Truths that torch cannot prove for all sizes become assertions in the program.
-        return torch.export.export(
-            model,
-            (torch.randn(2, channels, height, width),),
-            dynamic_shapes=(dimensions,),
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-    except torch._dynamo.exc.UserError as error:
+        return graph_of(model, torch.randn(2, channels, height, width), dimensions)
+    except UserError as error:
+        if not any_size:
+            raise
+        raise UserError(f"{error}; give --size HEIGHT,WIDTH for a file that serves one size") from error
+
+
+def graph_of(module: nn.Module, given: Tensor, dimensions: dict[int, Dim]) -> ExportedProgram:
+    """`torch.export` of a module of one input, whose `dimensions` stay open. UserError, in one line, where it fails."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):  # where it fails it prints the graph so far, of pages
+            # Truths that torch cannot prove for all sizes become assertions in the program.
+            program = torch.export.export(
+                module,
+                (given,),
+                dynamic_shapes=(dimensions,),
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode) as error:
         reason = str(error).strip().splitlines()[0]
-        advice = "; give --size HEIGHT,WIDTH for a file that serves one size" if any_size else ""
-        raise UserError(f"{type(model).__name__} cannot be exported: {reason}{advice}") from error
+        raise UserError(f"{type(module).__name__} cannot be exported: {reason}") from error
+    print(printed.getvalue(), end="", file=sys.stderr)
+    return program

@@ -97,5 +97,5 @@ def _case(factory: str | Factory, channels: int) -> Case:
     try:
         case.make(Site(channels=channels, grid=GRID))
     except UserError as error:
-        raise UserError(f"check_affinity, {channels} channels: {error}; name others with `channels`") from error
+        raise UserError(f"check_affinity(..., channels={channels}): {error}") from error
     return case

@@ -13,6 +13,7 @@ from contagg.affinity.base import as_map, as_tokens
 from contagg.affinity.mixture import Mixture
 from contagg.affinity.registry import Factory, Site
 from contagg.export.formats import open_onnx, to_onnx
+from contagg.export.program import graph_of
 from contagg.inspect.figures import affinity_figure
 from contagg.inspect.gathering import gather
 from contagg.inspect.seeing import see
@@ -143,12 +144,7 @@ def _exported(case: Case) -> tuple[_OfMaps, torch.export.ExportedProgram]:
         dimensions = {0: Dim("batch")}
         if module.any_grid:
             dimensions |= {2: Dim("height", min=3), 3: Dim("width", min=3)}
-        program = torch.export.export(
-            module,
-            (torch.randn(2, case.channels, *GRID),),
-            dynamic_shapes=(dimensions,),
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+        program = graph_of(module, torch.randn(2, case.channels, *GRID), dimensions)
         case.exported = module, program  # type: ignore[attr-defined]
     return case.exported  # type: ignore[attr-defined]
 

@@ -36,7 +36,8 @@ def attributes(case: Case) -> None:
 
 
 def values(case: Case) -> None:
-    """`forward` is A V + bias, head by head, on grids of prime and unequal sides; what it is given stays as it was."""
+    """`forward` is A V + bias, head by head, on grids of prime and unequal sides, of each image by itself; what it is
+    given stays as it was."""
     for grid in (GRID, *OTHER_GRIDS):
         affinity, (values, tokens) = case.drawn(grid), case.inputs(grid)
         given = values.clone(), tokens.clone()
@@ -44,6 +45,7 @@ def values(case: Case) -> None:
         assert torch.equal(values, given[0]) and torch.equal(tokens, given[1]), "forward changes what it is given"
         assert fast.dtype == values.dtype, f"forward gives {fast.dtype} of {values.dtype}"
         same(fast, by_matrix(affinity, values, tokens, grid), f"forward and A V + bias on {grid}")
+        same(affinity(values[:1], tokens[:1], grid), fast[:1], f"forward of an image alone and in a batch on {grid}")
         same(affinity.train()(values, tokens, grid), fast, "forward while training, without dropout, and afterwards")
 
 
