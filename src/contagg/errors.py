@@ -2,7 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST = 500
 """Characters of an error's line: what a file or a recipe holds may be of any length."""
@@ -21,6 +23,25 @@ class UserError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(shortened(printable(str(message))))
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """What goes wrong inside as a UserError that names `what`; of others' code, such as a mixer's, with its place.
+
+    >>> with named("arm 'mine'"):
+    ...     raise UserError("it has no heads")
+    Traceback (most recent call last):
+    contagg.errors.UserError: arm 'mine': it has no heads
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if "site-packages" not in frame.filename][-1]  # torch's own tell nothing
+        raise UserError(f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})") from error
 
 
 def printable(text: str) -> str:

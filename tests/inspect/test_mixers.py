@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import contagg
-from contagg.affinity import Site, build_affinity
+from contagg.affinity import DepthwiseConv, Site, build_affinity, registry
 from contagg.affinity.fixed import Identity
 from contagg.cli import main
 from contagg.errors import UserError
@@ -121,6 +121,18 @@ def test_few_mixers_leave_room_for_what_explains_them(words: list[str], size: tu
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
     assert not any(one.overlaps(other) for index, one in enumerate(bands) for other in bands[:index])
     assert figure.get_figwidth() < 12
+
+
+def test_a_mixer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    contagg.register_affinity("falls over", lambda site: FallsOver(site.channels, 3))
+    with pytest.raises(UserError, match=r"the mixer 'falls over': RuntimeError: over \(.*test_mixers.py, line \d+\)"):
+        measured(["falls over"], NOISE, steps=0)
+
+
+class FallsOver(DepthwiseConv):
+    def rows(self, tokens, grid, positions, mask=None):
+        raise RuntimeError("over")
 
 
 def test_no_rank_is_above_the_most_that_there_can_be() -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from laboratory import rows, written
 from safetensors.torch import load_file
+from torch import Tensor
 
+import contagg
+from contagg.affinity import Affinity, Grid, Site, registry
 from contagg.classification import TASK
 from contagg.cli import main
 from contagg.lab.arms import read_arms
@@ -242,6 +245,54 @@ def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureF
     assert "hot, seed 0: failed: " in out and "[1/2] identity, seed 0: accuracy" in out
     assert "1 run failed, the first 'hot' with seed 0: " in err and "log.txt" in err
     assert set(rows(tmp_path / "out")) == {("identity", 0)}
+
+
+class FailsWhenCalled(Affinity):
+    """A mixer of one's own that has a mistake in it: in all modes, or while it trains alone."""
+
+    dynamic, heads = False, 1
+
+    def __init__(self, site: Site, only_training: bool) -> None:
+        super().__init__()
+        self.only_training = only_training
+
+    def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        if self.training or not self.only_training:
+            raise RuntimeError("the first line\nand the second")
+        return values
+
+    def rows(self, tokens: Tensor, grid: Grid, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def multiply_adds(self, grid: Grid) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("word", "options"), [("fails", ()), ("fails", ("--match", "macs")), ("fails training", ("--dry-run",))]
+)
+def test_a_mixer_that_fails_is_one_line_with_its_arm_and_place(
+    word: str,
+    options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("contagg.names._plugged", lambda group: True)  # as the word of an installed package
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    contagg.register_affinity("fails", lambda site: FailsWhenCalled(site, only_training=False))
+    contagg.register_affinity("fails training", lambda site: FailsWhenCalled(site, only_training=True))
+    assert fail(written(tmp_path), tmp_path / "out", "--affinity", "identity", word, *options) == "2"
+    error = capsys.readouterr().err
+    assert f"arm '{word}': RuntimeError: the first line\\nand the second (" in error
+    assert re.search(r"test_comparison\.py, line \d+\)$", error.strip())
+
+
+def test_what_an_arm_without_a_run_costs_is_not_asked(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its network may be what failed; the others' times are told."""
+    compare(str(made / "tiny.yaml"), made / "out", *ARMS, "--seeds", "2", "--report")
+    table = capsys.readouterr().out
+    assert "no run yet: attention/8 + dwconv3" in table and "infer ms" in table
 
 
 def test_a_task_without_a_job_is_refused(

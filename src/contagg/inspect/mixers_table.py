@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from contagg.data.decode import open_image
-from contagg.errors import printable
+from contagg.errors import named, printable
 from contagg.figures import save_figure
 from contagg.files import as_csv, write_output
 from contagg.inspect.mixers import GROUPS, Mixer, all_words, grid_of, measure
@@ -59,7 +59,11 @@ def measured(words: Sequence[str], image: Image.Image, at: Position = CENTRE, st
     2
     """
     token, image = token_at(image, at), image.convert("RGB")
-    return [measure(word, image, token, steps) for word in counted(words, "mixers")]
+    found = []
+    for word in counted(words, "mixers"):
+        with named(f"the mixer {word!r}"):
+            found.append(measure(word, image, token, steps))
+    return found
 
 
 def mixers_table(mixers: Sequence[Mixer]) -> str:

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +71,10 @@ class Arms:
 
     def __getitem__(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
+
+    def having(self, names: Container[str]) -> "Arms":
+        """Those of these names."""
+        return replace(self, arms=tuple(arm for arm in self.arms if arm.name in names))
 
     def changed(self, arm: Arm, changes: Mapping[str, Any]) -> "Arms":
         """These, with further changes of one arm. UserError for keys or values that are wrong."""

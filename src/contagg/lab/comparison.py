@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, named, printable
 from contagg.lab.arms import Arms
 from contagg.lab.costs import estimate, measure, measured
 from contagg.lab.findings import Curve, Findings, no_metric, sizes_told
@@ -62,7 +62,7 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
         made = _made(arms, file, plan, seeds)
         outcome.busy = [run for run in outcome.busy if (run.arm.name, run.seed) not in made]
         if made and not outcome.stopped_by and not outcome.busy:  # what others make would be measured as well
-            _measure(arms, opener, file, options.rounds)
+            _measure(arms.having({name for name, _ in made}), opener, file, options.rounds)
     if options.report or made:
         _tell(Findings(arms, file, plan.sizes, options.metric, seeds), folder)
     _end(outcome, folder)
@@ -87,11 +87,9 @@ def _planned(arms: Arms, opener: Opener) -> _Plan:
     """Each arm is built once before anything is trained."""
     sizes, data, monitors = {}, {}, {}
     for arm in arms.arms:
-        try:
+        with named(f"arm {arm.name!r}"):
             job = opener.job(arm.recipe)
             sizes[arm.name], data[arm.name], monitors[arm.name] = size(job), summary(job.fingerprint), job.monitor
-        except UserError as error:
-            raise UserError(f"arm {arm.name!r}: {error}") from error
     return _Plan(sizes, data, monitors)
 
 
@@ -131,7 +129,7 @@ def _measure(arms: Arms, opener: Opener, file: RunsFile, rounds: int) -> None:
         try:
             file.set_costs(measure(arms, opener, rounds))
         except Exception as error:  # a task of other people's may not step without a trainer; the runs are there
-            print(f"they could not be measured: {type(error).__name__}: {error}", flush=True)
+            print(f"they could not be measured: {type(error).__name__}: {printable(str(error))}", flush=True)
 
 
 def _foretell(arms: Arms, sizes: Mapping[str, Size], runs: Sequence[Run], jobs: int) -> None:
@@ -141,7 +139,8 @@ def _foretell(arms: Arms, sizes: Mapping[str, Size], runs: Sequence[Run], jobs: 
     print(f"{'arm':<{width}}  {'params':>11}  {'multiply-adds':>14}  {'a run':>12}  runs  keys")
     total = 0.0
     for arm in arms.arms:
-        seconds = estimate(arm, opener)
+        with named(f"arm {arm.name!r}"):
+            seconds = estimate(arm, opener)
         missing = sum(run.arm.name == arm.name for run in runs)
         total += seconds * missing
         keys = ", ".join(f"{key}={value}" for key, value in arm.changes.items()) or "the recipe's own"

@@ -112,7 +112,7 @@ class Findings:
         _check_epochs(self.curves, file)
         self.last = {name: {seed: curve.values[-1] for seed, curve in own.items()} for name, own in self.curves.items()}
         costs = file.read()["costs"]
-        self._costs = measured(costs, arms) or {}
+        self._costs = measured(costs, arms.having(self.last)) or {}
         self.about: Mapping[str, Any] = costs["about"] if self._costs else {}
         common = sorted(set.intersection(*(set(own) for own in self.last.values())))
         self.pooled = Pooled.of([[own[seed] for seed in common] for own in self.last.values()])

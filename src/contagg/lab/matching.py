@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from contagg.errors import UserError
+from contagg.errors import UserError, named
 from contagg.lab.arms import Arm, Arms
 from contagg.lab.making import Opener
 from contagg.lab.sizes import Size, size, validation_images
@@ -40,9 +40,10 @@ def match(arms: Arms, opener: Opener, by: str) -> Arms:
     target = _cost(size(opener.job(arms.recipe)), by)
     print(f"the recipe's network: {target:,} {by}", flush=True)
     for arm in arms.arms:
-        job = opener.job(arm.recipe)
-        start, image = _dims(job, arm.name), validation_images(job)[:1]
-        found = nearest_dims(start, partial(_cost_of, arm, opener, image, by), target)
+        with named(f"arm {arm.name!r}"):
+            job = opener.job(arm.recipe)
+            start, image = _dims(job), validation_images(job)[:1]
+            found = nearest_dims(start, partial(_cost_of, arm, opener, image, by), target)
         note = "" if abs(found.off) <= CLOSE else ", the nearest that was reached"
         print(f"{arm.name}: embed_dims {list(found.dims)}, {found.off:+.1%} {by}{note}", flush=True)
         if found.dims != start:
@@ -125,8 +126,8 @@ def _cost(of: Size, by: str) -> int:
     return of.multiply_adds if by == "macs" else of.parameters
 
 
-def _dims(job: Any, name: str) -> Dims:
+def _dims(job: Any) -> Dims:
     for module in job.task.modules():
         if isinstance(module, Container):
             return module.config.embed_dims
-    raise UserError(f"arm {name!r}: --match scales embed_dims, which this network does not have")
+    raise UserError("--match scales embed_dims, which this network does not have")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from contagg.benchmark.bench import describe
+from contagg.errors import printable
 from contagg.lab.making import BUSY, DONE, FAILED, STOPPED, Run, finished_epochs, in_process
 from contagg.training.progress import duration
 from contagg.training.signals import StopSignals
@@ -161,7 +162,7 @@ class Schedule:
             self._say(f"{name}: another process makes it")
         elif how == FAILED:
             self.outcome.failed.append((run, line))
-            self._say(f"{name}: failed: {line}")
+            self._say(f"{name}: failed: {printable(line)}")
 
     def _ask_to_stop(self) -> None:
         for working in self.working:
