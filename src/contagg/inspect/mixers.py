@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from contagg.affinity import Affinity, Grid, Site, build_affinity, list_affinities
 from contagg.affinity.base import tokens_on
+from contagg.errors import named
 from contagg.inspect.overlay import times_uniform
 from contagg.nn.aggregation import Aggregation
 
@@ -222,5 +223,6 @@ def all_words(chosen: Sequence[str] = ()) -> list[str]:
     """Those chosen, or examples of every word that is registered. UserError for one that names no affinity."""
     words = list(dict.fromkeys(chosen)) or list_affinities()
     for word in chosen:
-        build_affinity(word, Site(channels=CHANNELS, grid=(3, 4)))
+        with named(f"the mixer {word!r}"):
+            build_affinity(word, Site(channels=CHANNELS, grid=(3, 4)))
     return words

@@ -20,7 +20,8 @@ Runs of one seed see the same images in the same order, varied alike, and start 
 own network has, by name and shape, starts with that network's value (unless the arm says what weights it starts from).
 What is compared is the metric at the last epoch: the best of all epochs is the larger the more a run wavers, so it is
 told but not compared. Differences are paired by seed, with a 95 % interval (Student's t); p values are Holm's, adjusted
-for the number of arms. Without --match arms differ in cost as well.
+for the number of arms. A difference is called real where the arm's own pairs show it (p at most 0.05), likely where
+only one noise for all arms does, noise where neither. Without --match arms differ in cost as well.
 
 FOLDER holds runs.json (a row for each finished run: keys, seed, data, metrics of all epochs, seconds, device, commit),
 compare.csv, compare.json, compare.png, epochs.png, and under runs/ each run's own folder. The same command goes on

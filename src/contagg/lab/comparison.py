@@ -47,9 +47,7 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
     if options.match:
         arms = match(arms, opener, options.match)
     plan = _planned(arms, opener)
-    made = _made(arms, file, plan, seeds)
-    for row in made.values() if options.metric else ():
-        Curve.of(row, options.metric)
+    made = _made(arms, file, plan, seeds, options.metric)
     runs = [Run(arm, seed, arms.recipe, folder) for seed in seeds for arm in arms.arms if (arm.name, seed) not in made]
     if options.dry_run:
         _foretell(arms, plan.sizes, runs, options.jobs)
@@ -59,7 +57,7 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
     outcome = Outcome()
     if not options.report:
         outcome = _make(arms, runs, file, plan, options)
-        made = _made(arms, file, plan, seeds)
+        made = _made(arms, file, plan, seeds, options.metric)
         outcome.busy = [run for run in outcome.busy if (run.arm.name, run.seed) not in made]
         if made and not outcome.stopped_by and not outcome.busy:  # what others make would be measured as well
             _measure(arms.having({name for name, _ in made}), opener, file, options.rounds)
@@ -93,10 +91,16 @@ def _planned(arms: Arms, opener: Opener) -> _Plan:
     return _Plan(sizes, data, monitors)
 
 
-def _made(arms: Arms, file: RunsFile, plan: _Plan, seeds: Iterable[int]) -> dict[tuple[str, int], Row]:
-    """The rows of the arms and seeds that were asked for."""
+def _made(
+    arms: Arms, file: RunsFile, plan: _Plan, seeds: Iterable[int], metric: str | None
+) -> dict[tuple[str, int], Row]:
+    """The rows of the arms and seeds that were asked for. UserError where they do not have the metric."""
     asked = set(seeds)
-    return {key: row for key, row in file.of_arms(arms.arms, plan.data).items() if key[1] in asked}
+    found = {key: row for key, row in file.of_arms(arms.arms, plan.data).items() if key[1] in asked}
+    if metric:
+        for row in found.values():
+            Curve.of(row, metric)
+    return found
 
 
 def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, plan: _Plan, options: argparse.Namespace) -> Outcome:

@@ -100,8 +100,10 @@ def _below(findings: Findings) -> list[str]:
         lines.append(f"one noise for all arms: a run's standard deviation is {deviation:.3g}, {freedom}")
     if any(line.seeds < 2 for line in findings.lines):
         lines.append("an arm with one seed has no interval: two seeds are the least that says anything")
-    untested = [line.arm for line in others if min(line.seeds, first.seeds) > 1 and math.isnan(line.p_holm)]
-    if untested:
+    if apart := [line.arm for line in others if math.isnan(line.difference)]:
+        lines.append(f"no difference, since no seed is of both arms yet: {'; '.join(apart)}")
+    severally = [line for line in others if min(line.seeds, first.seeds) > 1 and line.arm not in apart]
+    if untested := [line.arm for line in severally if math.isnan(line.p_holm)]:
         why = "the difference is the same in all seeds, or fewer than two seeds are of both arms"
         lines.append(f"no test by pairs, since {why}: {'; '.join(untested)}")
     return lines

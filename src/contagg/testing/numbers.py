@@ -36,8 +36,7 @@ def attributes(case: Case) -> None:
 
 
 def values(case: Case) -> None:
-    """`forward` is A V + bias, head by head, on grids of prime and unequal sides, of each image by itself; what it is
-    given stays as it was."""
+    """`forward` is A V + bias by head and image, on grids of prime and unequal sides; it leaves its inputs alone."""
     for grid in (GRID, *OTHER_GRIDS):
         affinity, (values, tokens) = case.drawn(grid), case.inputs(grid)
         given = values.clone(), tokens.clone()
@@ -228,8 +227,7 @@ def multiply_adds(case: Case) -> None:
 
 def memory(case: Case) -> None:
     """What `forward` holds grows with N, not with N^2, unless `forms_matrix` says so."""
-    grids = [(side, side) for side in (12, 24, 36)]  # whole windows of 4; of 7 nearly
-    held = []
+    grids, held = [(side, side) for side in (12, 24, 36)], []  # whole windows of 4; of 7 nearly
     for grid in grids:
         affinity, inputs = case.drawn(grid).float(), [tensor.float() for tensor in case.inputs(grid, batch=1)]
         if affinity.forms_matrix:
