@@ -129,7 +129,7 @@ def order(found: Found) -> Order | None:
     common = sorted(set.intersection(*(set(values) for _, values in known))) if known else []
     if not pairs or len(common) < 2:
         return None
-    pooled = Pooled.of([[values[seed] for seed in common] for _, values in known])
+    pooled = Pooled.of([values for _, values in known])
     differences = [paired(one[1], other[1]) for one, other in pairs]
     chances = holm([pooled.probability(d.interval.mean, d.seeds) if pooled else d.p for d in differences])
     alike = opposite = 0

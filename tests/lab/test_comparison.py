@@ -116,13 +116,15 @@ def test_the_report(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_report_needs_no_data(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As where committed rows are looked at; rows that say no size need them."""
-    report = (*ARMS[:3], "--seeds", "2", "--report", "--data.name", "folder", "--data.root", str(tmp_path))
+    report = (*ARMS[:3], "--seeds", "2", "--report", "--data.name", "folder", "--data.root", str(tmp_path / "gone"))
     content = json.loads((made / "out/runs.json").read_text())
     content["recipe"]["data.name"] = "folder"
     (tmp_path / "runs.json").write_text(json.dumps(content))
     compare(str(made / "tiny.yaml"), tmp_path, *report)
     printed = capsys.readouterr().out
     assert "within the noise" in printed or "real" in printed
+    assert fail(str(made / "tiny.yaml"), tmp_path, *report, "--affinity", "dwcnv5") == "2"
+    assert "arm 'dwcnv5': model.options: affinity 'dwcnv5'" in capsys.readouterr().err
     for row in content["rows"]:  # in whichever order two jobs ended
         if row["arm"] == content["rows"][0]["arm"]:
             del row["parameters"]

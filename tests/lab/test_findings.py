@@ -83,6 +83,19 @@ def test_what_is_real_and_what_is_noise(tmp_path: Path) -> None:
     assert "not told apart from 'first': same; a name of some length" in told
 
 
+def test_an_arm_of_one_seed_takes_no_test_from_the_others(tmp_path: Path) -> None:
+    """As when a seed is under way: what there is of it counts."""
+
+    def begin(rows: list[dict[str, Any]]) -> None:
+        del rows[25:]  # of the second seed ten arms
+
+    found = findings(tmp_path, NAMES[:15], seeds=2, change=begin)
+    assert found.pooled is not None and found.pooled.freedom == 9
+    lines = {line.arm: line for line in found.lines}
+    assert lines["better"].verdict in ("likely", "real") and lines["worse"].verdict in ("likely", "real")
+    assert "one noise for all arms" in text(found) and len(write(found, tmp_path)) == 4
+
+
 def test_two_seeds_of_many_arms_need_one_noise(tmp_path: Path) -> None:
     """A pair's own two differences hardly ever reach what Holm asks of 29 arms."""
     lines = {line.arm: line for line in findings(tmp_path, NAMES, seeds=2).lines}

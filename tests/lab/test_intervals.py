@@ -43,7 +43,7 @@ def test_values_that_do_not_waver_say_nothing_of_how_they_waver(seeds: int) -> N
     found = paired(one, other)
     assert found.interval.mean == pytest.approx(2 / 359) and math.isnan(found.interval.low) and math.isnan(found.p)
     assert math.isnan(interval([0.3] * seeds).low) and interval([0.3] * seeds).mean == pytest.approx(0.3)
-    assert Pooled.of([[own[seed] for seed in range(seeds)] for own in (one, other, one)]) is None
+    assert Pooled.of([one, other, one]) is None
 
 
 def test_few_images_make_no_false_findings() -> None:
@@ -84,14 +84,40 @@ def test_one_noise_is_the_residual_of_two_ways() -> None:
     design = np.concatenate([np.eye(arms)[arm], np.eye(seeds)[seed]], axis=1)
     fitted = design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]
     freedom = arms * seeds - np.linalg.matrix_rank(design)
-    found = Pooled.of(values.tolist())
+    found = Pooled.of([dict(enumerate(own)) for own in values.tolist()])
     assert found is not None and found.freedom == freedom
     assert found.deviation == pytest.approx(math.sqrt(((values.ravel() - fitted) ** 2).sum() / freedom))
     t = 0.7 / (found.deviation * math.sqrt(2 / seeds))
     assert found.probability(-0.7, seeds) == pytest.approx(2 * stats.t.sf(t, freedom))
     assert found.probability(-0.7, 2) == pytest.approx(2 * stats.t.sf(t * math.sqrt(2 / seeds), freedom))
     assert math.isnan(found.probability(-0.7, 0))
-    assert Pooled.of(values[:2].tolist()) is None and Pooled.of(values[:, :1].tolist()) is None
+    for few in (values[:2], values[:, :1]):
+        assert Pooled.of([dict(enumerate(own)) for own in few.tolist()]) is None
+
+
+def test_one_noise_of_arms_whose_seeds_differ() -> None:
+    """Runs that no other shares an arm or a seed with tell nothing; the others all that they tell by themselves."""
+    whole = [dict(enumerate(own)) for own in RNG.normal(0, 1, (4, 3)).tolist()]
+    found = Pooled.of(whole)
+    for more in ({7: 9.0}, {0: 5.0}, {}):
+        again = Pooled.of([*whole, more])
+        assert again is not None and found is not None and again.freedom == found.freedom == 6
+        assert again.deviation == pytest.approx(found.deviation)
+    less = Pooled.of([*whole[:3], {0: whole[3][0], 2: whole[3][2]}])
+    assert less is not None and less.freedom == 5
+    assert Pooled.of([*whole, {0: math.inf, 1: 1.0}]) == found
+
+
+def test_one_noise_holds_what_it_promises_of_seeds_that_differ() -> None:
+    """Of arms that are the same, 5 of 100 differences have p up to 0.05, whichever runs are there."""
+    chances = []
+    for values in RNG.normal(0, 1, (1500, 4, 4)) + RNG.normal(0, 3, (1500, 1, 4)):
+        there = [dict(enumerate(own)) for own in values.tolist()]
+        del there[0][1], there[2][3], there[3][0]
+        found, difference = Pooled.of(there), paired(there[1], there[0])
+        assert found is not None and difference.seeds == 3
+        chances.append(found.probability(difference.interval.mean, difference.seeds))
+    assert 0.035 < sum(p <= 0.05 for p in chances) / len(chances) < 0.065
 
 
 def test_intervals_hold_what_they_promise() -> None:

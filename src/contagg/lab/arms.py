@@ -12,7 +12,7 @@ from typing import Any
 
 from contagg.arguments import load
 from contagg.config import as_dict, check_references, flatten, mutable_keys
-from contagg.errors import UserError, printable, shortened
+from contagg.errors import UserError, named, printable, shortened
 from contagg.output import lossy_output
 from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
@@ -72,6 +72,24 @@ class Arms:
     def __getitem__(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the arms, in their order."""
+        return [arm.name for arm in self.arms]
+
+    def check(self) -> None:
+        """UserError for files, networks or words that are named and are not there."""
+        check_references(self.recipe)
+        for arm in self.arms:
+            with named(f"arm {arm.name!r}"):
+                check_references(arm.recipe)
+
+    def check_networks(self) -> None:
+        """As `check` of the arms' networks alone: rows are reported without data."""
+        for arm in self.arms:
+            with named(f"arm {arm.name!r}"):
+                check_references(arm.recipe.model)
+
     def having(self, names: Container[str]) -> "Arms":
         """Those of these names."""
         return replace(self, arms=tuple(arm for arm in self.arms if arm.name in names))
@@ -98,6 +116,8 @@ def run(options: argparse.Namespace) -> None:
     arms = read_arms(options.recipe, options.arms)
     config = next((arms.words[at + 1] for at, word in enumerate(arms.words[:-1]) if word in ("-c", "--config")), "")
     folder = Path(options.output or Path("compare") / (Path(config).stem or arms.recipe.task))
+    if not options.report:
+        arms.check()
     trains = not (options.dry_run or options.report)
     with lossy_output() if trains else nullcontext():
         load("contagg.lab.comparison:compare")(arms, folder, options)
@@ -111,7 +131,7 @@ def read_arms(words: Sequence[str], given: Sequence[tuple[str, list[str]]]) -> A
         given: ("affinity", [word]) or ("arm", [name, key=value, ...]) of each.
 
     Raises:
-        UserError: no arm, two of one name, a wrong key or value, a file or a network that is not there.
+        UserError: no arm, two of one name, a wrong key or value.
     """
     recipe = read_recipe(words, recipes(), also=OPTIONS)
     if not given:
@@ -126,14 +146,12 @@ def read_arms(words: Sequence[str], given: Sequence[tuple[str, list[str]]]) -> A
     names = [arm.name for arm in arms]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two arms are called {twice[0]!r}")
-    check_references(recipe)
     return Arms(tuple(words), recipe, tuple(arms))
 
 
 def _arm(words: Sequence[str], recipe: Any, name: str, changes: Mapping[str, Any]) -> Arm:
     try:
         own = read_recipe([*words, *(f"--{key}={_written(value)}" for key, value in changes.items())], recipes())
-        check_references(own)
     except UserError as error:
         raise UserError(f"arm {name!r}: {error}") from error
     if own.task != recipe.task:

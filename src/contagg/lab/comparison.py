@@ -41,8 +41,10 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
     file = RunsFile(folder, arms.recipe)
     seeds = range(arms.recipe.run.seed, arms.recipe.run.seed + options.seeds)
     if options.report and not options.match and (sizes := sizes_told(arms, file)):
+        arms.having(set(arms.names) - sizes.keys()).check_networks()  # a word that is mistyped has no run
         _tell(Findings(arms, file, sizes, options.metric, seeds), folder)  # without the data
         return
+    arms.check()
     opener = Opener(arms.recipe, workers=0)
     if options.match:
         arms = match(arms, opener, options.match)
@@ -54,13 +56,11 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
         if made:
             print(f"\n{text(Findings(arms, file, plan.sizes, options.metric, seeds))}")
         return
-    outcome = Outcome()
-    if not options.report:
-        outcome = _make(arms, runs, file, plan, options)
-        made = _made(arms, file, plan, seeds, options.metric)
-        outcome.busy = [run for run in outcome.busy if (run.arm.name, run.seed) not in made]
-        if made and not outcome.stopped_by and not outcome.busy:  # what others make would be measured as well
-            _measure(arms.having({name for name, _ in made}), opener, file, options.rounds)
+    outcome = Outcome() if options.report else _make(arms, runs, file, plan, options)
+    made = _made(arms, file, plan, seeds, options.metric)
+    outcome.busy = [run for run in outcome.busy if (run.arm.name, run.seed) not in made]
+    if made and not (options.report or outcome.stopped_by or outcome.busy):  # beside others' runs times say nothing
+        _measure(arms.having({name for name, _ in made}), opener, file, options.rounds)
     if options.report or made:
         _tell(Findings(arms, file, plan.sizes, options.metric, seeds), folder)
     _end(outcome, folder)

@@ -114,8 +114,7 @@ class Findings:
         costs = file.read()["costs"]
         self._costs = measured(costs, arms.having(self.last)) or {}
         self.about: Mapping[str, Any] = costs["about"] if self._costs else {}
-        common = sorted(set.intersection(*(set(own) for own in self.last.values())))
-        self.pooled = Pooled.of([[own[seed] for seed in common] for own in self.last.values()])
+        self.pooled = Pooled.of(list(self.last.values()))
         self.lines = self._lines(sizes)
 
     def _lines(self, sizes: Mapping[str, Size]) -> list[Line]:

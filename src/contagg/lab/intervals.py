@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
@@ -109,39 +110,39 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Pooled:
-    """One noise for all arms: what is left of (A, S) values once each arm's and each seed's mean is taken away.
+    """One noise for all arms: what is left of their values once each arm's and each seed's part is taken away.
 
-    With A arms it has (A - 1)(S - 1) degrees of freedom, where a pair's own has S - 1: few seeds then say far more, if
-    runs of all arms waver alike.
+    With A arms of the same S seeds it has (A - 1)(S - 1) degrees of freedom, where a pair's own has S - 1: few seeds
+    then say far more, if runs of all arms waver alike. Arms need not have the same seeds: the parts are a fit by least
+    squares to what runs there are, and a run of a seed or an arm that no other has tells nothing.
 
     Attributes:
         deviation: Of one run.
         freedom: Degrees of freedom.
-        seeds: S, those of all arms.
     """
 
     deviation: float
     freedom: int
-    seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[Sequence[float]]) -> "Pooled | None":
-        """None of fewer than three arms or two seeds, where it says no more than pairs do, and where nothing wavers."""
-        arms, seeds = len(values), len(values[0]) if values else 0
-        if arms < 3 or seeds < 2:
+    def of(cls, values: Sequence[Mapping[int, float]]) -> "Pooled | None":
+        """Of each arm's values by seed.
+
+        None of fewer than three arms with two seeds, where it says no more than pairs do, and where nothing wavers.
+        """
+        finite = [own for own in values if all(map(math.isfinite, own.values()))]
+        if sum(len(own) > 1 for own in finite) < 3:
             return None
-        arm_means, total = [fmean(row) for row in values], fmean(value for row in values for value in row)
-        seed_means = [fmean(row[seed] for row in values) for seed in range(seeds)]
-        left = sum(
-            (value - arm_mean - seed_mean + total) ** 2
-            for row, arm_mean in zip(values, arm_means, strict=True)
-            for value, seed_mean in zip(row, seed_means, strict=True)
-        )
-        freedom = (arms - 1) * (seeds - 1)
-        deviation = math.sqrt(left / freedom)
-        if deviation <= SAME * max(abs(value) for row in values for value in row):
+        seeds = sorted(set().union(*finite))
+        cells = [(arm, seeds.index(seed), value) for arm, own in enumerate(finite) for seed, value in own.items()]
+        arm, seed, found = (np.array(column) for column in zip(*cells, strict=True))
+        design = np.concatenate([np.eye(len(finite))[arm], np.eye(len(seeds))[seed]], axis=1)
+        parts, _, rank, _ = np.linalg.lstsq(design, found)
+        freedom = len(found) - int(rank)
+        if freedom < 1:
             return None
-        return cls(deviation, freedom, seeds)
+        deviation = math.sqrt(float(((found - design @ parts) ** 2).sum()) / freedom)
+        return cls(deviation, freedom) if deviation > SAME * np.abs(found).max() else None
 
     def around(self, values: Sequence[float]) -> Interval:
         """Of the mean of an arm's values."""

@@ -59,7 +59,7 @@ def score_against_time(findings: Findings) -> Figure:
         if timed
         else "million multiply-adds of an image"
     )
-    colours = f"orange above {lines[0].arm} (diamond), blue below, grey within the noise; lines: 95 % of the mean"
+    colours = f"orange above {lines[0].arm} (diamond), blue below, grey within the noise; lines: 95 % intervals"
     plain_axes(axes, batch, _named(findings.metric, share), colours)
     axes.margins(x=0.1)
     _frame(
@@ -184,9 +184,11 @@ def by_epoch(findings: Findings) -> Figure:
 
 def _bands(curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, list[Interval]]:
     """Of each arm the mean and its interval at each of its epochs."""
-    common = sorted(set.intersection(*(set(own) for own in curves.values())))
     length = min(len(curve.values) for own in curves.values() for curve in own.values())
-    noises = [Pooled.of([[own[seed].values[at] for seed in common] for own in curves.values()]) for at in range(length)]
+    noises = [
+        Pooled.of([{seed: curve.values[at] for seed, curve in own.items()} for own in curves.values()])
+        for at in range(length)
+    ]
     bands = {}
     for name, own in curves.items():
         by_epoch = list(zip(*(curve.values for curve in own.values()), strict=True))
