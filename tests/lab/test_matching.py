@@ -62,7 +62,25 @@ def test_networks_of_equal_cost(by: str, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_network_without_widths(tmp_path: Path) -> None:
     recipe = RECIPE | {"model": {"name": "container_light_tiny", "image_size": 16, "channels": 1}}
-    options = ["model.name=deit_tiny_patch16_224", "model.drop_path=0"]
-    arms = read_arms(["-c", written(tmp_path, recipe)], [("arm", ["deit", *options])])
-    with pytest.raises(UserError, match="arm 'deit': --match scales embed_dims, which this network does not have"):
+    options = ["model.name=resnet18", "model.drop_path=0"]
+    arms = read_arms(["-c", written(tmp_path, recipe)], [("arm", ["other", *options])])
+    with pytest.raises(UserError, match="arm 'other': --match scales embed_dims, or embed_dim of a plain transformer"):
         match(arms, Opener(arms.recipe), "macs")
+
+
+@pytest.mark.parametrize("by", ["macs", "params"])
+def test_plain_transformers_of_equal_cost(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours and timm's, whose heads stay as many."""
+    model = {"name": "vit_tiny_mixer", "image_size": 32, "channels": 1, "options": {"affinity": "attention"}}
+    given = [("affinity", [word]) for word in ("dwconv5", "attention rope")]
+    theirs = ["model.name=vit_tiny_patch16_224", "model.options={embed_dim: 96, depth: 12}", "model.drop_path=0"]
+    arms = read_arms(["-c", written(tmp_path, RECIPE | {"model": model})], [*given, ("arm", ["theirs", *theirs])])
+    opener = Opener(arms.recipe)
+    matched = match(arms, opener, by)
+    target = size(opener.job(arms.recipe))
+    assert matched["attention rope"].changes == {"model.options.affinity": "attention rope"}
+    for name in ("dwconv5", "theirs"):
+        arm, found = matched[name], size(opener.job(matched[name].recipe))
+        off = (found.multiply_adds / target.multiply_adds if by == "macs" else found.parameters / target.parameters) - 1
+        assert arm.changes["model.options.embed_dim"] % 3 == 0 and abs(off) < 0.02
+    assert "dwconv5: embed_dim 2" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
         "--arm", dest="arms", action=_Arms, nargs="+", metavar=metavar, help="an arm by its changed keys; repeatable"
     )
     parser.add_argument("--seeds", type=whole_above_zero, default=5, metavar="N", help="runs of each arm (default 5)")
-    parser.add_argument("--match", choices=MATCHED, help="scale embed_dims until each arm costs what the recipe's does")
+    parser.add_argument("--match", choices=MATCHED, help="scale widths until each arm costs what the recipe's does")
     parser.add_argument("--metric", help="a column of metrics.csv (default: what the task is best in)")
     parser.add_argument("--jobs", type=whole_above_zero, default=1, metavar="N", help="runs at once (default 1)")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="(default compare/NAME of the recipe)")

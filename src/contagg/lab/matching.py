@@ -1,9 +1,11 @@
-"""Arms of equal cost: `embed_dims` scaled until a network has as many multiply-adds or parameters as another."""
+"""Arms of equal cost: widths scaled until a network has as many multiply-adds or parameters as another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
 
 from contagg.errors import UserError, named
 from contagg.lab.arms import Arm, Arms
@@ -15,9 +17,27 @@ CLOSE = 0.01
 """How far costs may differ and count as equal."""
 STEPS = (8, 16, 32, 64, 4)
 """Multiples that widths are rounded to: coarser ones where heads do not divide by 8, and 4 where 8 is too coarse."""
-DIMS = "model.options.embed_dims"
 
 Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What of a network is scaled.
+
+    Attributes:
+        option: Of the network: `embed_dims` of four stages, or `embed_dim` of a plain transformer.
+        start: Its value.
+        steps: Multiples that widths are rounded to.
+    """
+
+    option: str
+    start: Dims
+    steps: tuple[int, ...] = STEPS
+
+    def value(self, dims: Dims) -> list[int] | int:
+        """As the option takes them."""
+        return list(dims) if self.option == "embed_dims" else dims[0]
 
 
 @dataclass(frozen=True)
@@ -35,27 +55,29 @@ def match(arms: Arms, opener: Opener, by: str) -> Arms:
         by: macs or params.
 
     Raises:
-        UserError: a network that has no `embed_dims`.
+        UserError: a network that has neither `embed_dims` nor `embed_dim`.
     """
     target = _cost(size(opener.job(arms.recipe)), by)
     print(f"the recipe's network: {target:,} {by}", flush=True)
     for arm in arms.arms:
         with named(f"arm {arm.name!r}"):
             job = opener.job(arm.recipe)
-            start, image = _dims(job), validation_images(job)[:1]
-            found = nearest_dims(start, partial(_cost_of, arm, opener, image, by), target)
+            widths, image = _widths(job), validation_images(job)[:1]
+            found = nearest_dims(widths.start, partial(_cost_of, arm, opener, widths, image, by), target, widths.steps)
         note = "" if abs(found.off) <= CLOSE else ", the nearest that was reached"
-        print(f"{arm.name}: embed_dims {list(found.dims)}, {found.off:+.1%} {by}{note}", flush=True)
-        if found.dims != start:
-            arms = arms.changed(arm, {DIMS: list(found.dims)})
+        value = widths.value(found.dims)
+        print(f"{arm.name}: {widths.option} {value}, {found.off:+.1%} {by}{note}", flush=True)
+        if found.dims != widths.start:
+            arms = arms.changed(arm, {f"model.options.{widths.option}": value})
     return arms
 
 
-def nearest_dims(start: Dims, cost: Callable[[Dims], int], target: int) -> Match:
+def nearest_dims(start: Dims, cost: Callable[[Dims], int], target: int, steps: Sequence[int] = STEPS) -> Match:
     """Widths in the proportions of `start` whose cost is within CLOSE of `target`, or the nearest that were found.
 
     Args:
         cost: Of widths; UserError for widths that the heads do not divide.
+        steps: Multiples that widths are rounded to, one after the other.
     """
     known: dict[Dims, Match] = {}
 
@@ -66,7 +88,7 @@ def nearest_dims(start: Dims, cost: Callable[[Dims], int], target: int) -> Match
 
     if abs(tried(start).off) <= CLOSE:
         return known[start]
-    for step in STEPS:
+    for step in steps:
         try:
             found = _descend(start, _bisect(start, step, tried), step, tried)
         except UserError:
@@ -115,9 +137,9 @@ def _scaled(dims: Sequence[int], factor: float, step: int) -> Dims:
     return tuple(max(step, round(width * factor / step) * step) for width in dims)
 
 
-def _cost_of(arm: Arm, opener: Opener, image: Any, by: str, dims: Dims) -> int:
+def _cost_of(arm: Arm, opener: Opener, widths: Widths, image: Any, by: str, dims: Dims) -> int:
     """Of an arm with these widths. UserError where it cannot have them."""
-    options = {**arm.recipe.model.options, "embed_dims": list(dims)}
+    options = {**arm.recipe.model.options, widths.option: widths.value(dims)}
     recipe = replace(arm.recipe, model=replace(arm.recipe.model, options=options))
     return _cost(size(opener.job(recipe), image), by)
 
@@ -126,8 +148,12 @@ def _cost(of: Size, by: str) -> int:
     return of.multiply_adds if by == "macs" else of.parameters
 
 
-def _dims(job: Any) -> Dims:
+def _widths(job: Any) -> Widths:
     for module in job.task.modules():
         if isinstance(module, Container):
-            return module.config.embed_dims
-    raise UserError("--match scales embed_dims, which this network does not have")
+            return Widths("embed_dims", module.config.embed_dims)
+        if isinstance(module, VisionTransformer):
+            first: Any = module.blocks[0]
+            heads = first.attn.num_heads  # as many stay, each of a multiple of 8, 4, 2 or 1 channels
+            return Widths("embed_dim", (module.embed_dim,), (8 * heads, 4 * heads, 2 * heads, heads))
+    raise UserError("--match scales embed_dims, or embed_dim of a plain transformer: this network has neither")

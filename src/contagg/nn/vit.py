@@ -56,7 +56,7 @@ class MixerAttention(nn.Module):
 
     def __init__(self, word: Word, site: Site, gate: GateWord, proj_drop: float = 0.0) -> None:
         super().__init__()
-        self.grid = site.grid
+        self.grid, self.num_heads = site.grid, site.channels // site.head_width
         self.aggregation = build_aggregation(word, site, gate)
         self.proj_drop = nn.Dropout(proj_drop)
         for layer in self.aggregation.modules():
