@@ -42,7 +42,7 @@ def test_a_row_is_added_once(arms: Arms, tmp_path: Path) -> None:
     file.add(row(seconds=2.0), DATA)
     file.add(row(seed=1), DATA)
     assert [(row["seed"], row.get("seconds")) for row in file.rows()] == [(0, 1.0), (1, None)]
-    assert file.of_arms(arms.arms, {"none": DATA}) == {("none", row["seed"]): row for row in file.rows()}
+    assert file.of_arms(arms.arms, {"none": DATA}, {}) == {("none", row["seed"]): row for row in file.rows()}
     text = file.path.read_text()
     assert sum('"arm"' in line for line in text.splitlines()) == 2 and as_text(json.loads(text)) == text
 
@@ -161,7 +161,7 @@ def test_of_two_rows_of_a_run_the_first_counts(arms: Arms, tmp_path: Path) -> No
     known = content(arms, tmp_path)
     known["rows"].append(row(seconds=7.0))
     (tmp_path / "runs.json").write_text(json.dumps(known))
-    found = RunsFile(tmp_path, arms.recipe).of_arms(arms.arms, {})
+    found = RunsFile(tmp_path, arms.recipe).of_arms(arms.arms, {}, {})
     assert "seconds" not in found["none", 0]
 
 

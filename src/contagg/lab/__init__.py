@@ -25,8 +25,8 @@ only one noise for all arms does, noise where neither. Without --match arms diff
 
 FOLDER holds runs.json (a row for each finished run: keys, seed, data, metrics of all epochs, seconds, device, commit),
 compare.csv, compare.json, compare.png, epochs.png, and under runs/ each run's own folder. The same command goes on
-where it was stopped, also on another machine that has runs.json; rows of another recipe or of other data are refused.
-Several such commands may work on one FOLDER at a time.
+where it was stopped, also on another machine that has runs.json; rows of another recipe, of other data or of other
+code of one's own mixers are refused. Several such commands may work on one FOLDER at a time.
 
 -c FILE and --key value are as for contagg fit: contagg fit --help lists the keys."""
 

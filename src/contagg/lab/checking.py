@@ -90,6 +90,7 @@ _ROW_MORE: Mapping[str, Fits] = {
     "cpu_seconds": _MAYBE,
     "parameters": _is(int),
     "multiply_adds": _is(int),
+    "own_code": _is(dict),
 }
 _DATA: Mapping[str, Fits] = {"class_names": _is(list), "splits": _is(dict)}
 _SPLIT: Mapping[str, Fits] = {"counts": _are_counts}

@@ -15,10 +15,11 @@ from contagg.lab.costs import estimate, measure, measured
 from contagg.lab.findings import Curve, Findings, no_metric, sizes_told
 from contagg.lab.making import Opener, Run, metric_names
 from contagg.lab.matching import match
+from contagg.lab.own_code import own_code
 from contagg.lab.report import counted, score, text, write
 from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
-from contagg.lab.sizes import Size, size
+from contagg.lab.sizes import Size, network, size
 from contagg.training.engine import check_machine
 from contagg.training.progress import duration
 from contagg.training.signals import StoppedError
@@ -74,21 +75,23 @@ def _tell(findings: Findings, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Of each arm, by its name: size, `summary` of the data, and the metric that its task is best in."""
+    """Of each arm, by its name: size, `summary` of the data, its mixers' `own_code`, what its task is best in."""
 
     sizes: Mapping[str, Size]
     data: Mapping[str, Mapping[str, Any]]
+    code: Mapping[str, Mapping[str, str]]
     monitors: Mapping[str, str]
 
 
 def _planned(arms: Arms, opener: Opener) -> _Plan:
     """Each arm is built once before anything is trained."""
-    sizes, data, monitors = {}, {}, {}
+    sizes, data, code, monitors = {}, {}, {}, {}
     for arm in arms.arms:
         with named(f"arm {arm.name!r}"):
             job = opener.job(arm.recipe)
             sizes[arm.name], data[arm.name], monitors[arm.name] = size(job), summary(job.fingerprint), job.monitor
-    return _Plan(sizes, data, monitors)
+            code[arm.name] = own_code(network(job))
+    return _Plan(sizes, data, code, monitors)
 
 
 def _made(
@@ -96,7 +99,7 @@ def _made(
 ) -> dict[tuple[str, int], Row]:
     """The rows of the arms and seeds that were asked for. UserError where they do not have the metric."""
     asked = set(seeds)
-    found = {key: row for key, row in file.of_arms(arms.arms, plan.data).items() if key[1] in asked}
+    found = {key: row for key, row in file.of_arms(arms.arms, plan.data, plan.code).items() if key[1] in asked}
     if metric:
         for row in found.values():
             Curve.of(row, metric)

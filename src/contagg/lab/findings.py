@@ -93,7 +93,7 @@ class Findings:
     def __init__(
         self, arms: Arms, file: RunsFile, sizes: Mapping[str, Size], metric: str | None, seeds: Iterable[int]
     ) -> None:
-        asked, known = set(seeds), file.of_arms(arms.arms, {})
+        asked, known = set(seeds), file.of_arms(arms.arms, {}, {})
         rows = {arm.name: {seed: row for (name, seed), row in known.items() if name == arm.name} for arm in arms.arms}
         self._rows = {name: {s: row for s, row in own.items() if s in asked} for name, own in rows.items()}
         self.missing = [name for name, own in self._rows.items() if not own]
@@ -169,10 +169,10 @@ def sizes_told(arms: Arms, file: RunsFile) -> dict[str, Size] | None:
     """What rows say of the size of each arm that has any; None where one has no row that does."""
     found = {
         row["arm"]: Size(parameters=row["parameters"], multiply_adds=row["multiply_adds"])
-        for row in file.of_arms(arms.arms, {}).values()
+        for row in file.of_arms(arms.arms, {}, {}).values()
         if type(row.get("parameters")) is int and type(row.get("multiply_adds")) is int
     }
-    made = {name for name, _ in file.of_arms(arms.arms, {})}
+    made = {name for name, _ in file.of_arms(arms.arms, {}, {})}
     return found if found.keys() == made else None
 
 

@@ -23,9 +23,11 @@ from contagg.benchmark.bench import describe
 from contagg.config import as_dict, flatten
 from contagg.device import choose_device
 from contagg.errors import UserError
+from contagg.files import write_atomically
 from contagg.lab.arms import Arm, of_seed
+from contagg.lab.own_code import own_code
 from contagg.lab.rows import Row, RunsFile, columns, digest, summary
-from contagg.lab.sizes import size
+from contagg.lab.sizes import network, size
 from contagg.tasks import task_named
 from contagg.training.checkpoint import checkpoints
 from contagg.training.engine import Job, check_machine, claim_folder, train
@@ -125,8 +127,9 @@ def make(run: Run) -> Row:
     recipe = run.arm.of_seed(run.seed, run.folder)
     check_machine(recipe.run)
     job, (paired, tensors) = paired_job(run)
-    folder = claim_folder(recipe.run, recipe)
+    folder, code = claim_folder(recipe.run, recipe), own_code(network(job))
     resumed = bool(checkpoints(folder.checkpoints))
+    _check_code(folder, code, resumed)
     sizes = asdict(size(job))
     began, cpu_began = time.monotonic(), time.process_time()
     metrics = columns(train(job, recipe.run, folder))
@@ -136,6 +139,7 @@ def make(run: Run) -> Row:
         "seed": run.seed,
         "changes": dict(run.arm.changes),
         "data": digest(data),
+        **({"own_code": code} if code else {}),
         "metrics": metrics,
         "monitor": job.monitor,
         # Of a run that went on it is not known how long its first part took.
@@ -151,6 +155,15 @@ def make(run: Run) -> Row:
     for state in checkpoints(folder.checkpoints):
         state.unlink(missing_ok=True)  # last.safetensors and best.safetensors stay
     return row
+
+
+def _check_code(folder: RunFolder, code: Mapping[str, str], resumed: bool) -> None:
+    """UserError where a run that goes on was begun with other code of its mixers."""
+    path, now = folder.folder / "own_code.json", json.dumps(code, sort_keys=True)
+    if resumed and path.exists() and path.read_text() != now:
+        raise UserError(f"{folder.folder} was begun with other code of its mixers: remove it, or give -o FOLDER")
+    if code:
+        write_atomically(path, now.encode())
 
 
 def _machine(recipe: Any) -> Mapping[str, Any]:

@@ -73,14 +73,17 @@ class RunsFile:
         """All rows."""
         return self.read()["rows"]
 
-    def of_arms(self, arms: Iterable[Arm], data: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], Row]:
+    def of_arms(
+        self, arms: Iterable[Arm], data: Mapping[str, Mapping[str, Any]], code: Mapping[str, Mapping[str, str]]
+    ) -> dict[tuple[str, int], Row]:
         """The rows of arms by name and seed.
 
         Args:
             data: The `summary` of each arm's data by its name; what is not there is not compared.
+            code: Likewise the `own_code` of its mixers, where a row says it.
 
         Raises:
-            UserError: a row of an arm's name was made with other keys or other data, which are named.
+            UserError: a row of an arm's name was made with other keys, data or code, which are named.
         """
         content = self.read()
         found: dict[tuple[str, int], Row] = {}
@@ -95,6 +98,9 @@ class RunsFile:
             if now is not None and row["data"] != digest(now):
                 difference = _data_difference(content["data"].get(row["data"], {}), now)
                 raise UserError(f"{where} was made with other data: {difference}. Give another folder with -o")
+            own = row.get("own_code", {})
+            if other := [kind for kind, now in code.get(arm.name, {}).items() if own.get(kind, now) != now]:
+                raise UserError(f"{where} was made with other code of {other[0]}. Give another folder with -o")
             found.setdefault((arm.name, row["seed"]), row)  # as `add`: of two the first
         return found
 
