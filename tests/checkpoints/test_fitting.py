@@ -244,3 +244,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     save_weights(tmp_path / "other.safetensors", timm.create_model("resnet18").state_dict(), {})
     with pytest.raises(UserError, match=r"does not fit this Container: \d+ tensors missing"):
         init_weights(network(2), str(tmp_path / "other.safetensors"))
+    described = {"model": {"name": "container_tiny", "options": {"affinity": ["dwconv3", "attention"]}}}
+    save_weights(tmp_path / "described.safetensors", network(1, depths=[2, 1, 1, 1]).state_dict(), described)
+    with pytest.raises(UserError, match=r"The file is of container_tiny, affinity \['dwconv3', 'attention'\]$"):
+        init_weights(network(2), str(tmp_path / "described.safetensors"))

@@ -49,7 +49,10 @@ def init_weights(
     ):
         state = {name: model.state_dict()[name] if name in dropped else tensor for name, tensor in state.items()}
         changes.append(f"the classifier starts anew: the file's classes are {_few(others)}, here {_few(class_names)}")
-    load_into(model, state, source)
+    try:
+        load_into(model, state, source)
+    except UserError as error:
+        raise UserError(f"{error}{_network_of(checkpoint.metadata)}") from error
     return [f"{source}: {line}" for line in lines + changes]
 
 
@@ -185,6 +188,16 @@ def whole_numbers(state: StateDict, expected: StateDict) -> list[str]:
         for name, tensor in expected.items()
         if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
+
+
+def _network_of(metadata: Mapping[str, Any]) -> str:
+    """What a file says its network is, for an error; "" where it says nothing."""
+    said = metadata.get("model")
+    if not (isinstance(said, Mapping) and isinstance(said.get("name"), str)):
+        return ""
+    options = said.get("options")
+    given = (f"{key} {value!r}" for key, value in options.items()) if isinstance(options, Mapping) else ()
+    return f". The file is of {', '.join([said['name'], *given])}"
 
 
 def image_size_of(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
