@@ -17,9 +17,9 @@ from contagg.benchmark.cost import multiply_adds
 from contagg.checkpoints.weights import load_model
 from contagg.errors import UserError
 from contagg.nn.plain_vit import as_mixer, mixer_like, mixer_name
-from contagg.placement.after import greedy
 from contagg.placement.closing import ClosingHeads
 from contagg.placement.config import PlacementConfig, placement_recipes
+from contagg.placement.greedy import greedy
 from contagg.placement.places import affinity_option, find_places
 from contagg.placement.plain import in_words
 from contagg.placement.price import price
@@ -115,7 +115,7 @@ def test_a_head_that_is_a_convolution_is_closed_first_and_changes_nothing() -> N
             block.close([places[i] for i in (0, 1, 2) if i + 3 * number not in opened])  # type: ignore[operator]
         return [float((one - other).square().mean()) for one, other in zip(ours(images), before, strict=True)]
 
-    chosen, rises, _ = greedy(losses, [1.0] * 6, 5.0)
+    chosen, rises, _ = greedy(losses, [1.0] * 6, 5.0, "abcdef")
     assert chosen == (0, 2, 3, 4, 5) and rises[1] < 1e-9 and min(rises[:1] + rises[2:]) > 1e-6
     losses(chosen)
     torch.testing.assert_close(ours(images).detach(), before, rtol=1e-4, atol=1e-5)
@@ -175,7 +175,7 @@ def test_timms_transformer_is_placed_loads_by_words_and_trains_on(trained: Runs)
     found = json.loads((folder / "placement.json").read_text())
     words, costs = found["affinity"], found["costs"]
     assert 0 < len(found["chosen"]) < 6 and any("static3 in heads" in word for word in words)
-    model, metadata = load_model(folder / "placed.safetensors")
+    model, metadata = load_model(folder / "checkpoints" / "best.safetensors")
     described = metadata["model"]
     assert described["name"] == "vit_small_mixer" and described["options"]["affinity"] == words
     model = contagg.create(described["name"], **described["options"])
@@ -187,7 +187,7 @@ def test_timms_transformer_is_placed_loads_by_words_and_trains_on(trained: Runs)
     rows = (folder / "placement.csv").read_text().splitlines()
     assert len(rows) == 7 and rows[1].startswith("1.1,attention,")
     trained.command, trained.recipe = "fit", folder / "placed.yaml"
-    weights = folder / "placed.safetensors"
+    weights = folder / "checkpoints" / "best.safetensors"
     assert trained.fit("again", "--model.init_weights", str(weights)) == 0, trained.output
     assert Path(trained.folder / "again" / "checkpoints" / "best.safetensors").is_file()
 
@@ -227,7 +227,7 @@ def test_a_budget_out_of_range_is_told_the_range(trained: Runs) -> None:
     trained = copy.copy(trained)
     trained.command = "place"
     assert trained.fit("poor", "--from", str(trained.folder / "run"), "--budget", "0.1") == 2
-    assert "placement.budget 0.100: at 16 x 16 pixels this network costs 0." in trained.output
+    assert "placement.budget 0.1 of all open: at 16 x 16 pixels this network costs 0." in trained.output
 
 
 def test_an_even_kernel_has_no_centre() -> None:

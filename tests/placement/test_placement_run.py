@@ -1,17 +1,21 @@
 """`contagg place` as a run: killed in every phase it ends as one that was not, and what it hands over fits together."""
 
 import json
+import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fit_processes import TINY, Runs
-from kills import ALL, assert_equal, die_after_epoch, die_after_step, die_writing_state
+from kills import ALL, assert_equal, die, die_after_epoch, die_after_step, die_writing_state
 from tiny_recipes import DINO, detection
 
 from contagg.checkpoints.weights import load_model
 from contagg.cli import main
+from contagg.placement import handover, run
+from contagg.placement.price import Prices
 from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
@@ -64,9 +68,53 @@ def test_what_is_handed_over(placing: Runs, capsys: pytest.CaptureFixture[str]) 
     assert costs["placed", 16]["multiply_adds"] == predicted <= 0.95 * costs["all open", 16]["multiply_adds"]
     assert costs["placed", 16]["parameters"] == sum(p.numel() for p in model.parameters())
     assert (folder / "figures" / "placement.png").stat().st_size > 5000
-    assert "stay open" in placing.output and "measured" in placing.output
+    assert "stay open" in placing.output and "counted" in placing.output
+    k, said = r"[\d.]+ k multiply-adds", placing.output
+    assert re.search(
+        rf"an image of 16 x 16 costs {k} with all closed, {k} with all open, of which 1.1 {k}", placing.output
+    )
+    assert re.search(rf"chance to be open 1.1 [\d.]+, .*; expected cost {k} of {k}\n", said)
     main(["validate", str(folder / "checkpoints" / "best.safetensors")])
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_what_was_not_handed_over_is_by_the_same_command(placing: Runs) -> None:
+    """A run that was killed once it was trained, or whose files were lost."""
+
+    def die_measuring() -> None:
+        handover.measured = lambda *_: die()
+
+    assert placing.fit("whole", *PLACED) == 0, placing.output
+    said = placing.output
+    assert placing.fit("cut", *PLACED, meddle=die_measuring) == -signal.SIGKILL
+    for name in ("placement.csv", "placed.yaml", "placement.json", "figures/placement.png"):
+        assert (placing.folder / "cut" / name).is_file(), "what needs no measuring is written before"
+    (placing.folder / "cut" / "placement.csv").unlink()
+    assert placing.fit("cut", *PLACED) == 0, placing.output
+    assert "going on from" in placing.output and "counted" in placing.output and "counted" in said
+    assert_equal(placing, "whole", "cut", FILES)
+    whole, cut = (json.loads((placing.folder / name / "placement.json").read_text()) for name in ("whole", "cut"))
+    assert whole["chosen"] == cut["chosen"] and len(cut["costs"]) == 2
+
+
+def test_ms_are_measured_once(placing: Runs) -> None:
+    """On a machine that has become slower the budget would lie below all closed."""
+
+    def machine(closed: float, meddle: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        def meddled() -> None:
+            run.price = lambda *_: Prices(unit="ms", size=(16, 16), closed=closed, added=(1.0,) * 4)
+            meddle()
+
+        return meddled
+
+    options = ("--placement.warmup", "0.2", "--budget", "12ms")
+    assert placing.fit("run", *options, meddle=machine(50)) == 2
+    assert "costs 50 ms with every dynamic part closed" in placing.output
+    assert placing.fit("run", *options, meddle=machine(10, die_after_step(4))) == -signal.SIGKILL, placing.output
+    assert placing.fit("run", *options, meddle=machine(50)) == 0, placing.output
+    assert json.loads((placing.folder / "run" / "placement.json").read_text())["prices"]["closed"] == 10
+    assert placing.fit("run", *options, "--model.drop_path", "0.3", meddle=machine(50)) == 2
+    assert "holds a run of another recipe" in placing.output
 
 
 def test_before_the_choice_no_weights_are_the_best(placing: Runs) -> None:

@@ -9,7 +9,7 @@ from contagg.detection.backbone import Features
 from contagg.errors import UserError
 from contagg.placement.config import Budget, PlacementConfig
 from contagg.placement.places import affinity_option, find_places
-from contagg.placement.price import Prices, at_size, grids, price
+from contagg.placement.price import Prices, at_size, grids, price, shown
 
 SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 2, 1, 1), "num_classes": 3}
 CPU = torch.device("cpu")
@@ -65,7 +65,12 @@ def test_a_grid_is_that_of_the_size() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [("1k", "placement.budget 1 k multiply-adds: at 64 x 64"), ("99G", "99 G"), ("0.2", "0.200"), ("1", "1.000")],
+    [
+        ("1k", "placement.budget 1 k multiply-adds: at 64 x 64"),
+        ("99G", "99 G"),
+        ("0.2", "budget 0.2 of all open"),
+        ("1", "budget 1 of"),
+    ],
 )
 def test_a_budget_out_of_range_is_told_the_range(budget: str, message: str) -> None:
     prices = priced(contagg.create("container_tiny", **SMALL), (64, 64))
@@ -113,3 +118,31 @@ def test_a_size_that_does_not_fit() -> None:
 def test_keys_that_are_wrong(keys: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PlacementConfig(**keys)
+
+
+@pytest.mark.parametrize("unit", ["multiply-adds", "ms", "share"])
+@pytest.mark.parametrize(("closed", "added"), [(13_234_048, 3_014_656), (0.913, 0.087), (1, 1), (999.96, 2), (3210, 9)])
+def test_the_range_that_is_told_can_be_asked_for(unit: str, closed: float, added: float) -> None:
+    """Rounded to the nearest its ends would be refused themselves."""
+    prices = Prices(unit="ms" if unit == "ms" else "multiply-adds", size=(8, 8), closed=closed, added=(added,))
+    outside = {"multiply-adds": "9T", "ms": "1000000ms", "share": "0.0001"}[unit]
+    with pytest.raises(UserError) as caught:
+        prices.room(Budget.read(outside))
+    said = str(caught.value)
+    assert "e+" not in said
+    for end in said.split("give a budget from ")[1].split(" to "):
+        assert 0 <= prices.room(Budget.read(end)) < added
+
+
+def test_what_saves_nothing_is_told() -> None:
+    """A kernel larger than the grid costs more than the attention that it takes the place of."""
+    prices = Prices(unit="multiply-adds", size=(8, 8), closed=6.0, added=(-1.0, -3.0))
+    with pytest.raises(UserError, match=r"nothing is saved by closing \(does placement\.kernel_size exceed the grid"):
+        prices.room(Budget.read("0.9"))
+
+
+def test_costs_are_told_without_powers_of_ten() -> None:
+    told = [shown(cost, "multiply-adds") for cost in (0, 999.4, 999.7, 999_960, 1.234e13)]
+    words = ["0", "999", "1 k", "1 M", "12.3 T"]
+    assert told == [f"{word} multiply-adds" for word in words]
+    assert [shown(cost, "ms") for cost in (0.00123, 43.21, 3214)] == ["0.00123 ms", "43.2 ms", "3,210 ms"]

@@ -5,7 +5,9 @@ its mean. How much it is needed is how much the loss rises on some hundred image
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+import io
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from contagg.device import choose_device
 from contagg.errors import UserError
 from contagg.placement.closing import Closing, blocks_of, closing
 from contagg.placement.config import Budget
+from contagg.placement.greedy import greedy
 from contagg.placement.handover import Finding, hand_over
 from contagg.placement.places import Place, affinity_option, find_places
 from contagg.placement.plain import in_words
@@ -43,10 +46,8 @@ def after(recipe: Any) -> None:
     if recipe.run.world_size > 1:
         raise UserError("contagg place --from works in one process: set run.devices and run.nodes to 1")
     check_machine(recipe.run)
-    torch.manual_seed(recipe.run.seed)
-    task = task_named(recipe.task)
     recipe, renormalize = in_words(recipe)
-    job: Job = load(task.job)(recipe, load(task.open)(recipe))
+    job = trained_job(recipe)
     for network in job.networks:
         renormalize(network)
     written = set(job.task.get_submodule(job.export).modules())
@@ -58,10 +59,11 @@ def after(recipe: Any) -> None:
     opened = copy.deepcopy(network)
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     trial = Trial(job, places, recipe, device)
-    chosen, rises, evidence = greedy(trial.losses, prices.added, prices.room(Budget.read(recipe.placement.budget)))
+    room = prices.room(Budget.read(recipe.placement.budget))
+    chosen, rises, evidence = greedy(trial.losses, prices.added, room, [place.label for place in places])
     before, now = (sum(found) / len(found) for found in (trial.losses(range(len(places))), trial.losses(chosen)))
     trial.leave(chosen)
-    weights = _save(job, folder.folder / "placed.safetensors", affinity_option(opened, trial.places, chosen))
+    weights = _save(job, folder.checkpoints / "best.safetensors", affinity_option(opened, trial.places, chosen))
     finding = Finding(
         places=trial.places,
         prices=prices,
@@ -70,8 +72,33 @@ def after(recipe: Any) -> None:
         scores=rises,
         evidence=evidence,
     )
-    hand_over(finding, folder, recipe, opened, network, image_size(job), weights)
     print(f"\nloss of {trial.images} training images: {before:.4f} before, {now:.4f} now", flush=True)
+    hand_over(finding, folder, recipe, opened, network, image_size(job), weights)
+
+
+def trained_job(recipe: Any) -> Job:
+    """A task's job all of whose weights come from the recipe's file.
+
+    Raises:
+        UserError: some are not in it, such as a classifier of other classes. They would be random, and so would be what
+            a loss says.
+    """
+    task = task_named(recipe.task)
+    make, data = load(task.job), load(task.open)(recipe)
+    torch.manual_seed(recipe.run.seed + 1)
+    with redirect_stdout(io.StringIO()):
+        other = make(recipe, data).task.state_dict()
+    torch.manual_seed(recipe.run.seed)
+    job: Job = make(recipe, data)
+    fresh = [name for name, own in job.task.named_parameters() if not torch.equal(own, other[name])]
+    if fresh:
+        shown = ", ".join(fresh[:3]) + (", ..." if len(fresh) > 3 else "")
+        raise UserError(
+            f"placement: {recipe.model.init_weights} lacks {shown}, or has it for other classes, and random weights "
+            "would take its place. What is needed shows in the loss of a trained network: fine-tune it by this recipe "
+            "first, or give --from a file that has all (of DINO's runs a training state has, checkpoints/epoch_*.ckpt)"
+        )
+    return job
 
 
 def _save(job: Job, path: Path, affinity: Any) -> Path:
@@ -150,39 +177,3 @@ def steady(task: LightningModule) -> None:
     for module in task.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd | DropPath):
             module.eval()
-
-
-def greedy(
-    losses_of: Callable[[Collection[int]], list[float]], costs: Sequence[float], room: float
-) -> tuple[tuple[int, ...], list[float], list[float]]:
-    """Close what raises the loss least for its cost, again and again, until the open ones fit.
-
-    A rise is measured anew before it decides, since what was closed before changes it; those that were larger before
-    are not looked at as long as a smaller one stands.
-
-    Returns:
-        The numbers that stay open; of each the rise of the loss by its closing, when it was last measured; and that by
-        its standard error over batches.
-    """
-    opened, found = set(range(len(costs))), {}
-    base = losses_of(opened)
-
-    def measure(number: int) -> None:
-        changes = torch.tensor(losses_of(opened - {number}), dtype=torch.float64) - torch.tensor(base)
-        error = changes.std() / len(changes) ** 0.5 if len(changes) > 1 else torch.tensor(torch.nan)
-        found[number] = float(changes.mean()), float(changes.mean() / error.clamp_min(1e-12))
-
-    for number in sorted(opened):
-        measure(number)
-    fresh = set(opened)
-    while sum(costs[number] for number in opened) > room * (1 + 1e-9):
-        least = min(opened, key=lambda number: (found[number][0] / max(costs[number], 1e-12), number))
-        if least not in fresh:
-            measure(least)
-            fresh.add(least)
-            continue
-        opened.remove(least)
-        print(f"placement: closed {len(costs) - len(opened)} of {len(costs)}, {found[least][0]:+.4f}", flush=True)
-        base, fresh = losses_of(opened), set()
-    numbers = range(len(costs))
-    return tuple(sorted(opened)), [found[number][0] for number in numbers], [found[number][1] for number in numbers]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from contagg.benchmark.variants import DTYPES
 from contagg.device import choose_device
 from contagg.figures import save_figure
 from contagg.files import write_output
+from contagg.output import table
 from contagg.placement.config import Budget, without_placement
 from contagg.placement.picture import gates_figure, rises_figure
 from contagg.placement.places import Place, affinity_option
@@ -88,17 +90,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """A network on one image of a size, measured: medians, and quartiles of the time."""
+    """A network on one image of a size: medians, and quartiles of the time; None where it could not be measured."""
 
     network: str
     height: int
     width: int
     parameters: int
     multiply_adds: int
-    ms: float
-    ms_low: float
-    ms_high: float
-    peak_megabytes: float
+    ms: float | None
+    ms_low: float | None
+    ms_high: float | None
+    peak_megabytes: float | None
 
 
 def hand_over(
@@ -110,7 +112,7 @@ def hand_over(
     size: tuple[int, int],
     weights: Path,
 ) -> None:
-    """Write and print all that was found.
+    """Write and print all that was found; what is measured comes last, as a large image may be too much for a machine.
 
     Args:
         opened, placed: The network with all open, and without what was closed.
@@ -120,23 +122,25 @@ def hand_over(
     affinity = affinity_option(opened, finding.places, finding.chosen)
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     networks = {"all open": opened, "placed": placed}
-    sizes = list(dict.fromkeys([size, finding.prices.size]))
     channels = getattr(recipe.model, "channels", 3)
-    costs = [cost for s in sizes for cost in measured(networks, s, channels, recipe.run.precision, device)]
     content = {
         "budget": finding.budget,
         "prices": finding.prices,
         "chosen": [finding.places[number].label for number in finding.chosen],
         "affinity": affinity,
-        "costs": costs,
+        "costs": [],
         "about": describe(device) | {"precision": recipe.run.precision},
     }
     write_output(folder.folder / "placed.yaml", _recipe_text(recipe, folder, affinity).encode())
     write_output(folder.folder / "placement.csv", csv_of(finding.reasons()))
-    write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
     picture = gates_figure(finding) if finding.history else rises_figure(finding)
     save_figure(picture, folder.figures / "placement.png")
-    print(f"\n{in_words(finding, costs)}\n\n{_next(folder, recipe, affinity, weights)}", flush=True)
+    print(f"\n{_table(finding)}\n", flush=True)
+    for pixels in dict.fromkeys([size, finding.prices.size]):
+        write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
+        content["costs"] += measured(networks, pixels, channels, recipe.run.precision, device)
+    write_output(folder.folder / "placement.json", json.dumps(content, indent=2, default=asdict).encode())
+    print(f"{_saving(finding, content['costs'])}\n\n{_next(folder, recipe, affinity, weights)}", flush=True)
 
 
 def _recipe_text(recipe: Any, folder: RunFolder, affinity: Any) -> str:
@@ -149,25 +153,34 @@ def _recipe_text(recipe: Any, folder: RunFolder, affinity: Any) -> str:
 def measured(
     networks: dict[str, nn.Module], size: tuple[int, int], channels: int, precision: str, device: torch.device
 ) -> list[Cost]:
-    """What networks cost for one image of a size, measured in turns."""
-    image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(device, DTYPES[precision])
+    """What networks cost for one image of a size, measured in turns where there is memory for it."""
     ready = {name: at_size(network, size).to(device, DTYPES[precision]) for name, network in networks.items()}
-    works = {name: _answer(network, image) for name, network in ready.items()}
-    times = interleaved(works, ROUNDS, device)
-    return [
-        Cost(
-            network=name,
-            height=size[0],
-            width=size[1],
-            parameters=parameter_count(network),
-            multiply_adds=multiply_adds(network.float(), size, channels),
-            ms=1000 * times[name].median,
-            ms_low=1000 * times[name].low,
-            ms_high=1000 * times[name].high,
-            peak_megabytes=peak / 1e6,
+    try:
+        image = torch.randn(1, channels, *size).to(device, DTYPES[precision])
+        works = {name: _answer(network, image) for name, network in ready.items()}
+        times = interleaved(works, ROUNDS, device)
+        peaks = {name: peak_bytes(work, device) / 1e6 for name, work in works.items()}
+    except RuntimeError as error:  # memory ran out
+        print(f"warning: not measured at {size[0]} x {size[1]} pixels: {' '.join(str(error).split())}", flush=True)
+        times, peaks = {}, {}
+    found = []
+    for name, network in ready.items():
+        spread = times.get(name)
+        ms = (None,) * 3 if spread is None else (1000 * spread.median, 1000 * spread.low, 1000 * spread.high)
+        found.append(
+            Cost(
+                network=name,
+                height=size[0],
+                width=size[1],
+                parameters=parameter_count(network),
+                multiply_adds=multiply_adds(network.float(), size, channels),
+                ms=ms[0],
+                ms_low=ms[1],
+                ms_high=ms[2],
+                peak_megabytes=peaks.get(name),
+            )
         )
-        for name, network, peak in [(name, ready[name], peak_bytes(works[name], device)) for name in ready]
-    ]
+    return found
 
 
 def _answer(network: nn.Module, image: torch.Tensor) -> Work:
@@ -178,38 +191,49 @@ def _answer(network: nn.Module, image: torch.Tensor) -> Work:
     return run
 
 
-def in_words(finding: Finding, costs: Sequence[Cost]) -> str:
-    """The tables for a terminal, and how near the sum of the prices comes to the measured cost."""
+def _table(finding: Finding) -> str:
+    """Each place, and why it is open or closed."""
+    prices, learnt = finding.prices, bool(finding.history)
+    score = "chance" if learnt else "rise"
+    lines = [["block", "word", "is", "costs", score, "evidence"]]
+    for one in finding.reasons():
+        evidence = "-" if isnan(one.evidence) else f"{one.evidence:.2g}"
+        cost, is_open = shown(one.cost, prices.unit), "open" if one.open else "closed"
+        lines.append([one.place, one.word, is_open, cost, f"{one.score:.3g}", evidence])
+    words = "to be open, as its gate learnt it" if learnt else "of the loss where this one is closed, measured last"
+    told = "opening it lowered the loss" if learnt else "that rise is above 0"
+    return f"{table(lines, left=3)}\n{score}: {words}; evidence: by how many standard errors {told}"
+
+
+def _saving(finding: Finding, costs: Sequence[Cost]) -> str:
+    """What was measured, and how near the sum of the prices comes to it."""
     prices = finding.prices
-    lines = [f"{'block':<7}{'word':<28}{'stays':<8}{'adds':>24}{'score':>10}{'evidence':>10}"]
-    lines += [
-        f"{reason.place:<7}{reason.word:<28}{'open' if reason.open else 'closed':<8}"
-        f"{shown(reason.cost, prices.unit):>24}"
-        f"{reason.score:>10.3g}{reason.evidence:>10.2g}"
-        for reason in finding.reasons()
-    ]
-    lines += ["", f"{'network':<12}{'pixels':<12}{'parameters':>12}{'multiply-adds':>16}{'ms':>22}{'peak MB':>10}"]
-    lines += [
-        f"{cost.network:<12}{f'{cost.height} x {cost.width}':<12}{cost.parameters:>12,}{cost.multiply_adds:>16,}"
-        f"{f'{cost.ms:.3g} ({cost.ms_low:.3g} to {cost.ms_high:.3g})':>22}{cost.peak_megabytes:>10.1f}"
-        for cost in costs
-    ]
+    lines = [["network", "pixels", "parameters", "multiply-adds", "ms", "peak MB"]]
+    for one in costs:
+        peak = "-" if one.peak_megabytes is None else f"{one.peak_megabytes:.1f}"
+        size = f"{one.height} x {one.width}"
+        lines.append([one.network, size, f"{one.parameters:,}", f"{one.multiply_adds:,}", _quartiles(one), peak])
     predicted, budget = prices.cost(finding.chosen), shown(finding.limit, prices.unit)
     found = next(cost for cost in costs if cost.network == "placed" and (cost.height, cost.width) == prices.size)
-    actual = found.ms if prices.unit == "ms" else found.multiply_adds
-    return "\n".join([
-        *lines,
-        "",
-        f"at {prices.size[0]} x {prices.size[1]} pixels: budget {budget}, predicted {shown(predicted, prices.unit)}, "
-        f"measured {shown(actual, prices.unit)} ({actual / predicted - 1:+.1%})",
-    ])  # fmt: skip
+    actual, how = (found.ms, "measured") if prices.unit == "ms" else (found.multiply_adds, "counted")
+    end = "not measured" if actual is None else f"{how} {shown(actual, prices.unit)} ({actual / predicted - 1:+.1%})"
+    size = f"{prices.size[0]} x {prices.size[1]}"
+    said = f"at {size} pixels: budget {budget}, predicted {shown(predicted, prices.unit)}, {end}"
+    return f"{table(lines, left=2)}\n\n{said}"
+
+
+def _quartiles(cost: Cost) -> str:
+    if cost.ms is None:
+        return "-"
+    ms, low, high = (f"{one:,.{3 if cost.ms < 1 else 1}f}" for one in (cost.ms, cost.ms_low, cost.ms_high))
+    return f"{ms} ({low} to {high})"
 
 
 def _next(folder: RunFolder, recipe: Any, affinity: Any, weights: Path) -> str:
     name = getattr(recipe.model, "name", None) or recipe.model.backbone
     given = {**recipe.model.options, "affinity": affinity}
     options = ", ".join(f"{option}={value!r}" for option, value in given.items())
-    again = folder.folder / "placed.yaml"
+    again, on = folder.folder / "placed.yaml", folder.folder / "on"
     return f"""network        contagg.create({name!r}, {options})
 weights        {weights}
 table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}
@@ -217,5 +241,5 @@ picture        {folder.figures / "placement.png"}
 recipe         {again}
 
 next           contagg fit -c {again}     # the same network from the start
-               contagg fit -c {again} --model.init_weights {weights}     # trained on
+               contagg fit -c {again} --model.init_weights {weights} --run.folder {on}     # trained on
                contagg validate {weights}"""

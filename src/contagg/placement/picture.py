@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from contagg.figures import BLUE, GREY, UNSIGNED, VERMILION, new_figure, percent, plain_axes
+from contagg.figures import BLUE, GREY, UNSIGNED, VERMILION, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from contagg.placement.handover import Finding
@@ -19,7 +20,7 @@ def gates_figure(finding: "Finding") -> Figure:
     """Blocks by steps, dark where a block is likely to be open, and below it the expected cost and its budget."""
     rows = np.array(finding.history)
     steps, cost, chances = rows[:, 0], rows[:, 1], rows[:, 3:].T
-    count, budget = len(finding.places), finding.prices.room(finding.budget) / sum(finding.prices.added)
+    count = len(finding.places)
     kept, verb = len(finding.chosen), "keeps its" if len(finding.chosen) == 1 else "keep their"
     figure = new_figure(8, 2.9 + 0.26 * count, f"{kept} of {count} blocks {verb} dynamic affinity")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.26 * count + 0.4, 1.5])
@@ -36,16 +37,32 @@ def gates_figure(finding: "Finding") -> Figure:
         above.text(edges[-1], number, f"  {word}", va="center", fontsize=8, color=colour, clip_on=False)
     bar = figure.colorbar(mesh, ax=above, pad=0.09, ticks=[0, 0.5, 1])
     bar.set_label("chance to be open")
-    below.plot(steps, 100 * cost, color=BLUE)
-    below.axhline(100 * budget, color=VERMILION, linestyle="--", linewidth=1)
-    below.annotate(
-        f"budget {percent(budget, 0)}", (edges[0], 100 * budget), xytext=(4, 4), textcoords="offset points",
-        color=VERMILION, fontsize=9,
-    )  # fmt: skip
-    below.set_ylim(0, 105)
+    _costs(below, finding, steps, cost)
     below.set_xlim(edges[0], edges[-1])
-    plain_axes(below, "optimizer steps, up to the choice", "expected cost\n% of all blocks'", whole=True)
     return figure
+
+
+def _costs(axes: Axes, finding: "Finding", steps: np.ndarray, shares: np.ndarray) -> None:
+    """What the whole network is expected to cost, between all closed and all open, in the budget's own unit."""
+    prices = finding.prices
+    words, one = {
+        "share": ("expected cost\n% of all open", prices.opened / 100),
+        "ms": ("expected cost\nms", 1.0),
+        "multiply-adds": _scaled(prices.opened),
+    }[finding.budget.unit]
+    closed, opened, limit = prices.closed / one, prices.opened / one, finding.limit / one
+    axes.plot(steps, closed + (opened - closed) * shares, color=BLUE)
+    axes.axhline(limit, color=VERMILION, linestyle="--", linewidth=1)
+    axes.annotate("budget", (1, limit), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                  textcoords="offset points", va="center", color=VERMILION, fontsize=9)  # fmt: skip
+    margin = 0.08 * (opened - closed)
+    axes.set_ylim(closed - margin, opened + margin)
+    plain_axes(axes, "optimizer steps, up to the choice", words, whole=True)
+
+
+def _scaled(cost: float) -> tuple[str, float]:
+    word, one = next(((w, f) for w, f in (("billions", 1e9), ("millions", 1e6)) if cost >= f), ("thousands", 1e3))
+    return f"expected cost\n{word} of\nmultiply-adds", one
 
 
 def rises_figure(finding: "Finding") -> Figure:

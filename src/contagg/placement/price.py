@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
 import torch
@@ -71,27 +72,60 @@ class Prices:
         whole = self.opened if budget.unit == "share" else 1.0
         limit = budget.value * whole
         if not self.closed <= limit < self.opened:
-            low, high = (shown(cost / whole, budget.unit) for cost in (self.closed, self.opened))
+            closed, opened = self.closed / whole, self.opened / whole
+            low, high = _typed(closed, budget.unit, ROUND_CEILING), _typed(opened, budget.unit, ROUND_FLOOR)
+            advice = f"give a budget from {low} to {high}"
+            if not closed < opened:
+                advice = "nothing is saved by closing (does placement.kernel_size exceed the grid?)"
             raise UserError(
                 f"placement.budget {shown(budget.value, budget.unit)}: at {self.size[0]} x {self.size[1]} pixels this "
-                f"network costs {low} with every dynamic part closed and {high} with all open: give a budget from the "
-                "first to below the second"
+                f"network costs {shown(closed, budget.unit)} with every dynamic part closed and "
+                f"{shown(opened, budget.unit)} with all open: {advice}"
             )
         return limit - self.closed
+
+    def told(self, labels: Sequence[str]) -> str:
+        """In words, given the places' names."""
+        added = (f"{label} {shown(cost, self.unit)}" for label, cost in zip(labels, self.added, strict=True))
+        return (
+            f"an image of {self.size[0]} x {self.size[1]} costs {shown(self.closed, self.unit)} with all closed, "
+            f"{shown(self.opened, self.unit)} with all open, of which {', '.join(added)}"
+        )
+
+
+_PREFIXES = ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)
 
 
 def shown(cost: float, unit: str) -> str:
     """A cost in words.
 
-    >>> shown(3.21e9, "multiply-adds"), shown(3.2123, "ms"), shown(0.71234, "share")
-    ('3.21 G multiply-adds', '3.21 ms', '0.712')
+    >>> shown(3.21e9, "multiply-adds"), shown(1234.5, "ms"), shown(0.71234, "share")
+    ('3.21 G multiply-adds', '1,230 ms', '0.712 of all open')
     """
-    if unit == "share":
-        return f"{cost:.3f}"
-    if unit == "ms":
-        return f"{cost:.3g} ms"
-    prefix, factor = next(((p, f) for p, f in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if cost >= f), ("", 1.0))
-    return f"{cost / factor:.3g} {prefix} multiply-adds".replace("  ", " ")
+    if unit == "multiply-adds":
+        rounded = _rounded(cost, 3, ROUND_HALF_EVEN)
+        prefix, factor = next(((p, f) for p, f in _PREFIXES if rounded >= f), _PREFIXES[-1])
+        return f"{_rounded(cost / factor, 3, ROUND_HALF_EVEN):,f} {prefix}".rstrip() + " multiply-adds"
+    return f"{_rounded(cost, 3, ROUND_HALF_EVEN):,f}" + (" ms" if unit == "ms" else " of all open")
+
+
+def _typed(cost: float, unit: str, rounding: str) -> str:
+    """A budget as it is given that lies above a cost, or with ROUND_FLOOR below it.
+
+    >>> _typed(13_234_048, "multiply-adds", ROUND_CEILING), _typed(1.0, "share", ROUND_FLOOR)
+    ('13.24M', '0.9999')
+    """
+    prefix, factor = "ms" if unit == "ms" else "", 1.0
+    if unit == "multiply-adds":
+        prefix, factor = next(((p, f) for p, f in _PREFIXES[:-1] if cost >= f), _PREFIXES[-2])
+    found = _rounded(cost / factor, 4, rounding)
+    if rounding == ROUND_FLOOR and float(found) * factor >= cost:
+        found = Context(prec=4).next_minus(found)
+    return f"{found:f}{prefix}"
+
+
+def _rounded(number: float, digits: int, rounding: str) -> Decimal:
+    return Context(prec=digits, rounding=rounding).create_decimal(number).normalize()
 
 
 def price(

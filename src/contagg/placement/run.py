@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from contagg.placement.places import Place, find_places
 from contagg.placement.price import Prices, price
 from contagg.placement.search import Account, Placement
 from contagg.tasks import task_named
+from contagg.training.checkpoint import checkpoints
 from contagg.training.config import RunConfig
 from contagg.training.engine import Job, check_machine, claim_folder, train
 from contagg.training.run_folder import RunFolder, is_first_process
@@ -31,10 +33,7 @@ def run(recipe: Any) -> None:
     job: Job = load(task.job)(recipe, load(task.open)(recipe))
     network = job.networks[0]
     places, size = find_places(network), recipe.placement.size or image_size(job)
-    prices = priced(network, places, size, recipe) if is_first_process() else None
-    folder = claim_folder(recipe.run, recipe)
-    if prices is not None:
-        prices = kept(folder, prices)
+    folder, prices = begun(network, places, size, recipe)
     opened = copy.deepcopy(network)
     shared = SharedPlaces(job.task, job.networks, places)
     placement = Placement(shared, recipe.placement, recipe.run.seed, prices)
@@ -55,8 +54,29 @@ def run(recipe: Any) -> None:
         hand_over(finding, folder, recipe, opened, network, image_size(job), best)
 
 
+def begun(
+    network: nn.Module, places: list[Place], size: tuple[int, int], recipe: Any
+) -> tuple[RunFolder, Prices | None]:
+    """The claimed run folder and, in the first process, the prices: those that the run began with where it goes on.
+
+    ms measured anew would be others, and might leave the budget out of their range.
+    """
+    run = Path(recipe.run.folder)
+    path = run / "prices.json"
+    if not is_first_process():
+        return claim_folder(recipe.run, recipe), None
+    if checkpoints(run / "checkpoints"):
+        folder = claim_folder(recipe.run, recipe)  # refuses another recipe's
+        if (before := _read(path)) is not None:
+            return folder, before
+    prices = priced(network, places, size, recipe)
+    folder = claim_folder(recipe.run, recipe)
+    write_output(path, json.dumps(asdict(prices)).encode())
+    return folder, prices
+
+
 def priced(network: nn.Module, places: list[Place], size: tuple[int, int], recipe: Any) -> Prices:
-    """The prices at a size, in the budget's unit; prints them. UserError for a budget out of their range."""
+    """The prices at a size, in the budget's unit. UserError for a budget out of their range."""
     budget = Budget.read(recipe.placement.budget)
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     channels = getattr(recipe.model, "channels", 3)
@@ -65,17 +85,12 @@ def priced(network: nn.Module, places: list[Place], size: tuple[int, int], recip
     return prices
 
 
-def kept(folder: RunFolder, prices: Prices) -> Prices:
-    """The prices that the run began with, where it goes on: ms measured anew would be others."""
-    path = folder.folder / "prices.json"
+def _read(path: Path) -> Prices | None:
+    """None where the file holds none."""
     try:
-        before = Prices.of(json.loads(path.read_text()))
+        return Prices.of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        before = None
-    if before is None or (before.unit, before.size) != (prices.unit, prices.size):
-        write_output(path, json.dumps(asdict(prices)).encode())
-        return prices
-    return before
+        return None
 
 
 def image_size(job: Job) -> tuple[int, int]:

@@ -62,10 +62,12 @@ class Placement(Callback):
         prices: None in all processes but the first, which tells the others.
     """
 
+    gates: Gates
+    """From the start of training on, or from the state that is gone on from, even if nothing is left to train."""
+
     def __init__(self, shared: SharedPlaces, config: PlacementConfig, seed: int, prices: Prices | None) -> None:
         self.shared, self.config, self.seed, self.prices = shared, config, seed, prices
         self.chosen: tuple[int, ...] | None = None
-        self._state: Mapping[str, Any] | None = None
         self._z, self._slope = torch.zeros(0), torch.zeros(0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,9 +79,10 @@ class Placement(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back; the prices of the first start hold, whatever is measured now."""
-        self._state = state_dict
         self.prices = Prices.of(state_dict["prices"])
         self.chosen = None if state_dict["chosen"] is None else tuple(state_dict["chosen"])
+        self.gates = _new_gates(self.prices, self.room, self.config.worth)
+        self.gates.load_state_dict(state_dict["gates"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learn the steps of the run and, from the first process, the prices."""
@@ -87,17 +90,15 @@ class Placement(Callback):
         assert self.prices is not None
         schedules = schedules_of(pl_module.optimization, trainer)  # type: ignore[arg-type]
         self.phases = phases = Phases.of(self.config, schedules.steps)
-        self.room = self.prices.room(Budget.read(self.config.budget))
-        lr = self.config.lr or LEARNT_LOGITS / (phases.freeze - phases.learn)
-        added = torch.tensor(self.prices.added, dtype=torch.float64)
-        self.gates = Gates(added / added.sum(), self.room / float(added.sum()), lr, self.config.worth)
-        if self._state is not None:
-            self.gates.load_state_dict(self._state["gates"])
+        if not hasattr(self, "gates"):
+            self.gates = _new_gates(self.prices, self.room, self.config.worth)
+        self.gates.lr = self.config.lr or LEARNT_LOGITS / (phases.freeze - phases.learn)
         weights = _saving(trainer).weights
         weights.first_epoch = phases.freeze // schedules.steps_per_epoch + 1
         self._describe(trainer)
         if trainer.is_global_zero:
             print(
+                f"placement: {self.prices.told([place.label for place in self.shared.places])}\n"
                 f"placement: dynamic parts open at random up to step {phases.learn}, learnt up to step {phases.freeze} "
                 f"of {schedules.steps}, then chosen: at most {shown(self.prices.closed + self.room, self.prices.unit)}",
                 flush=True,
@@ -139,6 +140,12 @@ class Placement(Callback):
             numbers = range(len(self.shared.places))
             now = numbers if everything else self.best()
             self.shared.open(pl_module, [float(number in now) for number in numbers])
+
+    @property
+    def room(self) -> float:
+        """What the open places may cost together."""
+        assert self.prices is not None
+        return self.prices.room(Budget.read(self.config.budget))
 
     def best(self) -> tuple[int, ...]:
         """The numbers of the best set within the budget, as the gates stand."""
@@ -187,20 +194,35 @@ class Account(Callback):
         noted = self.history and self.history[-1][0] == step
         if self.placement.chosen is not None or step % max(1, phases.freeze // POINTS) or noted:
             return
-        chances = gates.probabilities
-        if step <= phases.learn:
-            chances = torch.full_like(chances, _warmup_chance(step, phases.learn, gates.budget))
+        chances = _chances(self.placement, step)
         self.history.append([step, float(gates.costs @ chances), gates.mu, *chances.tolist()])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Until the choice is made."""
         if self.placement.chosen is not None or not trainer.is_global_zero:
             return
-        gates, places = self.placement.gates, self.placement.shared.places
-        chances = zip(places, gates.probabilities.tolist(), strict=True)
+        placement, prices = self.placement, self.placement.prices
+        assert prices is not None
+        found = _chances(placement, trainer.global_step)
+        chances = zip(placement.shared.places, found.tolist(), strict=True)
         stand = ", ".join(f"{place.label} {chance:.2f}" for place, chance in chances)
-        cost = f"costs {gates.expected_cost:.2f} of {gates.budget:.2f}"
-        print(f"placement: open {stand}; {cost}, mu {gates.mu:.2f}", flush=True)
+        expected = shown(prices.closed + float(placement.gates.costs @ found) * sum(prices.added), prices.unit)
+        limit = shown(prices.closed + placement.room, prices.unit)
+        print(f"placement: chance to be open {stand}; expected cost {expected} of {limit}", flush=True)
+
+
+def _new_gates(prices: Prices, room: float, worth: float) -> Gates:
+    """That do not learn before training starts."""
+    added = torch.tensor(prices.added, dtype=torch.float64)
+    return Gates(added / added.sum(), room / float(added.sum()), lr=0.0, worth=worth)
+
+
+def _chances(placement: Placement, step: int) -> Tensor:
+    """(L,), of each place to be open after so many steps."""
+    gates, learn = placement.gates, placement.phases.learn
+    if step > learn:
+        return gates.probabilities
+    return torch.full_like(gates.logits, _warmup_chance(step, learn, gates.budget))
 
 
 def _saving(trainer: Trainer) -> SaveState:
