@@ -9,7 +9,7 @@ import pytest
 from laboratory import rows, written
 
 import contagg
-from contagg.affinity import registry
+from contagg.affinity import DepthwiseConv, registry
 from contagg.cli import main
 from contagg.errors import UserError
 from contagg.lab.arms import read_arms
@@ -88,6 +88,11 @@ def test_rows_of_a_mixer_that_was_changed_since_are_refused(
     with pytest.raises(SystemExit):
         main(["compare", "-c", recipe, "-o", str(tmp_path / "out"), *words])
     assert "of 'mine' with seed 0 was made with other code of my_own.Part. Give" in capsys.readouterr().err
+    del registry._KINDS["mine"]
+    contagg.register_affinity("mine", lambda site: DepthwiseConv(site.channels, 3))
+    with pytest.raises(SystemExit):
+        main(["compare", "-c", recipe, "-o", str(tmp_path / "out"), *words])
+    assert "was made with other code of my_own.Mine. Give" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:

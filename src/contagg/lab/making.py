@@ -139,7 +139,7 @@ def make(run: Run) -> Row:
         "seed": run.seed,
         "changes": dict(run.arm.changes),
         "data": digest(data),
-        **({"own_code": code} if code else {}),
+        "own_code": code,
         "metrics": metrics,
         "monitor": job.monitor,
         # Of a run that went on it is not known how long its first part took.

@@ -98,8 +98,9 @@ class RunsFile:
             if now is not None and row["data"] != digest(now):
                 difference = _data_difference(content["data"].get(row["data"], {}), now)
                 raise UserError(f"{where} was made with other data: {difference}. Give another folder with -o")
-            own = row.get("own_code", {})
-            if other := [kind for kind, now in code.get(arm.name, {}).items() if own.get(kind, now) != now]:
+            here = code.get(arm.name, {})
+            own = row.get("own_code", here) if arm.name in code else here
+            if other := [kind for kind in {**own, **here} if own.get(kind) != here.get(kind)]:
                 raise UserError(f"{where} was made with other code of {other[0]}. Give another folder with -o")
             found.setdefault((arm.name, row["seed"]), row)  # as `add`: of two the first
         return found
