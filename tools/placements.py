@@ -158,14 +158,14 @@ def truth_section(truth: Truth) -> list[str]:
         difference = "" if stages == none else _with(paired(values, reference).interval, "+")
         accuracy = _with(interval(list(values.values())))
         lines.append(f"| {shown(stages)} | {truth.costs[stages] / 1e6:.2f} | {accuracy} | {difference} |")
-    pooled = Pooled.of([[truth.accuracies[stages][seed] for seed in seeds] for stages in truth.accuracies])
-    assert pooled is not None
+    pooled = Pooled.of(list(truth.accuracies.values()))
+    wavers = pooled.deviation if pooled else 0.0
     spread = stdev(truth.mean(stages) for stages in truth.accuracies)
     lines += [
         "",
         f"The choices' means spread by {spread:.2f} points (standard deviation); one run wavers by "
-        f"{pooled.deviation:.2f}, so that noise alone would spread the means by "
-        f"{pooled.deviation / len(seeds) ** 0.5:.2f}.",
+        f"{wavers:.2f}, so that noise alone would spread the means by "
+        f"{wavers / len(seeds) ** 0.5:.2f}.",
         "",
         "| opening stage | is worth, points, whatever else is open |",
         "|---|---|",
