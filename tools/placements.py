@@ -8,9 +8,9 @@ picture. What is missing is said to be.
 import argparse
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,6 +18,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
+from sklearn.metrics import jaccard_score
 
 import contagg
 from contagg.benchmark.cost import multiply_adds
@@ -27,6 +28,7 @@ from contagg.files import write_output
 from contagg.lab.intervals import Interval, Pooled, interval, paired
 from contagg.yaml_file import read_yaml
 from tools.pictures import publish
+from tools.twins import with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"
@@ -136,9 +138,7 @@ def shown(stages: Stages) -> str:
     return " ".join(str(number) for number, is_open in enumerate(stages, 1) if is_open) or "none"
 
 
-def _with(found: Interval, sign: str = "") -> str:
-    whole = f"{found.mean:{sign}.2f}"
-    return whole if math.isnan(found.low) else f"{whole} ({found.low:{sign}.2f} to {found.high:{sign}.2f})"
+in_points = partial(with_interval, digits=2)
 
 
 def truth_section(truth: Truth) -> list[str]:
@@ -155,8 +155,8 @@ def truth_section(truth: Truth) -> list[str]:
     for stages in sorted(truth.accuracies, key=lambda each: truth.costs[each]):
         values = {seed: truth.accuracies[stages][seed] for seed in seeds}
         reference = truth.accuracies[none]
-        difference = "" if stages == none else _with(paired(values, reference).interval, "+")
-        accuracy = _with(interval(list(values.values())))
+        difference = "" if stages == none else in_points(paired(values, reference).interval, "+")
+        accuracy = in_points(interval(list(values.values())))
         lines.append(f"| {shown(stages)} | {truth.costs[stages] / 1e6:.2f} | {accuracy} | {difference} |")
     pooled = Pooled.of(list(truth.accuracies.values()))
     wavers = pooled.deviation if pooled else 0.0
@@ -169,7 +169,7 @@ def truth_section(truth: Truth) -> list[str]:
         "",
         "| opening stage | is worth, points, whatever else is open |",
         "|---|---|",
-        *(f"| {stage + 1} | {_with(truth.effect(stage), '+')} |" for stage in range(4)),
+        *(f"| {stage + 1} | {in_points(truth.effect(stage), '+')} |" for stage in range(4)),
         "",
         "![Accuracy of all placements against their cost](pictures/placement_truth.png)",
         "",
@@ -188,7 +188,7 @@ def rules_section(truth: Truth, learnt: Sequence[Mapping[str, Any]], rivals: Seq
     if not named:
         return []
     lines = ["## Which rule orders them", "", "| rule | Kendall's tau | runs |", "|---|---|---|"]
-    lines += [f"| {rule} | {_with(interval(taus), '+')} | {len(taus)} |" for rule, taus in named.items()]
+    lines += [f"| {rule} | {in_points(interval(taus), '+')} | {len(taus)} |" for rule, taus in named.items()]
     return [*lines, ""]
 
 
@@ -218,9 +218,7 @@ def learnt_section(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> list[st
 def jaccard(choices: Sequence[Stages]) -> float:
     """The mean over pairs of what both open of what either does; 1 for pairs that open nothing."""
     pairs = list(combinations(choices, 2))
-    both = [sum(a and b for a, b in zip(*pair, strict=True)) for pair in pairs]
-    either = [sum(a or b for a, b in zip(*pair, strict=True)) for pair in pairs]
-    return fmean(b / e if e else 1.0 for b, e in zip(both, either, strict=True)) if pairs else 1.0
+    return fmean(jaccard_score(*pair, zero_division=1.0) for pair in pairs) if pairs else 1.0
 
 
 def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:

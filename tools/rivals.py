@@ -12,21 +12,21 @@ importance   by how much the loss of training images rises where the place is cl
 import argparse
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from contagg.affinity import Grid
-from contagg.arguments import load
 from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.nn.block import Block
-from contagg.placement.after import Trial
+from contagg.placement.after import Trial, trained_job
 from contagg.placement.config import placement_recipes
 from contagg.placement.places import Place, find_places
-from contagg.tasks import task_named
 from contagg.training.recipe_file import read_recipe
 
 Scores = dict[str, dict[str, float]]
@@ -34,24 +34,25 @@ Scores = dict[str, dict[str, float]]
 
 
 def scores(recipe: Any) -> Scores:
-    """Of the network of a recipe, whose weights `model.init_weights` names."""
-    torch.manual_seed(recipe.run.seed)
-    task = task_named(recipe.task)
-    job = load(task.job)(recipe, load(task.open)(recipe))
-    places = find_places(job.networks[0])
+    """Of the network of a recipe, whose weights `model.init_weights` names.
+
+    Raises:
+        UserError: some of its weights are not in that file.
+    """
+    job = trained_job(recipe)
+    network = job.networks[0]
+    places = find_places(network)
     trial = Trial(job, places, recipe, torch.device("cpu"))
     everything = set(range(len(places)))
-    trial.set(everything)
-    base = _mean(trial.losses(everything))
     found: Scores = {
-        "alpha": {place.label: alpha_share(place, job.networks[0]) for place in places},
-        **{rule: dict.fromkeys([place.label for place in places], 0.0) for rule in ("entropy", "cosine")},
-        "importance": {
-            place.label: _mean(trial.losses(everything - {number})) - base for number, place in enumerate(places)
-        },
+        "alpha": {place.label: alpha_share(place, network) for place in places},
+        "entropy": {},
+        "cosine": {},
     }
-    trial.set(everything)
-    _watch(trial, places, job.networks[0], found)
+    base = _watch(trial, places, network, found)
+    found["importance"] = {
+        place.label: fmean(trial.losses(everything - {number})) - base for number, place in enumerate(places)
+    }
     return found
 
 
@@ -75,16 +76,15 @@ def change(tokens: Tensor, added: Tensor) -> float:
     return 1 - float(torch.cosine_similarity(tokens, tokens + added, dim=-1).mean())
 
 
-def _watch(trial: Trial, places: list[Place], network: nn.Module, found: Scores) -> None:
-    """Entropy and cosine of each place on the trial's first batch."""
-    hooks = []
-    for place in places:
-        block = network.get_submodule(place.name.rpartition(".")[0])
-        assert isinstance(block, Block)
-        hooks += _hooks(block, place, network, found)
-    trial.losses(range(len(places)))
-    for hook in hooks:
-        hook.remove()
+def _watch(trial: Trial, places: list[Place], network: nn.Module, found: Scores) -> float:
+    """Entropy and cosine of each place, on the last of the trial's batches; the loss of all with all open."""
+    with ExitStack() as hooks:
+        for place in places:
+            block = network.get_submodule(place.name.rpartition(".")[0])
+            assert isinstance(block, Block)
+            for hook in _hooks(block, place, network, found):
+                hooks.enter_context(hook)
+        return fmean(trial.losses(range(len(places))))
 
 
 def _hooks(block: Block, place: Place, network: nn.Module, found: Scores) -> list[Any]:
@@ -100,10 +100,6 @@ def _hooks(block: Block, place: Place, network: nn.Module, found: Scores) -> lis
         found["cosine"][place.label] = change(entered[0], block.scale1(output))
 
     return [block.register_forward_pre_hook(enters), block.aggregation.register_forward_hook(gathers)]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -165,10 +165,14 @@ def section(found: Found) -> str:
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for entry in twin.rows:
         values, reference = found.last(entry.arm), found.last(first.arm)
-        cells = [entry.name, f"{entry.paper:.1f}", _shown(interval(list(values.values()))) if values else "no run yet"]
+        cells = [
+            entry.name,
+            f"{entry.paper:.1f}",
+            with_interval(interval(list(values.values()))) if values else "no run yet",
+        ]
         cells += [str(len(values))]
         compared = entry is not first and bool(values.keys() & reference.keys())
-        cells += [_shown(paired(values, reference).interval, "+") if compared else ""]
+        cells += [with_interval(paired(values, reference).interval, "+") if compared else ""]
         if twin.curves:
             cells += [passing(found.curves[entry.arm], found.curves[first.arm]) if compared else ""]
         lines.append(f"| {' | '.join(cells)} |")
@@ -182,9 +186,10 @@ def _command(twin: Twin) -> list[str]:
     return ["```", twin.command.replace(" --a", " \\\n  --a"), "```", ""]
 
 
-def _shown(found: Interval, sign: str = "") -> str:
-    whole = f"{found.mean:{sign}.1f}"
-    return whole if math.isnan(found.low) else f"{whole} ({found.low:{sign}.1f} to {found.high:{sign}.1f})"
+def with_interval(found: Interval, sign: str = "", digits: int = 1) -> str:
+    """A mean and between what it lies, where that is known."""
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in (found.mean, found.low, found.high))
+    return mean if math.isnan(found.low) else f"{mean} ({low} to {high})"
 
 
 def picture(found: Found) -> Figure:

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from contagg.cli import main
 
 RECIPE: dict[str, Any] = {
     "task": "classification",
@@ -38,3 +41,15 @@ def rows(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """Those of runs.json, by arm and seed."""
     content = json.loads((folder / "runs.json").read_text())
     return {(row["arm"], row["seed"]): row for row in content["rows"]}
+
+
+def compare(recipe: str, folder: Path, *options: str) -> None:
+    """`contagg compare`, as it is typed."""
+    main(["compare", "-c", recipe, "-o", str(folder), *options])
+
+
+def fail(recipe: str, folder: Path, *options: str) -> str:
+    """How it leaves where it does not end well."""
+    with pytest.raises(SystemExit) as leave:
+        compare(recipe, folder, *options)
+    return str(leave.value.code)

@@ -16,7 +16,7 @@ from contagg.lab.findings import Curve, Findings, no_metric, sizes_told
 from contagg.lab.making import Opener, Run, metric_names
 from contagg.lab.matching import match
 from contagg.lab.own_code import own_code
-from contagg.lab.report import counted, score, text, write
+from contagg.lab.report import plural, score, text, write
 from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
 from contagg.lab.sizes import Size, network, size
@@ -111,8 +111,8 @@ def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, plan: _Plan, options:
         return Outcome()
     file.prepare()
     names = "; ".join(arm.name for arm in arms.arms)
-    total = counted(len(arms.arms) * options.seeds, "run")
-    print(f"{counted(len(arms.arms), 'arm')}: {names}\n{len(runs)} of {total} to make", flush=True)
+    total = plural(len(arms.arms) * options.seeds, "run")
+    print(f"{plural(len(arms.arms), 'arm')}: {names}\n{len(runs)} of {total} to make", flush=True)
     device = choose_device("cpu" if arms.recipe.run.accelerator == "cpu" else "auto")
     pace = seconds_of(file.rows(), device)
 
@@ -131,8 +131,8 @@ def _make(arms: Arms, runs: Sequence[Run], file: RunsFile, plan: _Plan, options:
 
 def _measure(arms: Arms, opener: Opener, file: RunsFile, rounds: int) -> None:
     if rounds and measured(file.read()["costs"], arms) is None:
-        turns = counted(rounds, "round")
-        print(f"measuring time and memory of {counted(len(arms.arms), 'arm')} in turns, {turns}", flush=True)
+        turns = plural(rounds, "round")
+        print(f"measuring time and memory of {plural(len(arms.arms), 'arm')} in turns, {turns}", flush=True)
         try:
             file.set_costs(measure(arms, opener, rounds))
         except Exception as error:  # a task of other people's may not step without a trainer; the runs are there
@@ -157,7 +157,7 @@ def _foretell(arms: Arms, sizes: Mapping[str, Size], runs: Sequence[Run], jobs: 
             f"  {missing:>4}  {keys}",
             flush=True,
         )
-    print(f"{counted(len(runs), 'run')} to make: about {duration(total / jobs)} with --jobs {jobs}")
+    print(f"{plural(len(runs), 'run')} to make: about {duration(total / jobs)} with --jobs {jobs}")
 
 
 def _end(outcome: Outcome, folder: Path) -> None:
@@ -165,11 +165,11 @@ def _end(outcome: Outcome, folder: Path) -> None:
     if outcome.stopped_by:
         raise StoppedError(outcome.stopped_by, "stopped; the same command goes on")
     if outcome.busy:
-        under_way = counted(len(outcome.busy), "run")
+        under_way = plural(len(outcome.busy), "run")
         print(f"other processes are at work on {under_way}; once they are done, the same command measures and reports")
     if outcome.failed:
         run, line = outcome.failed[0]
         raise UserError(
-            f"{counted(len(outcome.failed), 'run')} failed, the first {run.arm.name!r} with seed {run.seed}: {line}. "
+            f"{plural(len(outcome.failed), 'run')} failed, the first {run.arm.name!r} with seed {run.seed}: {line}. "
             f"See {run.folder / 'log.txt'}; the same command tries again"
         )

@@ -167,13 +167,13 @@ def _check_epochs(curves: Mapping[str, Mapping[int, Curve]], file: RunsFile) -> 
 
 def sizes_told(arms: Arms, file: RunsFile) -> dict[str, Size] | None:
     """What rows say of the size of each arm that has any; None where one has no row that does."""
+    rows = file.of_arms(arms.arms, {}, {})
     found = {
         row["arm"]: Size(parameters=row["parameters"], multiply_adds=row["multiply_adds"])
-        for row in file.of_arms(arms.arms, {}, {}).values()
+        for row in rows.values()
         if type(row.get("parameters")) is int and type(row.get("multiply_adds")) is int
     }
-    made = {name for name, _ in file.of_arms(arms.arms, {}, {})}
-    return found if found.keys() == made else None
+    return found if found.keys() == {name for name, _ in rows} else None
 
 
 def verdict(p: float, p_pooled: float) -> str:

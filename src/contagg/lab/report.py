@@ -15,6 +15,7 @@ from contagg.lab.findings import LIKELY, NOISE, REAL, Curve, Findings, Line, is_
 from contagg.lab.intervals import LEVEL
 from contagg.lab.pictures import by_epoch, score_against_time
 from contagg.lab.rows import Row
+from contagg.output import table
 
 _HEAD = (
     "arm seeds last-epoch best difference p-pairs p-pooled verdict params-M MMACs infer-ms train-ms infer-MB train-MB"
@@ -30,7 +31,7 @@ def score(row: Row, metric: str | None = None) -> str:
 
 def text(findings: Findings) -> str:
     """What a table says, what may be said of it, and what may not."""
-    return "\n".join([*_above(findings), *_table(findings), *_below(findings)])
+    return "\n".join([*_above(findings), _table(findings), *_below(findings)])
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
@@ -53,10 +54,10 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     return paths
 
 
-def counted(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
     """How many of what.
 
-    >>> counted(1, "run"), counted(2, "run")
+    >>> plural(1, "run"), plural(2, "run")
     ('1 run', '2 runs')
     """
     return f"{number} {what}{'s' * (number != 1)}"
@@ -74,7 +75,7 @@ def _above(findings: Findings) -> list[str]:
         adjusted = f"; p values, not intervals, are adjusted for {len(others)} arms (Holm)" if len(others) > 1 else ""
         lines.append(f"difference: from {first.arm!r}, paired by seed, with {LEVEL:.0%} interval{adjusted}")
     if about := findings.about:
-        on = f"{about['device']}, {counted(about['threads'], 'thread')}, {about['precision']}"
+        on = f"{about['device']}, {plural(about['threads'], 'thread')}, {about['precision']}"
         lines.append(f"times of a batch of {about['batch']} on {on}")
     return lines
 
@@ -109,13 +110,11 @@ def _below(findings: Findings) -> list[str]:
     return lines
 
 
-def _table(findings: Findings) -> list[str]:
+def _table(findings: Findings) -> str:
     share = is_share(findings.metric)
     rows = [[word.replace("-", " ") for word in _HEAD.split()], *(_cells(line, share) for line in findings.lines)]
     used = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in used]
-    told = zip(*used, strict=True)
-    return ["  ".join(f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(row)) for row in told]
+    return table(list(zip(*used, strict=True)), left=1)
 
 
 def _cells(line: Line, share: bool) -> Sequence[str]:
