@@ -40,6 +40,8 @@ class Task:
         fit: Trains what a recipe says. Its weights files say under `task` whose they are.
         open: recipe -> its data, opened and checked. Without it and `job` the task's runs cannot be compared.
         job: (recipe, data) -> the `contagg.training.engine.Job` that `fit` trains.
+        report: (run folder, recipe, data): draws what a finished run of it shows and says where all is, as `fit`
+            does in the end; other commands that train `job` do so too.
         shown: A weights file of it -> the module that `contagg.inspect` shows, and what is known of its preprocessing.
             Without it that takes such files only where they name a model, as those of networks that classify do.
         commands: What else can be done with such a file, `validate` and `predict` among it, and what the task brings
@@ -51,6 +53,7 @@ class Task:
     fit: str
     open: str = ""
     job: str = ""
+    report: str = ""
     shown: str = ""
     commands: Mapping[str, Command] = field(default_factory=dict)
 

@@ -68,6 +68,9 @@ def test_what_is_handed_over(placing: Runs, capsys: pytest.CaptureFixture[str]) 
     assert costs["placed", 16]["multiply_adds"] == predicted <= 0.95 * costs["all open", 16]["multiply_adds"]
     assert costs["placed", 16]["parameters"] == sum(p.numel() for p in model.parameters())
     assert (folder / "figures" / "placement.png").stat().st_size > 5000
+    assert (folder / "figures" / "predictions.png").is_file() and "read back: accuracy" in placing.output, (
+        "as of any run"
+    )
     assert "stay open" in placing.output and "counted" in placing.output
     k, said = r"[\d.]+ k multiply-adds", placing.output
     assert re.search(
@@ -139,6 +142,10 @@ def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path:
         assert runs.fit("cut", *options, meddle=die_after_step(step)) == -signal.SIGKILL, runs.output
     assert runs.fit("cut", *options) == 0, runs.output
     assert_equal(runs, "whole", "cut", FILES[:2])
+    part = "backbone" if task == "detection" else "network"
+    assert re.search(rf"^{part} +contagg\.create\(", runs.output, re.MULTILINE)
+    assert runs.output.splitlines()[-1].split()[1] == ("validate" if task == "detection" else "knn")
+    assert (runs.folder / "cut" / "figures" / "curves.png").is_file()
     state = runs.state("whole")["state_dict"]
     found = json.loads((runs.folder / "whole" / "placement.json").read_text())
     queries = [name for name in state if name.endswith("affinity.first.query.weight")]
@@ -179,3 +186,11 @@ def test_a_run_of_too_few_steps_and_a_network_without_places(placing: Runs) -> N
     assert placing.fit("other", *PLACED, "--model.options", "{affinity: dwconv3}") == 2
     assert "nothing can be closed in blocks of 'dwconv3'" in placing.output
     assert not (placing.folder / "other").exists()
+
+
+def test_where_nothing_says_which_weights_are_best_the_last_are_told(tmp_path: Path) -> None:
+    recipe = mixed(DINO)
+    runs = Runs(tmp_path, {**recipe, "knn": {**recipe.get("knn", {}), "every": 0}}, "place")
+    assert runs.fit("run", "--budget", "0.95") == 0, runs.output
+    told = next(line for line in runs.output.splitlines() if line.startswith("weights")).split()[1]
+    assert told.endswith("last.safetensors") and Path(told).is_file()

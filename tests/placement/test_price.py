@@ -50,6 +50,16 @@ def test_a_backbone_within_a_detector_has_places_too() -> None:
     assert prices.opened == multiply_adds(features, (64, 96))
 
 
+def test_a_backbone_that_ends_early_has_places_up_to_there() -> None:
+    """DETR at stride 8 takes two stages; the words of the others stay in its options."""
+    features = Features("container_tiny", (8,), frozen=False, embed_dims=(32, 32, 32, 32))
+    places = find_places(features)
+    assert [place.label for place in places] == ["1.1", "2.1"]
+    both = "attention + dwconv3"
+    assert affinity_option(features, places, (1,)) == ["dwconv3", both, both, both]
+    assert priced(features, (64, 96)).opened == multiply_adds(features, (64, 96))
+
+
 def test_milliseconds_are_measured_where_it_runs() -> None:
     network = contagg.create("container_tiny", **SMALL)
     prices = priced(network, (96, 96), "ms")

@@ -37,6 +37,7 @@ TASK = Task(
     fit="contagg.classification.fit:fit",
     open="contagg.classification.fit:open_images",
     job="contagg.classification.fit:make_job",
+    report="contagg.classification.fit:report",
     commands={
         "validate": Command(
             help="accuracy and confusion matrix on held-out images",

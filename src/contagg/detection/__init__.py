@@ -103,6 +103,7 @@ TASK = Task(
     fit="contagg.detection.fit:fit",
     open="contagg.detection.fit:open_images",
     job="contagg.detection.fit:make_job",
+    report="contagg.detection.fit:report",
     shown="contagg.detection.shown:open_shown",
     commands={
         "validate": Command(

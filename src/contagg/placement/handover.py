@@ -22,6 +22,7 @@ from contagg.placement.config import Budget, without_placement
 from contagg.placement.picture import gates_figure, rises_figure
 from contagg.placement.places import Place, affinity_option
 from contagg.placement.price import Prices, at_size, shown
+from contagg.tasks import task_named
 from contagg.training.run_folder import RunFolder
 
 ROUNDS = 15
@@ -231,15 +232,17 @@ def _quartiles(cost: Cost) -> str:
 
 def _next(folder: RunFolder, recipe: Any, affinity: Any, weights: Path) -> str:
     name = getattr(recipe.model, "name", None) or recipe.model.backbone
+    part = "network " if hasattr(recipe.model, "name") else "backbone"
     given = {**recipe.model.options, "affinity": affinity}
     options = ", ".join(f"{option}={value!r}" for option, value in given.items())
+    read = next((word for word in ("validate", "knn") if word in task_named(recipe.task).commands), None)
+    last = f"\n               contagg {read} {weights}" if read else ""
     again, on = folder.folder / "placed.yaml", folder.folder / "on"
-    return f"""network        contagg.create({name!r}, {options})
+    return f"""{part}       contagg.create({name!r}, {options})
 weights        {weights}
 table          {folder.folder / "placement.csv"}, and all numbers in {folder.folder / "placement.json"}
 picture        {folder.figures / "placement.png"}
 recipe         {again}
 
 next           contagg fit -c {again}     # the same network from the start
-               contagg fit -c {again} --model.init_weights {weights} --run.folder {on}     # trained on
-               contagg validate {weights}"""
+               contagg fit -c {again} --model.init_weights {weights} --run.folder {on}     # trained on{last}"""

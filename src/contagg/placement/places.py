@@ -64,9 +64,12 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
     """
     prefix, container = _container(network)
     places: list[Place] = []
+    made = dict(container.named_modules())
     for stage, blocks in _blocks(container):
         for number, (name, word) in enumerate(blocks, start=1):
-            aggregation = container.get_submodule(name)
+            if name not in made:  # a detector's backbone ends where it is not needed any more
+                continue
+            aggregation = made[name]
             assert isinstance(aggregation, Aggregation)
             mixture, heads = aggregation.closable(), () if kernel_size is None else aggregation.open_heads()
             if not (mixture or heads):

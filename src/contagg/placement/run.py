@@ -30,7 +30,8 @@ def run(recipe: Any) -> None:
     check_machine(recipe.run)
     torch.manual_seed(recipe.run.seed)
     task = task_named(recipe.task)
-    job: Job = load(task.job)(recipe, load(task.open)(recipe))
+    data = load(task.open)(recipe)
+    job: Job = load(task.job)(recipe, data)
     network = job.networks[0]
     places, size = find_places(network), recipe.placement.size or image_size(job)
     folder, prices = begun(network, places, size, recipe)
@@ -50,8 +51,9 @@ def run(recipe: Any) -> None:
             evidence=placement.gates.evidence.tolist(),
             history=account.history,
         )
-        best = folder.checkpoints / "best.safetensors"
-        hand_over(finding, folder, recipe, opened, network, image_size(job), best)
+        if task.report:
+            load(task.report)(folder, recipe, data)
+        hand_over(finding, folder, recipe, opened, network, image_size(job), weights_of(folder))
 
 
 def begun(
@@ -91,6 +93,12 @@ def _read(path: Path) -> Prices | None:
         return Prices.of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def weights_of(folder: RunFolder) -> Path:
+    """The best of the epochs after the choice, or the last where nothing says which is best."""
+    best, last = (folder.checkpoints / f"{name}.safetensors" for name in ("best", "last"))
+    return best if best.exists() else last
 
 
 def image_size(job: Job) -> tuple[int, int]:

@@ -53,6 +53,7 @@ TASK = Task(
     fit="contagg.self_supervised.fit:fit",
     open="contagg.self_supervised.fit:open_images",
     job="contagg.self_supervised.fit:make_job",
+    report="contagg.self_supervised.fit:report",
     commands={
         "knn": Command(
             help="accuracy of the nearest training images in a network's features (Table 6)",
