@@ -2,8 +2,10 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,12 @@ def test_a_run_writes_a_row_a_form_and_a_picture(tmp_path: Path, capsys: pytest.
         assert float(row["gemm_utilisation"]) == pytest.approx(passes * 2 * cost / seconds / rate, rel=1e-3)
         assert float(row["peak_megabytes"]) > 0.5
     assert about["batch"] == 2 and about["commit"] and "container_light_tiny" in capsys.readouterr().out
+
+
+def test_the_command_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["contagg", "compare", "--affinity", "attention + dwconv5", "token mlp"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert shlex.split(describe(torch.device("cpu"))["command"]) == words
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -181,7 +182,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """What figures of a machine need beside them."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "command": " ".join(["contagg", *sys.argv[1:]]),
+        "command": shlex.join(["contagg", *sys.argv[1:]]),
         "commit": commit_of(Path(__file__)),
         "device": named,
         "torch": torch.__version__,
