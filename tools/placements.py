@@ -1,7 +1,8 @@
 """`python -m tools.placements`: all placements of attention compared, and which rule finds the good ones.
 
 Reads, under results/placement, truth/runs.json (`contagg compare` over all choices of stages), learnt.json (runs of
-`contagg place`, added by `--add RUN...`) and rivals.json (tools/rivals), and writes docs/placement-results.md with its
+`contagg place`, added by `--add RUN...`), rivals.json (tools/rivals), price.json (tools/search_price) and
+nuclei/runs.json (`contagg compare` of none and all in a detector), and writes docs/placement-results.md with its
 picture. What is missing is said to be.
 """
 
@@ -9,99 +10,20 @@ import argparse
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau
-from sklearn.metrics import jaccard_score
 
-import contagg
-from contagg.benchmark.cost import multiply_adds
 from contagg.errors import UserError
 from contagg.figures import new_figure
 from contagg.files import write_output
-from contagg.lab.intervals import Interval, Pooled, interval, paired
+from contagg.lab.intervals import Pooled, interval, paired
+from contagg.placement.config import Budget
 from contagg.yaml_file import read_yaml
 from tools.pictures import publish
-from tools.twins import with_interval
-
-ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "recipes/placement/imagenette.yaml"
-LIGHT = (False, False, False, True)
-"""The authors' choice by hand."""
-Stages = tuple[bool, ...]
-"""Of each stage, whether its dynamic affinity is open."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Accuracy in per cent of each choice of stages, by seed, and what it costs.
-
-    Attributes:
-        costs: Multiply-adds of an image.
-    """
-
-    accuracies: Mapping[Stages, Mapping[int, float]]
-    costs: Mapping[Stages, int]
-
-    @classmethod
-    def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
-        """Of the rows of `contagg compare`; all choices must have the same seeds to count."""
-        rows = json.loads(path.read_text())["rows"] if path.is_file() else []
-        found: dict[Stages, dict[int, float]] = {}
-        for row in rows:
-            found.setdefault(opened(row["arm"]), {})[row["seed"]] = 100 * row["metrics"]["accuracy"][-1]
-        model = read_yaml(recipe)["model"]
-        return cls(found, {stages: _cost(model, stages) for stages in found})
-
-    @property
-    def seeds(self) -> list[int]:
-        """That all choices have."""
-        return sorted(set.intersection(*(set(values) for values in self.accuracies.values())))
-
-    def mean(self, stages: Stages) -> float:
-        """Over the seeds that all have."""
-        return fmean(self.accuracies[stages][seed] for seed in self.seeds)
-
-    def within(self, cost: float) -> list[Stages]:
-        """The choices that cost no more."""
-        return [stages for stages in self.accuracies if self.costs[stages] <= cost * (1 + 1e-9)]
-
-    def effect(self, stage: int) -> Interval:
-        """Of opening a stage: the mean over the pairs that differ in it alone, and its interval over seeds."""
-        pairs = [(stages, (*stages[:stage], True, *stages[stage + 1 :])) for stages in self.accuracies]
-        pairs = [(closed, open_) for closed, open_ in pairs if not closed[stage] and open_ in self.accuracies]
-        return interval(
-            [
-                fmean(self.accuracies[open_][seed] - self.accuracies[closed][seed] for closed, open_ in pairs)
-                for seed in self.seeds
-            ]
-        )
-
-    def agreement(self, scores: Sequence[float]) -> float:
-        """Kendall's tau of all choices' accuracy and the sum of their open stages' scores."""
-        choices = list(self.accuracies)
-        sums = [sum(score for score, is_open in zip(scores, stages, strict=True) if is_open) for stages in choices]
-        return float(kendalltau(sums, [self.mean(stages) for stages in choices]).statistic)
-
-
-def opened(arm: str) -> Stages:
-    """Of an arm's words, or of one for all stages: those with a mixture are open."""
-    words = [word.strip() for word in arm.split(",")]
-    return tuple("+" in word for word in (words if len(words) > 1 else words * 4))
-
-
-def _cost(model: Mapping[str, Any], stages: Stages) -> int:
-    mixture = model["options"]["affinity"]
-    words = tuple(mixture if is_open else mixture.split("+")[1].strip() for is_open in stages)
-    size = model["image_size"]
-    network = contagg.create(model["name"], img_size=size, **{**model["options"], "affinity": words})
-    return multiply_adds(network, (size, size), 3)
+from tools.placement_truth import LIGHT, ROOT, Stages, Truth, by_stage, in_points, jaccard, last, shown, stages_of
 
 
 def learnt_row(run: Path) -> dict[str, Any]:
@@ -111,34 +33,18 @@ def learnt_row(run: Path) -> dict[str, Any]:
         with (run / "placement.csv").open() as file:
             reasons = list(csv.DictReader(file))
         with (run / "metrics.csv").open() as file:
-            accuracy = float(list(csv.DictReader(file))[-1]["accuracy"])
+            ended = list(csv.DictReader(file))[-1]
+        score = float(ended["accuracy" if recipe["task"] == "classification" else "box_ap"])
     except (OSError, KeyError, IndexError) as error:
         raise UserError(f"{run} is no finished run of contagg place: {error}") from error
     return {
+        "task": recipe["task"],
         "seed": recipe["run"]["seed"],
         "budget": found["budget"]["value"],
         "scores": {reason["place"]: float(reason["score"]) for reason in reasons},
         "chosen": found["chosen"],
-        "accuracy": accuracy,
+        "score": score,
     }
-
-
-def stages_of(places: Sequence[str]) -> Stages:
-    """Of labels of blocks such as 3.1."""
-    return tuple(any(place.startswith(f"{stage}.") for place in places) for stage in range(1, 5))
-
-
-def by_stage(scores: Mapping[str, float]) -> list[float]:
-    """Sums over the blocks of each stage."""
-    return [sum(score for place, score in scores.items() if place.startswith(f"{stage}.")) for stage in range(1, 5)]
-
-
-def shown(stages: Stages) -> str:
-    """Such as `1 4`."""
-    return " ".join(str(number) for number, is_open in enumerate(stages, 1) if is_open) or "none"
-
-
-in_points = partial(with_interval, digits=2)
 
 
 def truth_section(truth: Truth) -> list[str]:
@@ -199,8 +105,10 @@ def learnt_section(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> list[st
     lines = [
         "## What is learnt",
         "",
-        "| budget | chosen, by seed | alike (Jaccard) | accuracy of the choice, trained from the start | better than |",
-        "|---|---|---|---|---|",
+        "Accuracies are of the placements trained from the start, as above, the mean over what each seed chose.",
+        "",
+        "| budget | chosen, by seed | alike (Jaccard) | accuracy | better than | their mean and best | from LIGHT's |",
+        "|---|---|---|---|---|---|---|",
     ]
     total = max(truth.costs.values())
     for budget in sorted({row["budget"] for row in learnt}):
@@ -208,17 +116,71 @@ def learnt_section(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> list[st
         means, others = [truth.mean(stages) for stages in choices], truth.within(budget * total)
         below = [fmean(truth.mean(other) < mean for other in others if other != stages) if len(others) > 1 else 1.0
                  for stages, mean in zip(choices, means, strict=True)]  # fmt: skip
+        known = [truth.mean(other) for other in others]
+        share = f"{fmean(below):.0%} of the {len(others) - 1} others of no more cost"
+        values = {seed: fmean(truth.accuracies[stages][seed] for stages in choices) for seed in truth.seeds}
+        light = paired(values, truth.accuracies[LIGHT]).interval
         lines.append(
             f"| {budget:g} | {'; '.join(map(shown, choices))} | {jaccard(choices):.2f} | {fmean(means):.2f} | "
-            f"{fmean(below):.0%} of the {len(others) - 1} others of no more cost |"
+            f"{share} | {fmean(known):.2f}, {max(known):.2f} | {in_points(light, '+')} |"
         )
     return [*lines, "", f"LIGHT's choice, stage 4, reaches {truth.mean(LIGHT):.2f}.", ""]
 
 
-def jaccard(choices: Sequence[Stages]) -> float:
-    """The mean over pairs of what both open of what either does; 1 for pairs that open nothing."""
-    pairs = list(combinations(choices, 2))
-    return fmean(jaccard_score(*pair, zero_division=1.0) for pair in pairs) if pairs else 1.0
+def price_section(truth: Truth, learnt: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """CPU seconds of a run that learns its placement, against runs that do not."""
+    if len(rows) < 2:
+        return []
+    all_open = in_points(interval([row["place"] / row["fit"] for row in rows]))
+    lines = [
+        "## What the search costs",
+        "",
+        "| CPU seconds of `contagg place`, over those of | ratio | runs |",
+        "|---|---|---|",
+        f"| `contagg fit` with all open | {all_open} | {len(rows)} |",
+    ]
+    chosen = {(row["budget"], row["seed"]): stages_of(row["chosen"]) for row in learnt}
+    ratios = [
+        row["place"] / truth.cpu_seconds[stages][row["seed"]]
+        for row in rows
+        if (stages := chosen.get((Budget.read(row["budget"]).value, row["seed"]))) is not None
+        and row["seed"] in truth.cpu_seconds[stages]
+    ]
+    if len(ratios) > 1:
+        ratio = in_points(interval(ratios))
+        lines.append(f"| the chosen network's run in `contagg compare`, from the start | {ratio} | {len(ratios)} |")
+    return [*lines, ""]
+
+
+def detection_section(found: Mapping[Stages, Mapping[int, float]], learnt: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether a detector has something to place, and where it puts it."""
+    none, every = found.get((False,) * 4, {}), found.get((True,) * 4, {})
+    if min(len(none), len(every)) < 2:
+        return []
+    scores = (in_points(interval(list(each.values()))) for each in (none, every))
+    lines = [
+        "## In a detector",
+        "",
+        "RetinaNet on the same network, on nuclei (`recipes/placement/nuclei.yaml`), box AP.",
+        "",
+        "| none open | all open | all, from none | seeds |",
+        "|---|---|---|---|",
+        f"| {' | '.join(scores)} | {in_points(paired(every, none).interval, '+')} | {len(every)} |",
+        "",
+    ]
+    if not learnt:
+        return lines
+    choices = [stages_of(row["chosen"]) for row in learnt]
+    lines += [
+        f"Chosen within {learnt[0]['budget'] / 1e6:g}M multiply-adds at 64 pixels, by seed: "
+        f"{'; '.join(map(shown, choices))} (Jaccard {jaccard(choices):.2f}).",
+        "",
+        "| stage | chance to be open, as learnt |",
+        "|---|---|",
+    ]
+    chances = [by_stage(row["scores"]) for row in learnt]
+    lines += [f"| {stage + 1} | {in_points(interval([each[stage] for each in chances]))} |" for stage in range(4)]
+    return [*lines, ""]
 
 
 def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
@@ -260,6 +222,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
+def _of(row: Mapping[str, Any]) -> tuple[str, float, int]:
+    return row["task"], row["budget"], row["seed"]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The page and its picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,15 +235,18 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     learnt = _rows(given.results / "learnt.json")
     for row in map(learnt_row, given.add):
-        learnt = [each for each in learnt if (each["seed"], each["budget"]) != (row["seed"], row["budget"])] + [row]
+        learnt = [each for each in learnt if _of(each) != _of(row)] + [row]
     if given.add:
-        learnt.sort(key=lambda row: (row["budget"], row["seed"]))
+        learnt.sort(key=_of)
         write_output(given.results / "learnt.json", json.dumps(learnt, indent=1).encode())
+    here, detection = ([row for row in learnt if row["task"] == task] for task in ("classification", "detection"))
     truth, lines = Truth.read(given.results / "truth/runs.json"), [INTRODUCTION]
     lines += truth_section(truth)
     if truth.accuracies and len(truth.seeds) > 1:
-        publish(given.docs / "pictures/placement_truth.png", picture(truth, learnt))
-        lines += rules_section(truth, learnt, _rows(given.results / "rivals.json")) + learnt_section(truth, learnt)
+        publish(given.docs / "pictures/placement_truth.png", picture(truth, here))
+        lines += rules_section(truth, here, _rows(given.results / "rivals.json")) + learnt_section(truth, here)
+        lines += price_section(truth, here, _rows(given.results / "price.json"))
+    lines += detection_section(last(given.results / "nuclei/runs.json", "box_ap"), detection)
     write_output(given.docs / "placement-results.md", ("\n".join(lines).rstrip() + "\n").encode())
     print(given.docs / "placement-results.md")
 

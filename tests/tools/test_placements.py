@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from contagg.errors import UserError
-from tools import placements
-from tools.placements import Truth, jaccard, learnt_row, main, opened, stages_of
+from tools.placement_truth import Truth, by_stage, jaccard, opened, stages_of
+from tools.placements import learnt_row, main
 
 WORTH = (0.5, 2.0, 1.0, 0.25)
 """Points that each stage adds."""
+METRIC = {"classification": "accuracy", "detection": "box_ap"}
 OPEN, CLOSED = "attention gated + identity", "identity"
 
 
@@ -27,6 +28,7 @@ def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
         {
             "arm": arm(stages),
             "seed": seed,
+            "cpu_seconds": 100 + 10 * sum(stages),
             "metrics": {"epoch": [1, 2], "accuracy": [0.1, (50 + seed + gain + noise * generator.normal()) / 100]},
         }
         for seed in range(seeds)
@@ -39,13 +41,15 @@ def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
     return path
 
 
-def write_run(folder: Path, chosen: list[str], scores: tuple[float, ...] = WORTH, seed: int = 0) -> Path:
+def write_run(
+    folder: Path, chosen: list[str], scores: tuple[float, ...] = WORTH, seed: int = 0, task: str = "classification"
+) -> Path:
     folder.mkdir(parents=True)
     (folder / "placement.json").write_text(json.dumps({"budget": {"value": 0.97, "unit": "share"}, "chosen": chosen}))
     rows = [f"{stage}.1,{score}" for stage, score in enumerate(scores, 1)]
     (folder / "placement.csv").write_text("\n".join(["place,score", *rows]))
-    (folder / "metrics.csv").write_text("epoch,accuracy\n1,0.2\n2,0.6\n")
-    (folder / "recipe.yaml").write_text(f"run:\n  seed: {seed}\n")
+    (folder / "metrics.csv").write_text(f"epoch,{METRIC[task]}\n1,0.2\n2,0.6\n")
+    (folder / "recipe.yaml").write_text(f"task: {task}\nrun:\n  seed: {seed}\n")
     return folder
 
 
@@ -95,13 +99,45 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "## All 16 placements, 3 seeds" in page and "| learnt gates | +" in page
     assert re.search(r"^\| 2 \| \+(1\.9|2\.0)", page, re.M) and re.search(r"^\| entropy \| \+(0\.9|1)", page, re.M)
     assert re.search(r"^\| 0.97 \| 2; 2; 2 \| 1.00 \| 5[23]\.\d\d \|", page, re.M)
+    assert re.search(r"\| 5\d\.\d\d, 5[34]\.\d\d \| \+(1\.[67]|1\.8)", page), (
+        "mean and best of all, and 2.0 less LIGHT's 0.25"
+    )
     assert (tmp_path / "docs/pictures/placement_truth.png").is_file()
     main([*places, "--add", str(runs[0])])
     assert len(json.loads((tmp_path / "learnt.json").read_text())) == 3, "a run that is there is not added twice"
+
+
+def test_what_the_search_costs(tmp_path: Path) -> None:
+    (tmp_path / "docs/pictures").mkdir(parents=True)
+    write_truth(tmp_path)
+    runs = [str(write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed)) for seed in range(2)]
+    rows = [{"seed": seed, "budget": "0.97", "fit": 200.0, "place": 220.0 + 11 * seed} for seed in range(2)]
+    (tmp_path / "price.json").write_text(json.dumps(rows))
+    main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *runs])
+    page = (tmp_path / "docs/placement-results.md").read_text()
+    assert re.search(r"with all open \| 1\.13 \(.* \| 2 \|", page), "220 / 200 and 231 / 200"
+    assert re.search(r"from the start \| 2\.05 \(.* \| 2 \|", page), "over 110 of one open stage"
+
+
+def test_a_detector(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "nuclei").mkdir()
+    scores = {CLOSED: (0.20, 0.21), OPEN: (0.23, 0.25)}
+    rows = [
+        {"arm": arm, "seed": seed, "metrics": {"epoch": [1], "box_ap": [score]}}
+        for arm, some in scores.items()
+        for seed, score in enumerate(some)
+    ]
+    (tmp_path / "nuclei/runs.json").write_text(json.dumps({"rows": rows}))
+    runs = [str(write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed, task="detection")) for seed in range(2)]
+    main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *runs])
+    page = (tmp_path / "docs/placement-results.md").read_text()
+    assert "| 20.50 (" in page and "| +3.50 (" in page and "by seed: 2; 2 (Jaccard 1.00)" in page
+    assert "## What is learnt" not in page, "runs of another task are not set against this one's placements"
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished run of contagg place"):
         learnt_row(tmp_path)
     run = write_run(tmp_path / "run", ["4.1"])
-    assert learnt_row(run)["accuracy"] == 0.6 and placements.by_stage(learnt_row(run)["scores"]) == list(WORTH)
+    assert learnt_row(run)["score"] == 0.6 and by_stage(learnt_row(run)["scores"]) == list(WORTH)
