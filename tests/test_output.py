@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from contagg.output import BROKEN_PIPE, LossyStream, counted, lossy_output, required_output
+from contagg.output import BROKEN_PIPE, LossyStream, counted, duration, lossy_output, required_output
 
 COMMAND = f"{sys.executable} -c 'import contagg_cli; contagg_cli.main()'"
 MANY_LINES = """
@@ -79,3 +79,18 @@ def test_long_work_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkey
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == "2 of 10 sheep counted, about 48 s left" and not captured.out
     assert len(captured.err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (7380, "2 h 03 min"),
+        (356400, "4 d 03 h"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -66,6 +66,15 @@ class WatchedStream:
         return getattr(self.watched, name)
 
 
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `7 h 12 min`, `4 d 03 h`."""
+    whole = round(seconds)
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller:02d} {name}"
+    return f"{whole} s"
+
+
 def counted(items: Sequence[Any], what: str, every: float = 10.0) -> Iterator[Any]:
     """The items; every so many seconds standard error says how many are done and about how long the others take."""
     began = last = time.monotonic()
@@ -74,7 +83,7 @@ def counted(items: Sequence[Any], what: str, every: float = 10.0) -> Iterator[An
         if now - last >= every:
             last = now
             left = (now - began) / done * (len(items) - done)
-            print(f"{done:,} of {len(items):,} {what}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{done:,} of {len(items):,} {what}, about {duration(left)} left", file=sys.stderr, flush=True)
         yield item
 
 

@@ -10,7 +10,6 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from contagg.errors import UserError
 from contagg.training.guards import StepGuard
 from contagg.training.metrics import EpochMetrics, make_loggers
-from contagg.training.progress import duration
 from contagg.training.rows import write_rows
 from contagg.training.signals import StopSignals
 
@@ -69,18 +68,3 @@ def test_mlflow_writes_a_database_in_the_run_folder(tmp_path: Path, monkeypatch:
     folder = (tmp_path / "run").resolve()
     assert given["tracking_uri"] == f"sqlite:///{folder}/mlflow.db" and given["run_name"] == "run"
     assert given["artifact_location"] == f"file://{folder}/mlruns"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (60, "1 min 00 s"),
-        (3599, "59 min 59 s"),
-        (7380, "2 h 03 min"),
-        (356400, "4 d 03 h"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

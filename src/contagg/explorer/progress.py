@@ -1,13 +1,13 @@
 """What is being done where it takes long, how long is left, and a line where the page would be too large."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 
 from contagg.errors import UserError, printable
 from contagg.explorer.packing import bytes_of
 from contagg.inspect.forms import RecordedLayer
+from contagg.output import duration
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ class Progress:
         if now - self.told < self.EVERY:
             return
         self.told = now
-        left = (now - self.began) * (1 - done) / done if done else math.nan
-        logger.info("%s%s", printable(what), f", about {left:.0f} s left" if 0 < done < 1 else "")
+        left = f", about {duration((now - self.began) * (1 - done) / done)} left" if 0 < done < 1 else ""
+        logger.info("%s%s", printable(what), left)
 
 
 class Seeing:

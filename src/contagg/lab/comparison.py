@@ -20,8 +20,8 @@ from contagg.lab.report import plural, score, text, write
 from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
 from contagg.lab.sizes import Size, network, size
+from contagg.output import duration
 from contagg.training.engine import check_machine
-from contagg.training.progress import duration
 from contagg.training.signals import StoppedError
 
 

@@ -17,7 +17,7 @@ import torch
 from contagg.benchmark.bench import describe
 from contagg.errors import printable
 from contagg.lab.making import BUSY, DONE, FAILED, STOPPED, Run, finished_epochs, in_process
-from contagg.training.progress import duration
+from contagg.output import duration
 from contagg.training.signals import StopSignals
 
 _GLANCE = 2.0

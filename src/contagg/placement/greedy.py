@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from contagg.training.progress import duration
+from contagg.output import duration
 
 Losses = Callable[[Collection[int]], list[float]]
 """One a batch, with the places of these numbers open."""

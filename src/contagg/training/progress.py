@@ -7,17 +7,9 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from contagg.output import duration
 from contagg.training.metrics import EpochMetrics
 from contagg.training.optimizer import describe_groups
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `7 h 12 min`, `4 d 03 h`."""
-    whole = round(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller:02d} {name}"
-    return f"{whole} s"
 
 
 class Progress(TQDMProgressBar):
