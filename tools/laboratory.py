@@ -20,7 +20,7 @@ from contagg.affinity import Site, build_affinity
 from contagg.errors import UserError
 from contagg.figures import BLUE, GREY, VERMILION, new_figure, plain_axes
 from contagg.files import write_output
-from contagg.lab.intervals import LEVEL, paired
+from contagg.lab.intervals import LEVEL, Pooled, paired
 from contagg.nn.aggregation import CHANNEL_MIXING
 from tools.pictures import publish
 from tools.twins import with_interval
@@ -89,18 +89,16 @@ class Comparison:
         return str(self.report["arms"][0]["arm"])
 
     @property
-    def deviation(self) -> float:
+    def noise(self) -> Pooled:
         """Of one run, in points, if all arms waver alike."""
-        return 100 * float(self.report["pooled"]["deviation"])
-
-    def reach(self, comparisons: int = 1) -> float:
-        """Half of one run's interval in points, where so many are to hold at once (Bonferroni)."""
-        tail = (1 - LEVEL) / 2 / comparisons
-        return float(student.ppf(1 - tail, self.report["pooled"]["freedom"])) * self.deviation
+        found = self.report["pooled"]
+        return Pooled(100 * found["deviation"], found["freedom"])
 
     def apart(self, comparisons: int) -> float:
-        """Half of the intervals, in points, of so many differences of two arms that hold at once."""
-        return self.reach(comparisons) * math.sqrt(2 / len(self.scores[self.first]))
+        """Half of the intervals, in points, of so many differences that hold at once (Bonferroni)."""
+        tail = (1 - LEVEL) / 2 / comparisons
+        error = self.noise.deviation * math.sqrt(2 / len(self.scores[self.first]))
+        return float(student.ppf(1 - tail, self.noise.freedom)) * error
 
     @property
     def least(self) -> float:
@@ -154,7 +152,7 @@ def _said(found: Comparison) -> list[str]:
         f"- By an arm's own pairs of seeds alone these can be told: {', '.join(f'`{arm}`' for arm in pairs) or 'none'}."
     )
     lines.append(
-        f"- **The noise.** One run wavers by {found.deviation:.2f} points (standard deviation). So a difference "
+        f"- **The noise.** One run wavers by {found.noise.deviation:.2f} points (standard deviation). So a difference "
         f"has an interval of ±{found.apart(1):.1f} points, and of ±{found.least:.1f} where all {len(others)} are to "
         "hold at once: what is less could not be seen here, and is not denied either."
     )
@@ -192,10 +190,10 @@ def picture(found: Comparison) -> Figure:
     axes.axvspan(start - found.least, start + found.least, color="#eeeeee", lw=0)
     for place, line in enumerate(arms):
         own = list(found.scores[line["arm"]].values())
-        reach = found.reach() / math.sqrt(len(own))
+        score = found.noise.around(own)
         colour = "black" if line["arm"] == found.first else _colour(line)
         axes.plot(own, [place] * len(own), "|", color=colour, ms=6, alpha=0.6)
-        axes.errorbar(fmean(own), place, xerr=reach, fmt="o", color=colour, ms=4.5, lw=1.4)
+        axes.errorbar(score.mean, place, xerr=score.high - score.mean, fmt="o", color=colour, ms=4.5, lw=1.4)
     axes.set_yticks(
         range(len(arms)), [line["arm"].replace("dwconv5, dwconv5, dwconv5", "dwconv5 x 3") for line in arms]
     )

@@ -188,10 +188,14 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(7.6, 4.6)
     axes = figure.subplots()
     chosen = {stages_of(row["chosen"]) for row in learnt}
+    pooled = Pooled.of(list(truth.accuracies.values()))
     kinds = {"learnt": "C3", "LIGHT's": "C1", "other": "C0"}
     for kind, colour in kinds.items():
         some = [s for s in truth.accuracies if kind == _kind(s, chosen)]
-        scores = [interval([truth.accuracies[stages][seed] for seed in truth.seeds]) for stages in some]
+        scores = [
+            (pooled.around if pooled else interval)([truth.accuracies[stages][seed] for seed in truth.seeds])
+            for stages in some
+        ]
         axes.errorbar(
             [truth.costs[stages] / 1e6 for stages in some], [score.mean for score in scores],
             yerr=[score.high - score.mean for score in scores], fmt="o", color=colour, capsize=3, lw=1, label=kind,
@@ -199,7 +203,7 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
         for stages, score in zip(some, scores, strict=True):
             axes.annotate(shown(stages), (truth.costs[stages] / 1e6, score.mean), (5, 4), textcoords="offset points",
                           fontsize=8, color=colour)  # fmt: skip
-    axes.set(xlabel="million multiply-adds of an image", ylabel="accuracy, %, with 95 % interval")
+    axes.set(xlabel="million multiply-adds of an image", ylabel="accuracy, %, with 95 % interval by one noise for all")
     axes.legend(frameon=False, title="stages with attention")
     axes.grid(alpha=0.3)
     return figure

@@ -213,14 +213,16 @@ def _draw_curves(found: Found, axes: Axes) -> None:
 
 def _draw_scores(found: Found, axes: Axes) -> None:
     entries, right = list(reversed(found.entries)), axes.get_yaxis_transform()
+    pooled = Pooled.of([found.last(entry.arm) for entry in entries])
     for place, entry in enumerate(entries):
-        score = interval(list(found.last(entry.arm).values()))
+        score = (pooled.around if pooled else interval)(list(found.last(entry.arm).values()))
         reach = 0.0 if math.isnan(score.low) else score.high - score.mean
         axes.errorbar(score.mean, place, xerr=reach, fmt="o", color="C0", capsize=3)
         axes.text(1.01, place, f"paper {entry.paper:.1f}", transform=right, va="center", fontsize=9)
     axes.set_yticks(range(len(entries)), [entry.name for entry in entries])
     axes.set_ylim(-0.6, len(entries) - 0.4)
-    axes.set_xlabel(f"{found.twin.metric.replace('_', ' ')} here, %, with {LEVEL:.0%} interval")
+    noise = "interval by one noise for all" if pooled else "interval"
+    axes.set_xlabel(f"{found.twin.metric.replace('_', ' ')} here, %, with {LEVEL:.0%} {noise}")
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from laboratory import written
 from matplotlib.text import Text
+from scipy.special import stdtrit
 
 from contagg.errors import UserError
 from contagg.lab.arms import Arms, read_arms
@@ -188,6 +190,17 @@ def test_names_in_pictures_do_not_hide_each_other(count: int, tmp_path: Path) ->
             )
             assert width <= 0 or height <= 0.2 * box.height, (one, other)
         assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes.values())
+
+
+def test_intervals_in_the_picture_are_by_one_noise_for_all_arms(tmp_path: Path) -> None:
+    for folder in ("7", "2"):
+        (tmp_path / folder).mkdir()
+    many, pair = (findings(tmp_path / str(count), NAMES[:count], seeds=2) for count in (7, 2))
+    spans = [np.ptp(score_against_time(found).axes[0].lines[0].get_ydata()) for found in (many, pair)]
+    assert many.pooled and not pair.pooled
+    assert spans[0] == pytest.approx(200 * stdtrit(6, 0.975) * many.pooled.deviation / 2**0.5)
+    own = pair.lines[0]
+    assert spans[1] == pytest.approx(100 * (own.high - own.low))
 
 
 def test_the_pace() -> None:

@@ -62,7 +62,7 @@ def test_kinds_of_a(tmp_path: Path) -> None:
 def test_the_noise_is_students_for_all_arms_at_once(tmp_path: Path) -> None:
     found = Comparison.read(write(tmp_path))
     samples = student.rvs(FREEDOM, size=200_000, random_state=np.random.default_rng(1)) * DEVIATION
-    assert np.mean(np.abs(samples) < found.reach()) == pytest.approx(0.95, abs=0.003)
+    assert np.mean(np.abs(samples) < found.apart(1)) == pytest.approx(0.95, abs=0.003)
     assert np.mean(np.abs(samples) > found.least) == pytest.approx(0.05 / 9, abs=0.001), (
         "two seeds of each: sqrt(2 / 2)"
     )

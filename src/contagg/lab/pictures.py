@@ -30,7 +30,8 @@ _GAP = 1.5
 def score_against_time(findings: Findings) -> Figure:
     """A mark an arm with its interval: milliseconds of a batch, or multiply-adds where no time was measured.
 
-    Colours say whether an arm is above or below the first one; grey ones are within the noise.
+    Colours say whether an arm is above or below the first one; grey ones are within the noise. Intervals are by one
+    noise for all arms where there is one, as in `by_epoch`.
     """
     lines, about, share = findings.lines, findings.about, is_share(findings.metric)
     timed = bool(about) and all(not math.isnan(line.inference_ms) for line in lines)
@@ -41,32 +42,36 @@ def score_against_time(findings: Findings) -> Figure:
     for number, line in enumerate(lines):
         x, y = line.inference_ms if timed else line.multiply_adds / 1e6, scale * line.mean
         colour = _BLACK if number == 0 else _colour(line)
-        if not math.isnan(line.low):
-            bars.append((x, scale * line.low, scale * line.high))
-            axes.plot([x, x], [scale * line.low, scale * line.high], color=colour, linewidth=1.2, alpha=0.35, zorder=1)
+        found = (findings.pooled.around if findings.pooled else interval)(list(findings.last[line.arm].values()))
+        if not math.isnan(found.low):
+            low, high = scale * found.low, scale * found.high
+            bars.append((x, low, high))
+            axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.35, zorder=1)
         axes.plot(x, y, "D" if number == 0 else "o", color=colour, markersize=6, zorder=3)
         points.append((line.arm, x, y, colour))
-    axes.set_xscale("log")
-    axes.tick_params(axis="x", which="both", labelsize=9)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    xs = [x for _, x, _, _ in points]
-    if max(xs) < 10 * min(xs):  # a log axis of less than a decade names too few of its ticks
-        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    _in_decades(axes, [x for _, x, _, _ in points])
     batch = (
         f"ms, inference of a batch of {about['batch']}, {about['device']}"
         if timed
         else "million multiply-adds of an image"
     )
-    colours = f"orange above {lines[0].arm} (diamond), blue below, grey within the noise; lines: 95 % intervals"
+    noise = "by one noise for all" if findings.pooled else "intervals"
+    colours = f"orange above {lines[0].arm} (diamond), blue below, grey within the noise; lines: 95 % {noise}"
     plain_axes(axes, batch, _named(findings.metric, share), colours)
     axes.margins(x=0.1)
-    _frame(
-        axes, [scale * line.mean for line in lines], [scale * end for line in lines for end in (line.low, line.high)]
-    )
+    _frame(axes, [scale * line.mean for line in lines], [end for _, *ends in bars for end in ends])
     _name(figure, axes, points, bars)
     return figure
+
+
+def _in_decades(axes: Axes, xs: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.tick_params(axis="x", which="both", labelsize=9)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if max(xs) < 10 * min(xs):  # a log axis of less than a decade names too few of its ticks
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _frame(axes: Axes, means: Sequence[float], ends: Sequence[float] = ()) -> None:
