@@ -108,6 +108,18 @@ def test_a_network_without_places(network: tuple[str, dict], message: str) -> No
         find_places(contagg.create(network[0], **network[1]))
 
 
+@pytest.mark.parametrize("part", ["at_size", "_measured"])
+def test_a_size_beyond_the_memory_is_one_line(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learnt positions are made for it, and milliseconds measured with it, for real."""
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("can't allocate\nmemory")
+
+    monkeypatch.setattr(f"contagg.placement.price.{part}", no_room)
+    with pytest.raises(UserError, match=r"placement\.at 64x64 does not fit this network: can't allocate memory"):
+        priced(contagg.create("container_tiny", img_size=64, **SMALL), (64, 64), "ms")
+
+
 def test_a_size_that_does_not_fit() -> None:
     features = Features("container_tiny", (4, 8, 16, 32), frozen=False)
     with pytest.raises(UserError, match=r"placement\.at 50x70 does not fit this network"):
@@ -127,7 +139,7 @@ def test_a_size_that_does_not_fit() -> None:
 )
 def test_keys_that_are_wrong(keys: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        PlacementConfig(**keys)
+        PlacementConfig(**{"budget": "0.9"} | keys)
 
 
 @pytest.mark.parametrize("unit", ["multiply-adds", "ms", "share"])

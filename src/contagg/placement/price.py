@@ -1,7 +1,8 @@
 """What each place costs where it is open, at a stated image size: multiply-adds in closed form, or measured ms."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
@@ -141,7 +142,8 @@ def price(
     Raises:
         UserError: the network does not take images of this size.
     """
-    network = at_size(network, size)
+    with _fitting(size):
+        network = at_size(network, size)
     seen = grids(network, places, size, channels)
     if unit == "ms":
         network = network.to(device, DTYPES[precision])
@@ -154,10 +156,21 @@ def price(
                 added[number] = more / len(part.numbers)
         closed = float(multiply_adds(network, size, channels))
         return Prices(unit="multiply-adds", size=size, closed=closed, added=tuple(added))
-    closed_ms, added_ms = _measured(network, parts, len(places), size, channels)
+    with _fitting(size):
+        closed_ms, added_ms = _measured(network, parts, len(places), size, channels)
     about = describe(device)
     words = f"{about['device']}, torch {about['torch']}, {about['threads']} threads, {precision}"
     return Prices(unit="ms", size=size, closed=closed_ms, added=added_ms, device=words)
+
+
+@contextmanager
+def _fitting(size: tuple[int, int]) -> Iterator[None]:
+    """UserError for what a network, or the machine's memory, says of a size that it cannot take."""
+    try:
+        yield
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"placement.at {size[0]}x{size[1]} does not fit this network: {reason}") from error
 
 
 def at_size(network: nn.Module, size: tuple[int, int]) -> nn.Module:
@@ -183,10 +196,8 @@ def grids(network: nn.Module, places: Sequence[Place], size: tuple[int, int], ch
         for place in places
     ]
     try:
-        multiply_adds(network, size, channels)
-    except _REFUSALS as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"placement.at {size[0]}x{size[1]} does not fit this network: {reason}") from error
+        with _fitting(size):
+            multiply_adds(network, size, channels)
     finally:
         for hook in hooks:
             hook.remove()
