@@ -53,6 +53,13 @@ def write_run(
     return folder
 
 
+def test_a_budget_that_is_no_share_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [])
+    (run / "placement.json").write_text(json.dumps({"budget": {"value": 3e9, "unit": "multiply-adds"}, "chosen": []}))
+    with pytest.raises(UserError, match="run has a budget in multiply-adds: give runs of a share of all open"):
+        learnt_row(run)
+
+
 def test_arms_are_read() -> None:
     assert opened(arm((True, False, False, True))) == (True, False, False, True)
     assert opened(CLOSED) == (False,) * 4 and opened(OPEN) == (True,) * 4
