@@ -25,8 +25,8 @@ from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.nn.block import Block
 from contagg.placement.after import Trial, trained_job
-from contagg.placement.config import placement_recipes
 from contagg.placement.places import Place, find_places
+from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
 
 Scores = dict[str, dict[str, float]]
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"{run} is no run folder of contagg fit: it has no recipe.yaml")
         moved = [] if given.root is None else [f"--data.root={given.root}"]
         keys = ["-c", str(run / "recipe.yaml"), f"--model.init_weights={run}", *moved]
-        recipe: Any = read_recipe(keys, placement_recipes())
+        recipe: Any = read_recipe(keys, recipes())
         found = {"seed": recipe.run.seed, "affinity": recipe.model.options["affinity"], "scores": scores(recipe)}
         rows = [row for row in rows if (row["seed"], row["affinity"]) != (found["seed"], found["affinity"])] + [found]
         rows.sort(key=lambda row: (str(row["affinity"]), row["seed"]))

@@ -14,10 +14,13 @@ from tiny_recipes import DINO, detection
 
 from contagg.checkpoints.weights import load_model
 from contagg.cli import main
+from contagg.errors import UserError
 from contagg.placement import handover, run
+from contagg.placement.config import placement_recipes
 from contagg.placement.price import Prices
 from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
+from contagg.training.run_folder import RunFolder
 
 MIXED = "attention/8 + dwconv3"
 PLACED = ("--placement.budget", "0.95", "--placement.warmup", "0.2")
@@ -132,6 +135,21 @@ def test_another_budget_is_another_run(placing: Runs) -> None:
     assert "placement.budget is 0.95 there and 0.9 here" in placing.output
 
 
+def test_a_run_of_fit_is_refused_and_stays_as_it_is(placing: Runs) -> None:
+    """Keys younger than a run count as their defaults: with a budget among them its recipe was taken for this one."""
+    keys, run = ["-c", str(placing.recipe), "--run.folder", str(placing.folder / "run")], placing.folder / "run"
+    fitted, placed = read_recipe(keys, recipes()), read_recipe([*keys, "--placement.budget=0.9"], placement_recipes())
+    RunFolder(run).claim(fitted)
+    (run / "metrics.csv").touch()
+    before = (run / "recipe.yaml").read_bytes()
+    with pytest.raises(
+        UserError, match=r"holds a run of another recipe: placement\.budget is absent there and 0\.9 here"
+    ):
+        RunFolder(run).claim(placed)
+    assert (run / "recipe.yaml").read_bytes() == before
+    assert placing.fit("none") == 2 and "placement.budget" in placing.output
+
+
 @pytest.mark.parametrize("task", ["dino", "detection"])
 def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path: Path) -> None:
     recipe = mixed(DINO if task == "dino" else detection(composed))
@@ -175,7 +193,7 @@ BAD = [
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_input(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        main(["place", "-c", "digits", *words])
+        main(["place", "-c", "digits", "--budget", "0.9", *words])
     printed = capsys.readouterr().err
     assert leave.value.code == 2 and message in printed and printed.count("\n") == 1
 

@@ -1,7 +1,7 @@
 """What a placement is asked for: a budget, a size, and when its parts begin. Needs no torch."""
 
 import re
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, Literal
 
 from contagg.arguments import load
@@ -56,7 +56,7 @@ class PlacementConfig:
         kernel_size: Of the kernel that a closed head of plain attention has instead.
     """
 
-    budget: str = "0.9"
+    budget: str
     at: str | None = None
     warmup: Annotated[float, Range(0, 1, below=True)] = 0.1
     freeze: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
@@ -89,14 +89,17 @@ def placement_recipes() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    """The recipe of a task with a section `placement`, which is thereby a part of its run's identity."""
+    """The recipe of a task with a section `placement`, which is thereby a part of its run's identity.
+
+    As a budget is required, no run that was made without one can be taken for a placement.
+    """
     known = recipes()
     if name not in known:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     recipe: type = load(known[name])
     made = make_dataclass(
         f"{recipe.__name__}WithPlacement",
-        [("placement", PlacementConfig, field(default=PlacementConfig()))],
+        [("placement", PlacementConfig)],
         bases=(recipe,),
         frozen=True,
         kw_only=True,
