@@ -10,12 +10,17 @@ from fit_processes import TINY, Runs
 from PIL import Image
 from tiny_recipes import DINO, detection
 
+import contagg
+from contagg.affinity import Affinity, DepthwiseConv, Site, registry
 from contagg.arguments import load
+from contagg.benchmark.cost import multiply_adds
 from contagg.checkpoints.weights import load_model, read_weights
 from contagg.errors import UserError
 from contagg.placement.after import Trial, trained_job
+from contagg.placement.closing import closing
 from contagg.placement.greedy import greedy
-from contagg.placement.places import find_places
+from contagg.placement.places import affinity_option, find_places
+from contagg.placement.price import grids, price
 from contagg.tasks import recipes, task_named
 from contagg.training.recipe_file import read_recipe
 
@@ -57,6 +62,40 @@ def test_what_has_room_in_the_end_is_opened_again() -> None:
     assert chosen == (0, 1) and rises == pytest.approx([0.1, 0.3, 0.9])
     _, loss = losses_of([-0.1, 0.3, 0.9])
     assert greedy(loss, [1, 2, 4], 3, "abc")[0] == (1,), "not what is better closed"  # type: ignore[arg-type]
+
+
+def test_what_saves_nothing_stays_open() -> None:
+    """Some heads are cheaper than the kernel that they would get."""
+    _, loss = losses_of([-0.1, 0.3, 0.9])
+    assert greedy(loss, [-1, 2, 4], 3, "abc")[0] == (0, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("static", ["dwconv3 dilated 2", "unbiased3"])
+@torch.no_grad()
+def test_a_fitted_convolution_costs_what_the_price_says_and_has_a_word(
+    static: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    contagg.register_affinity("unbiased{size}", _unbiased, ["unbiased3"])
+    given = {"img_size": 32, "num_classes": 3, "embed_dims": [16] * 4, "depths": [1] * 4}
+    network = contagg.create("container_tiny", **given, affinity=f"attention/8 + {static}").eval()
+    places, images = find_places(network), torch.randn(2, 3, 32, 32)
+    prices = price(network, places, (32, 32), 3, "share", "fp32", torch.device("cpu"))
+    blocks = [closing(network, place) for place in places]
+    for block, place in zip(blocks, places, strict=True):
+        grid = next(iter(grids(network, [place], (32, 32), 3)))
+        block.see(torch.randn(2, grid[0] * grid[1], 16), grid)
+        block.fit()
+        block.leave([place])
+    words = affinity_option(network, [block.named(place) for block, place in zip(blocks, places, strict=True)], ())
+    again = contagg.create("container_tiny", **given, affinity=words).eval()
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again(images), network(images))
+    assert prices.closed == multiply_adds(again, (32, 32))
+
+
+def _unbiased(site: Site, size: int) -> Affinity:
+    return DepthwiseConv(site.channels, size, bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +172,21 @@ def _count(words: list) -> int:
     return sum(stage.count(MIXED) for stage in stages)
 
 
+def test_a_run_that_was_trained_is_not_written_over(trained: Runs) -> None:
+    """Such as one that learnt its placement, begun from the same weights under the same budget."""
+    weights, states = (
+        trained.folder / "run" / "checkpoints" / "last.safetensors",
+        trained.folder / "own" / "checkpoints",
+    )
+    states.mkdir(parents=True)
+    (states / "epoch_00001_step_000000001.ckpt").write_bytes(b"")
+    assert trained.fit("own", "--from", str(weights), "--budget", "0.9") == 2
+    assert "own holds a run that was trained: give --run.folder another folder" in trained.output
+
+
 def test_several_processes_are_refused(trained: Runs) -> None:
     weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
-    assert trained.fit("two", "--from", str(weights), "--run.devices", "2") == 2
+    assert trained.fit("two", "--from", str(weights), "--budget", "0.9", "--run.devices", "2") == 2
     assert "works in one process" in trained.output
     assert isinstance(weights, Path)
 

@@ -40,7 +40,11 @@ def test_places_are_heads_and_a_choice_is_a_word_a_block() -> None:
     assert affinity_option(network, places, range(7)) == ["attention", "attention/12"]
     closed = contagg.create("vit_tiny_mixer", **SMALL, **PIXELS, affinity=words)
     assert [place.label for place in find_places(closed, 3)] == ["1.2", "2.1", "2.2", "2.3", "2.4"]
-    assert affinity_option(closed, find_places(closed, 3), ())[0] == "attention static3 in heads 1 2 3"
+    places = find_places(closed, 5)
+    assert affinity_option(closed, places, ())[0] == "attention static3 in heads 1 2 3", "one kernel size a block"
+    prices, words = price(closed, places, (20, 12), 3, "share", "fp32", CPU), affinity_option(closed, places, (1, 2))
+    chosen = contagg.create("vit_tiny_mixer", **SMALL, **PIXELS, affinity=words)
+    assert prices.cost((1, 2)) == multiply_adds(chosen, (20, 12))
 
 
 def test_blocks_of_mixtures_are_places_of_transformers_as_well() -> None:
@@ -232,4 +236,4 @@ def test_a_budget_out_of_range_is_told_the_range(trained: Runs) -> None:
 
 def test_an_even_kernel_has_no_centre() -> None:
     with pytest.raises(UserError, match=r"placement\.kernel_size must be odd, not 4"):
-        PlacementConfig(kernel_size=4)
+        PlacementConfig(budget="0.9", kernel_size=4)

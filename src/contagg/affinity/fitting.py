@@ -4,7 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from contagg.affinity.base import Affinity, Grid
 from contagg.affinity.depthwise_conv import DepthwiseConv
@@ -68,11 +68,12 @@ class KernelFit:
             self.sums += padded[:, row, window[0], window[1]].flatten(1)
             self.counts += images * inside[window].flatten()
 
-    def convolution(self, channels: int) -> DepthwiseConv:
-        """The fitted kernel as an affinity without a bias, a kernel a head."""
-        made = DepthwiseConv(channels, self.kernel_size, channels // self.affinity.heads, bias=False)
+    def convolution(self, channels: int, dilation: int = 1) -> DepthwiseConv:
+        """The fitted kernel as an affinity without a bias, a kernel a head; dilated, what is in the holes is lost."""
+        kernel = self.kernel[:, None, ::dilation, ::dilation]
+        made = DepthwiseConv(channels, kernel.shape[-1], channels // self.affinity.heads, False, dilation)
         with torch.no_grad():
-            made.weight.copy_(self.kernel[:, None])
+            made.weight.copy_(kernel)
         return made.to(next(self.affinity.parameters(), made.weight).device)
 
 
@@ -126,11 +127,18 @@ class HeadFit(KernelFit):
         return made.to(next(self.affinity.parameters(), made.weight).device)
 
 
-def static_form(mixture: Mixture, fitted: Affinity) -> Affinity | None:
-    """One static affinity for a mixture whose dynamic part is replaced by what was fitted to it; None where none is."""
+def static_form(mixture: Mixture, fitted: DepthwiseConv) -> DepthwiseConv | None:
+    """One convolution for a mixture whose dynamic part is replaced by the one fitted to it; None where none is.
+
+    It has a bias, as words of convolutions say, also where the mixture's has none.
+    """
     parts = (fitted, mixture.second) if mixture.dynamic_first else (mixture.first, fitted)
     gate = copy.deepcopy(mixture.gate)
     weight = next(fitted.parameters())
     with torch.no_grad():
         form = Mixture(*parts, gate).fold(weight.new_ones(1))
-    return None if isinstance(form, Mixture) else form.requires_grad_(True)
+    if not isinstance(form, DepthwiseConv):
+        return None
+    if form.bias is None:
+        form.bias = nn.Parameter(weight.new_zeros(form.heads))
+    return form.requires_grad_(True)

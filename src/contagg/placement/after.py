@@ -33,6 +33,7 @@ from contagg.placement.run import image_size, priced
 from contagg.placement.search import with_affinity
 from contagg.placement.trial import losses
 from contagg.tasks import task_named
+from contagg.training.checkpoint import checkpoints
 from contagg.training.engine import Job, check_machine, claim_folder
 
 IMAGES = 256
@@ -45,6 +46,8 @@ def after(recipe: Any) -> None:
     """Close what a trained network needs least until it meets the budget, and write what is left."""
     if recipe.run.world_size > 1:
         raise UserError("contagg place --from works in one process: set run.devices and run.nodes to 1")
+    if checkpoints(Path(recipe.run.folder) / "checkpoints"):
+        raise UserError(f"{recipe.run.folder} holds a run that was trained: give --run.folder another folder")
     check_machine(recipe.run)
     recipe, renormalize = in_words(recipe)
     job = trained_job(recipe)

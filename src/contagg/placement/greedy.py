@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from math import inf
 
 import torch
 
@@ -93,4 +94,4 @@ class _Choice:
         return self._cost({*self.opened, number}) <= self.limit
 
     def _rise_by_cost(self, number: int) -> float:
-        return self.found[number][0] / max(self.costs[number], 1e-12)
+        return self.found[number][0] / self.costs[number] if self.costs[number] > 0 else inf  # it would save nothing

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from contagg.affinity import Mixture
-from contagg.affinity.static_heads import partly_static_word
+from contagg.affinity.static_heads import PartlyStaticAttention, partly_static_word
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.network import Container
@@ -57,7 +57,7 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
     """The places of a network of ours, or of what holds one, such as a detector's backbone, in its order.
 
     Args:
-        kernel_size: With one each head of plain attention is a place too.
+        kernel_size: With one each head of plain attention is a place too; beside closed heads their size holds.
 
     Raises:
         UserError: it is made of no words, or nothing in it can be closed.
@@ -67,10 +67,8 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
     made = dict(container.named_modules())
     for stage, blocks in _blocks(container):
         for number, (name, word) in enumerate(blocks, start=1):
-            if name not in made:  # a detector's backbone ends where it is not needed any more
-                continue
-            aggregation = made[name]
-            assert isinstance(aggregation, Aggregation)
+            if not isinstance(aggregation := made.get(name), Aggregation):
+                continue  # a detector's backbone ends where it is not needed any more
             mixture, heads = aggregation.closable(), () if kernel_size is None else aggregation.open_heads()
             if not (mixture or heads):
                 continue
@@ -81,9 +79,9 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
             if mixture is not None:
                 terms = [term.strip() for term in word.split("+")]
                 places.append(Place(**known, static_word=terms[1] if mixture.dynamic_first else terms[0]))
-            for head in heads:
-                static = f"static{kernel_size}"
-                places.append(Place(**known, static_word=static, head=head, kernel_size=kernel_size or 0))
+            closed = aggregation.affinity  # a block with closed heads has one size of kernel, theirs
+            size = closed.static.kernel_size if isinstance(closed, PartlyStaticAttention) else kernel_size or 0
+            places += [Place(**known, static_word=f"static{size}", head=head, kernel_size=size) for head in heads]
     if not places:
         words = sorted({str(word) for _, blocks in _blocks(container) for _, word in blocks})
         wanted = "give model.options.affinity a mixture of a dynamic and a static one, such as 'attention + dwconv5'"
