@@ -151,8 +151,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def recipe_of(runs: Runs, *keys: str) -> Any:
     weights = str(runs.folder / "run")
-    keys = ("-c", str(runs.recipe), "--run.folder", "x", "--model.init_weights", weights, *keys)
-    return read_recipe(list(keys), placement_recipes())
+    given = ("--run.folder", "x", "--placement.budget", "0.9", "--model.init_weights", weights)
+    return read_recipe(["-c", str(runs.recipe), *given, *keys], placement_recipes())
 
 
 def test_photographs_are_answered_alike_before_anything_is_closed(trained: Runs) -> None:
