@@ -1,4 +1,4 @@
-"""The pictures of README.md and docs/gallery.md: each is there, small and opaque, and made by the one command."""
+"""The pictures of README.md and of the pages: each is there, small and opaque, and made by the one command."""
 
 import csv
 import re
@@ -14,10 +14,7 @@ from contagg.figures import new_figure
 from tools.idea import GRID, SCALE, Denoiser, Learnt, cat, crops, figure_of, mixers
 
 DOCS = pictures.ROOT / "docs"
-PAGES = (
-    pictures.ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("gallery", "mixers", "own-data", "results", "weights")),
-)
+PAGES = (pictures.ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 
 
 def linked(page: Path) -> set[Path]:

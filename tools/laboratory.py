@@ -42,6 +42,8 @@ INTRODUCTION = """# All mixers under one recipe
 a mixer is worth at this size and in this time: not what it is worth on ImageNet, nor which is best.
 """
 
+KEY = """*Real* would be what an arm's own pairs of seeds show, *likely* is what one noise for all arms shows, and
+*noise* is neither, all adjusted for the number of arms."""
 NOTES = {
     "outlook3": "Why `outlook3` comes last: the rows of its A sum to 9, as VOLO's fold has it, and nothing here\n"
     "normalizes what follows. Divided by 9 it reaches 57.2 with the first seed.\n",
@@ -52,8 +54,7 @@ OUTRO = """```
 ```
 
 That, and then `python -m tools.laboratory`, makes this page of the rows in `results/laboratory/runs.json`, each of
-which has its commit and device. Without `--report` the same command makes the runs. Times are of {device} with one
-thread and a batch of {batch}.
+which has its commit and device. Without `--report` the same command makes the runs.
 """
 
 
@@ -127,16 +128,24 @@ def page(found: Comparison) -> str:
     """The text."""
     seeds = len(found.scores[found.first])
     lines = [INTRODUCTION.format(count=len(found.arms), seeds=seeds), *_said(found), *_groups_table(found)]
-    lines += ["![Accuracy of each mixer, its seeds and interval](pictures/laboratory.png)", "", "## Each word", ""]
-    timed = bool(found.report["costs"])
+    lines += [
+        "![Accuracy of each mixer, its seeds and interval](pictures/laboratory.png)",
+        "",
+        "## Each word",
+        "",
+        KEY,
+        "",
+    ]
+    costs = found.report["costs"]
+    timed = bool(costs)
+    if timed:
+        lines += [f"Milliseconds are of a batch of {costs['batch']} on {costs['device']}, one thread.", ""]
     head = ["word", "accuracy, %", f"from `{found.first}`, points", "", "parameters, M", "multiply-adds, M"]
     head += ["inference, ms", "training step, ms"] * timed
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [f"| {' | '.join(_cells(found, line, timed))} |" for line in found.arms]
-    costs = found.report["costs"] or {"device": "no device", "batch": 0}
-    command = found.report["reported_with"]["command"]
     lines += ["", *(note for arm, note in NOTES.items() if arm in found.scores)]
-    return "\n".join([*lines, OUTRO.format(command=command, **{k: costs[k] for k in ("device", "batch")})])
+    return "\n".join([*lines, OUTRO.format(command=found.report["reported_with"]["command"])])
 
 
 def _said(found: Comparison) -> list[str]:

@@ -35,7 +35,7 @@ def last(path: Path, metric: str) -> dict[Stages, dict[int, float]]:
     """Of each choice of stages, by seed: the metric at the last epoch, in per cent."""
     found: dict[Stages, dict[int, float]] = {}
     for row in rows_of(path):
-        found.setdefault(opened(row["arm"]), {})[row["seed"]] = 100 * row["metrics"][metric][-1]
+        found.setdefault(opened(row), {})[row["seed"]] = 100 * row["metrics"][metric][-1]
     return found
 
 
@@ -58,7 +58,7 @@ class Truth:
         found = last(path, "accuracy")
         seconds: dict[Stages, dict[int, float]] = {}
         for row in rows_of(path):
-            seconds.setdefault(opened(row["arm"]), {})[row["seed"]] = row["cpu_seconds"]
+            seconds.setdefault(opened(row), {})[row["seed"]] = row["cpu_seconds"]
         model = read_yaml(recipe)["model"]
         return cls(found, {stages: _cost(model, stages) for stages in found}, seconds)
 
@@ -93,10 +93,10 @@ class Truth:
         return float(kendalltau(sums, [self.mean(stages) for stages in choices]).statistic)
 
 
-def opened(arm: str) -> Stages:
-    """Of an arm's words, or of one for all stages: those with a mixture are open."""
-    words = [word.strip() for word in arm.split(",")]
-    return tuple("+" in word for word in (words if len(words) > 1 else words * 4))
+def opened(row: Mapping[str, Any]) -> Stages:
+    """Of a row's words for the stages, or one for all: those with a mixture are open. The recipe's own are."""
+    words = row["changes"].get("model.options.affinity", "+")
+    return tuple("+" in word for word in ([words] * 4 if isinstance(words, str) else words))
 
 
 def _cost(model: Mapping[str, Any], stages: Stages) -> int:

@@ -10,6 +10,7 @@ from scipy.stats import t as student
 from contagg.errors import UserError
 from tools.laboratory import Comparison, groups, main, page, typical
 
+ROOT = Path(__file__).parents[2]
 ACCURACY = {
     "dwconv5": 60.0, "dwconv3": 59.0, "pool3": 58.0, "random": 55.0, "dynamic3": 57.0, "attention": 50.0,
     "attention + dwconv5": 61.0, "identity": 40.0, "full-conv3": 62.0, "dwconv5, dwconv5, dwconv5, attention": 30.0,
@@ -87,3 +88,20 @@ def test_without_a_report_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"compare.json.*--report first"):
         Comparison.read(tmp_path)
     assert "no device" not in page(Comparison.read(write(tmp_path)))
+
+
+def test_the_page_is_of_the_rows_that_are_there() -> None:
+    found = Comparison.read(ROOT / "results/laboratory")
+    assert (ROOT / "docs/laboratory-results.md").read_text() == page(found), "run python -m tools.laboratory"
+    ends = {arm: [100 * own[seed] for seed in sorted(own)] for arm, own in last_epochs().items()}
+    assert all(
+        list(dict(sorted(own.items())).values()) == pytest.approx(ends[arm]) for arm, own in found.scores.items()
+    )
+    assert all(100 * line["mean"] == pytest.approx(np.mean(ends[line["arm"]])) for line in found.arms), "a new report"
+
+
+def last_epochs() -> dict[str, dict[int, float]]:
+    ends: dict[str, dict[int, float]] = {}
+    for row in json.loads((ROOT / "results/laboratory/runs.json").read_text())["rows"]:
+        ends.setdefault(row["arm"], {})[row["seed"]] = row["metrics"]["accuracy"][-1]
+    return ends

@@ -18,15 +18,15 @@ METRIC = {"classification": "accuracy", "detection": "box_ap"}
 OPEN, CLOSED = "attention gated + identity", "identity"
 
 
-def arm(stages: tuple[bool, ...]) -> str:
-    return ", ".join(OPEN if is_open else CLOSED for is_open in stages)
+def arm(stages: tuple[bool, ...]) -> dict[str, object]:
+    return {"arm": "any", "changes": {"model.options.affinity": [OPEN if is_open else CLOSED for is_open in stages]}}
 
 
 def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
     generator = np.random.default_rng(5)
     rows = [
         {
-            "arm": arm(stages),
+            **arm(stages),
             "seed": seed,
             "cpu_seconds": 100 + 10 * sum(stages),
             "metrics": {"epoch": [1, 2], "accuracy": [0.1, (50 + seed + gain + noise * generator.normal()) / 100]},
@@ -62,7 +62,8 @@ def test_a_budget_that_is_no_share_is_refused(tmp_path: Path) -> None:
 
 def test_arms_are_read() -> None:
     assert opened(arm((True, False, False, True))) == (True, False, False, True)
-    assert opened(CLOSED) == (False,) * 4 and opened(OPEN) == (True,) * 4
+    assert opened({"changes": {"model.options.affinity": CLOSED}}) == (False,) * 4
+    assert opened({"changes": {}}) == (True,) * 4, "as the recipe has it"
     assert stages_of(["1.1", "4.2"]) == (True, False, False, True)
 
 
@@ -129,10 +130,10 @@ def test_what_the_search_costs(tmp_path: Path) -> None:
 def test_a_detector(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "nuclei").mkdir()
-    scores = {CLOSED: (0.20, 0.21), OPEN: (0.23, 0.25)}
+    scores = (({"model.options.affinity": CLOSED}, (0.20, 0.21)), ({}, (0.23, 0.25)))
     rows = [
-        {"arm": arm, "seed": seed, "metrics": {"epoch": [1], "box_ap": [score]}}
-        for arm, some in scores.items()
+        {"changes": changes, "seed": seed, "metrics": {"epoch": [1], "box_ap": [score]}}
+        for changes, some in scores
         for seed, score in enumerate(some)
     ]
     (tmp_path / "nuclei/runs.json").write_text(json.dumps({"rows": rows}))
