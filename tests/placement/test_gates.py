@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from contagg.placement.gates import Gates, hard_concrete, logit_of, open_probability
+from contagg.placement.knapsack import best_set
 
 
 def test_the_chance_to_be_open_is_that_of_samples() -> None:
@@ -28,7 +29,7 @@ def learnt(gains: list[float], costs: list[float], budget: float, noise: float =
     """Gates after 600 steps on the loss -sum(gain z), whose gradient has noise."""
     generator, steps = torch.Generator().manual_seed(3), 600
     shares = torch.tensor(costs, dtype=torch.float64) / sum(costs)
-    gates = Gates(shares, budget, 10 / steps)
+    gates = Gates(shares, budget, 10 / steps, span=steps)
     for _ in range(steps):
         uniform, error = torch.rand(2, len(gains), generator=generator, dtype=torch.float64)
         _, slope = hard_concrete(gates.logits, uniform)
@@ -65,6 +66,30 @@ def test_what_gains_too_little_is_closed_whatever_the_budget() -> None:
         _, slope = hard_concrete(gates.logits, torch.rand(4, generator=generator, dtype=torch.float64))
         gates.learn(-gains * slope)
     assert (gates.probabilities > 0.5).tolist() == [True, False, False, True]
+
+
+def test_all_start_half_open_and_the_budget_falls_from_there() -> None:
+    shares = torch.full((4,), 0.25)
+    gates = Gates(shares, 0.1, 0.0, span=100)
+    assert gates.expected_cost == pytest.approx(0.5) == gates.aim
+    for aim in (0.5, 0.1, 0.1):
+        assert gates.aim == pytest.approx(aim)
+        for _ in range(80):
+            gates.learn(torch.zeros(4))
+    assert Gates(shares, 0.7, 0.0, span=100).expected_cost == pytest.approx(0.7)
+
+
+def test_one_that_gains_is_found_under_noise_and_a_small_budget() -> None:
+    """Its gain is half of the gradient's noise, the budget is one of four, and all must gain a little."""
+    found, steps, gains = [], 180, torch.tensor([0.06, 0.02, 0.0, 0.0], dtype=torch.float64)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        gates = Gates(torch.full((4,), 0.25), 0.26, 10 / steps, worth=0.01, span=steps)
+        for _ in range(steps):
+            _, slope = hard_concrete(gates.logits, torch.rand(4, generator=generator, dtype=torch.float64))
+            gates.learn((-gains + 0.1 * torch.randn(4, generator=generator, dtype=torch.float64)) * slope)
+        found.append(best_set(gates.log_odds.tolist(), [0.25] * 4, 0.26))
+    assert found.count((0,)) >= 16, "9 where the budget is that small at once"
 
 
 def test_evidence_is_the_mean_by_its_standard_error() -> None:

@@ -133,7 +133,7 @@ def test_a_size_that_does_not_fit() -> None:
         ({"budget": "1.5"}, "placement.budget must be"),
         ({"budget": "0ms"}, "placement.budget must be"),
         ({"at": "800"}, "placement.at must be height and width in pixels such as 800x1333, not '800'"),
-        ({"warmup": 0.5}, r"placement.warmup \(0.5\) must be below placement.freeze \(0.5\)"),
+        ({"warmup": 0.6}, r"placement.warmup \(0.6\) must be below placement.freeze \(0.6\)"),
         ({"freeze": 1.0}, "placement.freeze must lie in"),
     ],
 )

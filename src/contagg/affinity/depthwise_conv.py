@@ -42,6 +42,11 @@ class DepthwiseConv(Affinity):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / kernel_size, 1 / kernel_size)
 
+    @property
+    def word(self) -> str:
+        """That names its window; its head width aside."""
+        return f"dwconv{self.kernel_size}" + (f" dilated {self.dilation}" if self.dilation > 1 else "")
+
     def forward(self, values: Tensor, tokens: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         check_fills(values, grid, f"dwconv{self.kernel_size}")
         weight = self.weight.repeat_interleave(self.head_width, 0) if self.head_width > 1 else self.weight

@@ -25,6 +25,7 @@ class KernelFit:
     Args:
         affinity: Whose A is fitted.
         kernel_size: k, odd.
+        dilation: Of the convolution that is made of it; what is in its holes is lost.
 
     Examples:
         >>> fit = KernelFit(DepthwiseConv(4, kernel_size=3), kernel_size=3)
@@ -33,10 +34,10 @@ class KernelFit:
         True
     """
 
-    def __init__(self, affinity: Affinity, kernel_size: int) -> None:
+    def __init__(self, affinity: Affinity, kernel_size: int, dilation: int = 1) -> None:
         if kernel_size % 2 == 0:
             raise UserError(f"a fitted kernel of {kernel_size}: it must be odd, so that a position has a centre")
-        self.affinity, self.kernel_size = affinity, kernel_size
+        self.affinity, self.kernel_size, self.dilation = affinity, kernel_size, dilation
         self.sums = torch.zeros(affinity.heads, kernel_size**2, dtype=torch.float64)
         self.counts = torch.zeros(kernel_size**2, dtype=torch.float64)
 
@@ -68,10 +69,10 @@ class KernelFit:
             self.sums += padded[:, row, window[0], window[1]].flatten(1)
             self.counts += images * inside[window].flatten()
 
-    def convolution(self, channels: int, dilation: int = 1) -> DepthwiseConv:
-        """The fitted kernel as an affinity without a bias, a kernel a head; dilated, what is in the holes is lost."""
-        kernel = self.kernel[:, None, ::dilation, ::dilation]
-        made = DepthwiseConv(channels, kernel.shape[-1], channels // self.affinity.heads, False, dilation)
+    def convolution(self, channels: int) -> DepthwiseConv:
+        """The fitted kernel as an affinity without a bias, a kernel a head."""
+        kernel = self.kernel[:, None, :: self.dilation, :: self.dilation]
+        made = DepthwiseConv(channels, kernel.shape[-1], channels // self.affinity.heads, False, self.dilation)
         with torch.no_grad():
             made.weight.copy_(kernel)
         return made.to(next(self.affinity.parameters(), made.weight).device)
@@ -127,12 +128,23 @@ class HeadFit(KernelFit):
         return made.to(next(self.affinity.parameters(), made.weight).device)
 
 
+def kernel_beside(mixture: Mixture) -> KernelFit | None:
+    """To fit to a mixture's dynamic part what its static part, a convolution, can take in; None where it is none.
+
+    It has that convolution's holes, so that the two together cost no more than it does.
+    """
+    static = mixture.static_part()[0]
+    if not isinstance(static, DepthwiseConv):
+        return None
+    return KernelFit(mixture.dynamic_part(), 2 * static.dilation * (static.kernel_size // 2) + 1, static.dilation)
+
+
 def static_form(mixture: Mixture, fitted: DepthwiseConv) -> DepthwiseConv | None:
     """One convolution for a mixture whose dynamic part is replaced by the one fitted to it; None where none is.
 
     It has a bias, as words of convolutions say, also where the mixture's has none.
     """
-    parts = (fitted, mixture.second) if mixture.dynamic_first else (mixture.first, fitted)
+    parts: tuple[Affinity, Affinity] = (fitted, mixture.second) if mixture.dynamic_first else (mixture.first, fitted)
     gate = copy.deepcopy(mixture.gate)
     weight = next(fitted.parameters())
     with torch.no_grad():

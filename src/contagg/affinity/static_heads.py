@@ -158,6 +158,7 @@ class PartlyStaticAttention(Affinity):
             SelfAttention(site.channels, width, site.prefix, site.attn_drop, len(opened)) if opened else None
         )
         self.static = StaticHeads(len(closed), width, kernel_size, site.grid, site.prefix)
+        self.closed_kernel = kernel_size
         self.dynamic, self.grid = bool(opened), self.static.grid
         self.prefix, self.attn_drop = site.prefix, site.attn_drop
         self.opened = tuple(opened)

@@ -68,6 +68,10 @@ class Aggregation(nn.Module):
         """The numbers, from 1, of the heads of its affinity that can be closed one by one."""
         return self.affinity.open_heads() if isinstance(self.affinity, Affinity) else ()
 
+    def closed_kernel(self) -> int | None:
+        """The kernel size of those of its heads that were closed; None where none was."""
+        return getattr(self.affinity, "closed_kernel", None)
+
     @torch.no_grad()
     def leave_static(self) -> Tensor | None:
         """Leave the static part of a closable mixture alone, for good: the answers are those with the other closed.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from contagg.affinity import Affinity, DepthwiseConv, Grid
-from contagg.affinity.fitting import HeadFit, KernelFit, static_form
+from contagg.affinity.fitting import HeadFit, kernel_beside, static_form
 from contagg.affinity.static_heads import StaticHeads, with_static_heads
 from contagg.nn.aggregation import Aggregation
 from contagg.placement.places import Place
@@ -50,11 +50,7 @@ class ClosingMixture(Closing):
     def __init__(self, network: nn.Module, place: Place) -> None:
         super().__init__(network, place)
         self.mixture = place.mixture(network)
-        static = self.mixture.static_part()[0]
-        self.kernel: KernelFit | None = None
-        if isinstance(static, DepthwiseConv):
-            # With its own holes, which cost as much as the price says.
-            self.kernel, self.dilation = KernelFit(self.mixture.dynamic_part(), 2 * static.local + 1), static.dilation
+        self.kernel = kernel_beside(self.mixture)
         self.form: DepthwiseConv | None = None
 
     def see(self, tokens: Tensor, grid: Grid) -> None:
@@ -63,8 +59,7 @@ class ClosingMixture(Closing):
 
     def fit(self) -> None:
         if self.kernel is not None:
-            fitted = self.kernel.convolution(self.aggregation.value.in_features, self.dilation)
-            self.form = static_form(self.mixture, fitted)
+            self.form = static_form(self.mixture, self.kernel.convolution(self.aggregation.value.in_features))
 
     def close(self, places: Sequence[Place]) -> None:
         if places:
@@ -79,10 +74,7 @@ class ClosingMixture(Closing):
             self.aggregation.leave_static()
 
     def named(self, place: Place) -> Place:
-        if self.form is None:
-            return place
-        holes = f" dilated {self.form.dilation}" if self.form.dilation > 1 else ""
-        return replace(place, static_word=f"dwconv{self.form.kernel_size}{holes}")
+        return place if self.form is None else replace(place, static_word=self.form.word)
 
 
 class ClosingHeads(Closing):

@@ -58,8 +58,8 @@ class PlacementConfig:
 
     budget: str
     at: str | None = None
-    warmup: Annotated[float, Range(0, 1, below=True)] = 0.1
-    freeze: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
+    warmup: Annotated[float, Range(0, 1, below=True)] = 0.3
+    freeze: Annotated[float, Range(0, 1, above=True, below=True)] = 0.6
     lr: Positive | None = None
     worth: NonNegative = 0.01
     kernel_size: Annotated[int, Range(1)] = 7

@@ -5,7 +5,8 @@ distribution (Louizos, Welling, Kingma, "Learning Sparse Neural Networks through
 exactly 0 or 1 often, and between them as often as its gradient needs.
 
 The learnt a minimise loss + mu (E[cost] - budget)+, in which mu rises while the expected cost is above the budget and
-falls while it is below (dual ascent): a person states a budget and no weight of it.
+falls while it is below (dual ascent): a person states a budget and no weight of it. All start half open at least, and
+the budget falls from there to the one that was stated.
 
 Costs are shares here: 0 with all closed, 1 with all open. L is the number of blocks.
 """
@@ -20,6 +21,10 @@ TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 BETAS, EPS = (0.9, 0.99), 1e-8
 DUAL_RATE, DAMPING = 10.0, 5.0
 """mu's rate by that of the logits, and how much more of it a cost above the budget brings at once, against swings."""
+LEAST_START = 0.5
+"""A part that is seldom open is seldom learnt and seldom judged: its gate would close whatever it is worth."""
+FALLING = 0.8
+"""Part of the steps over which the cost aimed at falls to the budget: if it fell at once, mu would overshoot."""
 FARTHEST = 5.0
 """Beyond this a logit hardly moves any more, whatever its block is then found to be worth."""
 
@@ -55,17 +60,28 @@ class Gates:
         costs: (L,), what each adds where it is open, of a sum of 1.
         budget: Of that sum, in (0, 1).
         lr: Of the logits; mu's is DUAL_RATE times that.
+        span: Steps in which they learn.
         worth: What all places together must lower the loss by: the least price of that sum, whatever the budget.
     """
 
-    def __init__(self, costs: Tensor, budget: float, lr: float, worth: float = 0.0) -> None:
-        self.costs, self.budget, self.lr, self.worth = costs.double(), budget, lr, worth
-        self.logits = torch.full_like(self.costs, logit_of(min(max(budget, 0.05), 0.95)))
+    def __init__(self, costs: Tensor, budget: float, lr: float, worth: float = 0.0, span: int = 1) -> None:
+        self.costs, self.budget, self.lr, self.worth, self.span = costs.double(), budget, lr, worth, span
+        self.logits = torch.full_like(self.costs, logit_of(self.start))
         self.mean, self.square = torch.zeros_like(self.logits), torch.zeros_like(self.logits)
         self.total, self.total_square = torch.zeros_like(self.logits), torch.zeros_like(self.logits)
         self.mu = 0.0
         self.scale = 0.0
         self.steps = 0
+
+    @property
+    def start(self) -> float:
+        """The chance to be open from which all learn: the budget's share, but at least LEAST_START."""
+        return min(max(self.budget, LEAST_START), 0.95)
+
+    @property
+    def aim(self) -> float:
+        """The budget of the step that is next."""
+        return max(self.budget, self.start + (self.budget - self.start) * self.steps / (FALLING * self.span))
 
     @property
     def probabilities(self) -> Tensor:
@@ -98,7 +114,7 @@ class Gates:
         gradient = gradient.double()
         self.total, self.total_square = self.total + gradient, self.total_square + gradient.square()
         self.scale += (float(gradient.abs().mean()) - self.scale) * max(1 - BETAS[1], 1 / self.steps)
-        above = self.expected_cost - self.budget
+        above = self.expected_cost - self.aim
         self.mu = max(self.mu + DUAL_RATE * self.lr * above, 0.0)
         price = max((self.mu + DAMPING * above) * self.scale * len(self.costs), self.worth)
         odds = self.probabilities

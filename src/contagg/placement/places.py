@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from contagg.affinity import Mixture
-from contagg.affinity.static_heads import PartlyStaticAttention, partly_static_word
+from contagg.affinity.static_heads import partly_static_word
 from contagg.errors import UserError
 from contagg.nn.aggregation import Aggregation
 from contagg.nn.network import Container
@@ -79,8 +79,7 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
             if mixture is not None:
                 terms = [term.strip() for term in word.split("+")]
                 places.append(Place(**known, static_word=terms[1] if mixture.dynamic_first else terms[0]))
-            closed = aggregation.affinity  # a block with closed heads has one size of kernel, theirs
-            size = closed.static.kernel_size if isinstance(closed, PartlyStaticAttention) else kernel_size or 0
+            size = aggregation.closed_kernel() or kernel_size or 0  # a block has one for all its closed heads
             places += [Place(**known, static_word=f"static{size}", head=head, kernel_size=size) for head in heads]
     if not places:
         words = sorted({str(word) for _, blocks in _blocks(container) for _, word in blocks})

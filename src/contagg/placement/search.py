@@ -92,7 +92,8 @@ class Placement(Callback):
         self.phases = phases = Phases.of(self.config, schedules.steps)
         if not hasattr(self, "gates"):
             self.gates = _new_gates(self.prices, self.room, self.config.worth)
-        self.gates.lr = self.config.lr or LEARNT_LOGITS / (phases.freeze - phases.learn)
+        self.gates.span = phases.freeze - phases.learn
+        self.gates.lr = self.config.lr or LEARNT_LOGITS / self.gates.span
         weights = _saving(trainer).weights
         weights.first_epoch = phases.freeze // schedules.steps_per_epoch + 1
         self._describe(trainer)
@@ -115,7 +116,7 @@ class Placement(Callback):
         generator = torch.Generator().manual_seed((self.seed * _PRIME + step) % 2**63)
         uniform = torch.rand(len(self.shared.places), generator=generator, dtype=torch.float64)
         if step < self.phases.learn:
-            z = _at_random(uniform, step, self.phases.learn, self.gates.budget)
+            z = _at_random(uniform, step, self.phases.learn, self.gates.start)
             self._slope = torch.zeros_like(z)
         else:
             z, self._slope = hard_concrete(self.gates.logits, uniform)
@@ -222,7 +223,7 @@ def _chances(placement: Placement, step: int) -> Tensor:
     gates, learn = placement.gates, placement.phases.learn
     if step > learn:
         return gates.probabilities
-    return torch.full_like(gates.logits, _warmup_chance(step, learn, gates.budget))
+    return torch.full_like(gates.logits, _warmup_chance(step, learn, gates.start))
 
 
 def _saving(trainer: Trainer) -> SaveState:
@@ -237,15 +238,15 @@ def with_affinity(metadata: Mapping[str, Any], affinity: Any) -> dict[str, Any]:
     return changed
 
 
-def _at_random(uniform: Tensor, step: int, steps: int, budget: float) -> Tensor:
-    """z (L,) of a warm-up's step: open with a chance that falls from 1 to the budget's share.
+def _at_random(uniform: Tensor, step: int, steps: int, end: float) -> Tensor:
+    """z (L,) of a warm-up's step: open with a chance that falls from 1 to `end`.
 
     Of eight steps one has all open and one all closed, which are drawn too seldom otherwise.
     """
     if step % 8 in (0, 4):
         return torch.full_like(uniform, float(step % 8 == 0))
-    return (uniform < _warmup_chance(step, steps, budget)).double()
+    return (uniform < _warmup_chance(step, steps, end)).double()
 
 
-def _warmup_chance(step: int, steps: int, budget: float) -> float:
-    return 1 + (budget - 1) * step / max(steps, 1)
+def _warmup_chance(step: int, steps: int, end: float) -> float:
+    return 1 + (end - 1) * step / max(steps, 1)
