@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contagg.errors import UserError
-from tools.placement_truth import Truth, by_stage, jaccard, opened, stages_of
+from tools.placement_truth import ROOT, Truth, by_stage, jaccard, opened, stages_of
 from tools.placements import learnt_row, main
 
 WORTH = (0.5, 2.0, 1.0, 0.25)
@@ -142,6 +142,13 @@ def test_a_detector(tmp_path: Path) -> None:
     page = (tmp_path / "docs/placement-results.md").read_text()
     assert "| 20.50 (" in page and "| +3.50 (" in page and "by seed: 2; 2 (Jaccard 1.00)" in page
     assert "## What is learnt" not in page, "runs of another task are not set against this one's placements"
+
+
+def test_the_page_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    main(["--docs", str(tmp_path)])
+    page = (ROOT / "docs/placement-results.md").read_text()
+    assert (tmp_path / "placement-results.md").read_text() == page, "run python -m tools.placements"
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
