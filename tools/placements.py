@@ -195,7 +195,8 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
     pooled = Pooled.of(list(truth.accuracies.values()))
     kinds = {"learnt": "C3", "LIGHT's": "C1", "other": "C0"}
     for kind, colour in kinds.items():
-        some = [s for s in truth.accuracies if kind == _kind(s, chosen)]
+        if not (some := [s for s in truth.accuracies if kind == _kind(s, chosen)]):
+            continue
         scores = [
             (pooled.around if pooled else interval)([truth.accuracies[stages][seed] for seed in truth.seeds])
             for stages in some
@@ -205,11 +206,12 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
             yerr=[score.high - score.mean for score in scores], fmt="o", color=colour, capsize=3, lw=1, label=kind,
         )  # fmt: skip
         for stages, score in zip(some, scores, strict=True):
-            axes.annotate(shown(stages), (truth.costs[stages] / 1e6, score.mean), (5, 4), textcoords="offset points",
-                          fontsize=8, color=colour)  # fmt: skip
+            axes.annotate(shown(stages), (truth.costs[stages] / 1e6, score.high), (0, 4), textcoords="offset points",
+                          fontsize=8, color=colour, ha="center")  # fmt: skip
     axes.set(xlabel="million multiply-adds of an image", ylabel="accuracy, %, with 95 % interval by one noise for all")
     axes.legend(frameon=False, title="stages with attention")
     axes.grid(alpha=0.3)
+    axes.margins(0.06)
     return figure
 
 
