@@ -1,7 +1,7 @@
 """`python -m tools.laboratory`: which mixers differ under one recipe, as docs/laboratory-results.md and its picture.
 
-Reads results/laboratory: runs.json, the rows of `contagg compare`, and compare.json, which the same command writes with
-`--report`.
+Reads results/laboratory: runs.json, the rows of `contagg compare`, and compare.json and compare.png, which the same
+command writes with `--report`.
 """
 
 import argparse
@@ -44,6 +44,7 @@ a mixer is worth at this size and in this time: not what it is worth on ImageNet
 
 KEY = """*Real* would be what an arm's own pairs of seeds show, *likely* is what one noise for all arms shows, and
 *noise* is neither, all adjusted for the number of arms."""
+TIME = "![Accuracy of each mixer against the time of a batch](pictures/laboratory_time.png)"
 NOTES = {
     "outlook3": "Why `outlook3` comes last: the rows of its A sum to 9, as VOLO's fold has it, and nothing here\n"
     "normalizes what follows. Divided by 9 it reaches 57.2 with the first seed.\n",
@@ -130,6 +131,8 @@ def page(found: Comparison) -> str:
     lines = [INTRODUCTION.format(count=len(found.arms), seeds=seeds), *_said(found), *_groups_table(found)]
     lines += [
         "![Accuracy of each mixer, its seeds and interval](pictures/laboratory.png)",
+        "",
+        TIME,
         "",
         "## Each word",
         "",
@@ -231,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     found = Comparison.read(given.results)
     publish(given.docs / "pictures/laboratory.png", picture(found))
+    publish(given.docs / "pictures/laboratory_time.png", source=given.results / "compare.png")
     write_output(given.docs / "laboratory-results.md", page(found).encode())
     print(given.docs / "laboratory-results.md")
 

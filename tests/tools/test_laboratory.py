@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import t as student
 
 from contagg.errors import UserError
@@ -44,6 +45,7 @@ def write(folder: Path, costs: bool = True) -> Path:
         "reported_with": {"command": "contagg compare -c toy"},
         "arms": lines,
     }
+    Image.new("RGB", (50, 30), "white").save(folder / "compare.png")
     (folder / "compare.json").write_text(json.dumps(report))
     (folder / "runs.json").write_text(json.dumps({"rows": [*rows, {"arm": "another", "seed": 0, "metrics": {}}]}))
     return folder
