@@ -20,6 +20,7 @@ from contagg.affinity import Site, build_affinity
 from contagg.errors import UserError
 from contagg.figures import BLUE, GREY, VERMILION, new_figure, plain_axes
 from contagg.files import write_output
+from contagg.lab.findings import Curve
 from contagg.lab.intervals import LEVEL, Pooled, paired
 from contagg.nn.aggregation import CHANNEL_MIXING
 from tools.pictures import publish
@@ -82,7 +83,7 @@ class Comparison:
         names, scores = {line["arm"] for line in report["arms"]}, {}
         for row in file["rows"]:
             if row["arm"] in names:
-                scores.setdefault(row["arm"], {})[row["seed"]] = 100 * row["metrics"][report["metric"]][-1]
+                scores.setdefault(row["arm"], {})[row["seed"]] = 100 * Curve.of(row, report["metric"]).values[-1]
         return cls(report, sorted(report["arms"], key=lambda line: -line["mean"]), scores)
 
     @property

@@ -1,7 +1,6 @@
 """All placements of attention that there are, by the rows of `contagg compare`: what each costs and reaches."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -14,9 +13,11 @@ from sklearn.metrics import jaccard_score
 
 import contagg
 from contagg.benchmark.cost import multiply_adds
+from contagg.lab.findings import Curve
 from contagg.lab.intervals import Interval, interval
+from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
-from tools.twins import with_interval
+from tools.twins import rows_of, with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"
@@ -26,16 +27,11 @@ Stages = tuple[bool, ...]
 """Of each stage, whether its dynamic affinity is open."""
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Of a comparison's file; none where there is no file."""
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
-
-
-def last(path: Path, metric: str) -> dict[Stages, dict[int, float]]:
+def last(rows: Iterable[Row], metric: str) -> dict[Stages, dict[int, float]]:
     """Of each choice of stages, by seed: the metric at the last epoch, in per cent."""
     found: dict[Stages, dict[int, float]] = {}
-    for row in rows_of(path):
-        found.setdefault(opened(row), {})[row["seed"]] = 100 * row["metrics"][metric][-1]
+    for row in rows:
+        found.setdefault(opened(row), {})[row["seed"]] = 100 * Curve.of(row, metric).values[-1]
     return found
 
 
@@ -55,9 +51,9 @@ class Truth:
     @classmethod
     def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
         """Of the rows of `contagg compare`; all choices must have the same seeds to count."""
-        found = last(path, "accuracy")
-        seconds: dict[Stages, dict[int, float]] = {}
-        for row in rows_of(path):
+        rows = rows_of(path)
+        found, seconds = last(rows, "accuracy"), dict[Stages, dict[int, float]]()
+        for row in rows:
             seconds.setdefault(opened(row), {})[row["seed"]] = row["cpu_seconds"]
         model = read_yaml(recipe)["model"]
         return cls(found, {stages: _cost(model, stages) for stages in found}, seconds)

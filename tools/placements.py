@@ -22,8 +22,10 @@ from contagg.files import write_output
 from contagg.lab.intervals import Pooled, interval, paired
 from contagg.placement.config import Budget
 from contagg.yaml_file import read_yaml
+from tools.json_rows import put_row, read_rows
 from tools.pictures import publish
 from tools.placement_truth import LIGHT, ROOT, Stages, Truth, by_stage, in_points, jaccard, last, shown, stages_of
+from tools.twins import rows_of
 
 
 def learnt_row(run: Path) -> dict[str, Any]:
@@ -197,10 +199,7 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
     for kind, colour in kinds.items():
         if not (some := [s for s in truth.accuracies if kind == _kind(s, chosen)]):
             continue
-        scores = [
-            (pooled.around if pooled else interval)([truth.accuracies[stages][seed] for seed in truth.seeds])
-            for stages in some
-        ]
+        scores = [interval([truth.accuracies[stages][seed] for seed in truth.seeds], pooled) for stages in some]
         axes.errorbar(
             [truth.costs[stages] / 1e6 for stages in some], [score.mean for score in scores],
             yerr=[score.high - score.mean for score in scores], fmt="o", color=colour, capsize=3, lw=1, label=kind,
@@ -228,10 +227,6 @@ pixels, in which nothing mixes tokens but gated attention, where it is open. How
 """
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
 def _of(row: Mapping[str, Any]) -> tuple[str, float, int]:
     return row["task"], row["budget"], row["seed"]
 
@@ -243,20 +238,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results/placement")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     given = parser.parse_args(arguments)
-    learnt = _rows(given.results / "learnt.json")
     for row in map(learnt_row, given.add):
-        learnt = [each for each in learnt if _of(each) != _of(row)] + [row]
-    if given.add:
-        learnt.sort(key=_of)
-        write_output(given.results / "learnt.json", json.dumps(learnt, indent=1).encode())
+        put_row(given.results / "learnt.json", row, _of)
+    learnt = read_rows(given.results / "learnt.json")
     here, detection = ([row for row in learnt if row["task"] == task] for task in ("classification", "detection"))
     truth, lines = Truth.read(given.results / "truth/runs.json"), [INTRODUCTION]
     lines += truth_section(truth)
     if truth.accuracies and len(truth.seeds) > 1:
         publish(given.docs / "pictures/placement_truth.png", picture(truth, here))
-        lines += rules_section(truth, here, _rows(given.results / "rivals.json")) + learnt_section(truth, here)
-        lines += price_section(truth, here, _rows(given.results / "price.json"))
-    lines += detection_section(last(given.results / "nuclei/runs.json", "box_ap"), detection)
+        lines += rules_section(truth, here, read_rows(given.results / "rivals.json")) + learnt_section(truth, here)
+        lines += price_section(truth, here, read_rows(given.results / "price.json"))
+    lines += detection_section(last(rows_of(given.results / "nuclei/runs.json"), "box_ap"), detection)
     write_output(given.docs / "placement-results.md", ("\n".join(lines).rstrip() + "\n").encode())
     print(given.docs / "placement-results.md")
 

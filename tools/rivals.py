@@ -10,7 +10,6 @@ importance   by how much the loss of training images rises where the place is cl
 """
 
 import argparse
-import json
 import math
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 
 from contagg.affinity import Grid
 from contagg.errors import UserError
-from contagg.files import write_output
 from contagg.nn.block import Block
 from contagg.placement.after import Trial, trained_job
 from contagg.placement.places import Place, find_places
 from contagg.tasks import recipes
 from contagg.training.recipe_file import read_recipe
+from tools.json_rows import put_row
 
 Scores = dict[str, dict[str, float]]
 """Of each rule, by place."""
@@ -109,7 +108,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--root", help="where the run's data lie now")
     given = parser.parse_args(arguments)
-    rows = json.loads(given.file.read_text()) if given.file.is_file() else []
     for run in given.runs:
         if not (run / "recipe.yaml").is_file():
             raise UserError(f"{run} is no run folder of contagg fit: it has no recipe.yaml")
@@ -117,9 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         keys = ["-c", str(run / "recipe.yaml"), f"--model.init_weights={run}", *moved]
         recipe: Any = read_recipe(keys, recipes())
         found = {"seed": recipe.run.seed, "affinity": recipe.model.options["affinity"], "scores": scores(recipe)}
-        rows = [row for row in rows if (row["seed"], row["affinity"]) != (found["seed"], found["affinity"])] + [found]
-        rows.sort(key=lambda row: (str(row["affinity"]), row["seed"]))
-        write_output(given.file, json.dumps(rows, indent=1).encode())
+        put_row(given.file, found, lambda row: (str(row["affinity"]), row["seed"]))
         print(f"{run}: seed {found['seed']}")
         for rule, by_place in found["scores"].items():
             print(f"  {rule:<12}" + "  ".join(f"{place} {value:.4f}" for place, value in by_place.items()))

@@ -6,18 +6,18 @@ row is left out.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from contagg.benchmark.bench import describe
 from contagg.errors import UserError
-from contagg.files import write_output
+from tools.json_rows import put_row, read_rows
 
 
 def cpu_seconds(words: Sequence[str]) -> float:
@@ -27,7 +27,11 @@ def cpu_seconds(words: Sequence[str]) -> float:
     if done.returncode:
         raise UserError(f"contagg {' '.join(words)} ended with {done.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["budget"], row["seed"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,26 +44,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("keys", nargs="+", metavar="KEYS")
     given = parser.parse_args(arguments)
     for seed in given.seeds:
-        rows = json.loads(given.file.read_text()) if given.file.is_file() else []
-        if any((row["seed"], row["budget"]) == (seed, given.budget) for row in rows):
+        if any(_key(row) == (given.budget, seed) for row in read_rows(given.file)):
             continue
         keys = [*given.keys, "--run.seed", str(seed), "--run.folder"]
         about = describe(torch.device("cpu"))
         row = {
             "seed": seed,
             "budget": given.budget,
-            "fit": round(cpu_seconds(["fit", *keys, str(given.runs / f"open_{seed}")]), 1),
-            "place": round(
-                cpu_seconds(
-                    ["place", *keys, str(given.runs / f"learnt_{given.budget}_{seed}"), "--budget", given.budget]
-                ),
-                1,
+            "fit": cpu_seconds(["fit", *keys, str(given.runs / f"open_{seed}")]),
+            "place": cpu_seconds(
+                ["place", *keys, f"{given.runs}/learnt_{given.budget}_{seed}", "--budget", given.budget]
             ),
             **{key: about[key] for key in ("device", "threads", "commit", "torch")},
         }
-        rows = json.loads(given.file.read_text()) if given.file.is_file() else []  # another may have added to it
-        rows = sorted([*rows, row], key=lambda row: (row["budget"], row["seed"]))
-        write_output(given.file, json.dumps(rows, indent=1).encode())
+        put_row(given.file, row, _key)
         print(f"seed {seed}: fit {row['fit']} CPU s, place {row['place']}", flush=True)
 
 

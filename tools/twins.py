@@ -112,12 +112,15 @@ def read_twins(path: Path = TWINS) -> list[Twin]:
     return [Twin(name=name, **entry | {"rows": [Entry(*row) for row in entry["rows"]]}) for name, entry in entries]
 
 
+def rows_of(path: Path) -> list[Row]:
+    """Of a comparison's file; none where there is no file."""
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
 def find(twin: Twin, results: Path) -> Found:
     """Its runs, of those that are there."""
-    path = results / twin.folder / "runs.json"
-    rows: list[Row] = json.loads(path.read_text())["rows"] if path.is_file() else []
     curves: dict[str, dict[int, Curve]] = {}
-    for row in rows:
+    for row in rows_of(results / twin.folder / "runs.json"):
         curves.setdefault(row["arm"], {})[row["seed"]] = Curve.of(row, twin.metric)
     return Found(twin, curves)
 
@@ -215,7 +218,7 @@ def _draw_scores(found: Found, axes: Axes) -> None:
     entries, right = list(reversed(found.entries)), axes.get_yaxis_transform()
     pooled = Pooled.of([found.last(entry.arm) for entry in entries])
     for place, entry in enumerate(entries):
-        score = (pooled.around if pooled else interval)(list(found.last(entry.arm).values()))
+        score = interval(list(found.last(entry.arm).values()), pooled)
         reach = 0.0 if math.isnan(score.low) else score.high - score.mean
         axes.errorbar(score.mean, place, xerr=reach, fmt="o", color="C0", capsize=3)
         axes.text(1.01, place, f"paper {entry.paper:.1f}", transform=right, va="center", fontsize=9)

@@ -47,15 +47,15 @@ class Difference:
     seeds: int
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float], noise: "Pooled | None" = None) -> Interval:
     """Of the mean of S values, by Student's t; none where all are the same, which does not tell how they waver.
 
-    Of values that are not all finite not even the mean is known: NaN.
+    With one noise for all arms it is by that. Of values that are not all finite not even the mean is known: NaN.
 
     >>> interval([1.0, 2.0, 3.0])
     Interval(mean=2.0, low=-0.48413771175033027, high=4.48413771175033)
     """
-    return _interval(values, max(map(abs, values)))
+    return noise.around(values) if noise else _interval(values, max(map(abs, values)))
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference:

@@ -42,7 +42,7 @@ def score_against_time(findings: Findings) -> Figure:
     for number, line in enumerate(lines):
         x, y = line.inference_ms if timed else line.multiply_adds / 1e6, scale * line.mean
         colour = _BLACK if number == 0 else _colour(line)
-        found = (findings.pooled.around if findings.pooled else interval)(list(findings.last[line.arm].values()))
+        found = interval(list(findings.last[line.arm].values()), findings.pooled)
         if not math.isnan(found.low):
             low, high = scale * found.low, scale * found.high
             bars.append((x, low, high))
@@ -198,7 +198,7 @@ def _bands(curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, list[Interval
     for name, own in curves.items():
         by_epoch = list(zip(*(curve.values for curve in own.values()), strict=True))
         pooled = [*noises, *[None] * (len(by_epoch) - length)]
-        bands[name] = [noise.around(of) if noise else interval(of) for of, noise in zip(by_epoch, pooled, strict=True)]
+        bands[name] = [interval(of, noise) for of, noise in zip(by_epoch, pooled, strict=True)]
     return bands
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from contagg.arguments import load
+from contagg.checkpoints.locate import find_weights
 from contagg.device import choose_device
 from contagg.files import write_output
 from contagg.placement.config import Budget
@@ -53,7 +54,7 @@ def run(recipe: Any) -> None:
         )
         if task.report:
             load(task.report)(folder, recipe, data)
-        hand_over(finding, folder, recipe, opened, network, image_size(job), weights_of(folder))
+        hand_over(finding, folder, recipe, opened, network, image_size(job), find_weights(folder.folder))
 
 
 def begun(
@@ -93,12 +94,6 @@ def _read(path: Path) -> Prices | None:
         return Prices.of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def weights_of(folder: RunFolder) -> Path:
-    """The best of the epochs after the choice, or the last where nothing says which is best."""
-    best, last = (folder.checkpoints / f"{name}.safetensors" for name in ("best", "last"))
-    return best if best.exists() else last
 
 
 def image_size(job: Job) -> tuple[int, int]:
