@@ -34,34 +34,34 @@ ImageNet and COCO cannot be had on the machine that this was made on, so each ta
 million parameters, on real photographs, in minutes on a CPU. A twin cannot confirm the paper's figures. It can show
 whether their order holds at that size.
 
-Each mean is of the last epoch, with its 95 % interval over seeds. Two rows are called different where a paired test
-says so at 5 %, adjusted for the number of pairs (Holm): by one noise for all arms where there are three or more, by
-the pair's own seeds otherwise. `python -m tools.twins` makes this page from the rows under `results/`, which hold each
-run's keys, seed, data, figures, commit and device.
+Each mean is of the last epoch, with its 95 % interval over seeds: by one noise for all arms where there are three or
+more, by the arm's or the pair's own seeds otherwise. Two rows are called different where a paired test by that noise
+says so at 5 %, adjusted for the number of pairs (Holm). `python -m tools.twins` makes this page from the rows under
+`results/`, which hold each run's keys, seed, data, figures, commit and device. What the paper does not have comes last.
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the paper's table: what the paper calls it, our arm, the paper's figure."""
+    """A row of the paper's table: what the paper calls it, our arm, the paper's figure, if it is in the paper."""
 
     name: str
     arm: str
-    paper: float
+    paper: float | None = None
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A table of the paper and the comparison that stands for it. See tools/twins.yaml."""
+    """A table of the paper and the comparison that stands for it, or one that goes beyond. See tools/twins.yaml."""
 
     name: str
     title: str
     folder: str
     metric: str
-    paper_says: str
     here: str
     command: str
     rows: Sequence[Entry]
+    paper_says: str = ""
     curves: bool = False
 
     @property
@@ -85,6 +85,21 @@ class Found:
     def entries(self) -> list[Entry]:
         """Those with a run."""
         return [entry for entry in self.twin.rows if self.curves.get(entry.arm)]
+
+    @property
+    def noise(self) -> Pooled | None:
+        """One for all arms, where there are three or more."""
+        return Pooled.of([self.last(entry.arm) for entry in self.entries])
+
+    @property
+    def common_seeds(self) -> list[int]:
+        """Of all arms that have a run."""
+        return sorted(set.intersection(*(set(self.last(entry.arm)) for entry in self.entries)))
+
+    def difference(self, entry: Entry) -> Interval:
+        """From the table's first arm."""
+        own = paired(self.last(entry.arm), self.last(self.twin.rows[0].arm))
+        return self.noise.difference(own.interval.mean, own.seeds) if self.noise else own.interval
 
 
 @dataclass(frozen=True)
@@ -125,22 +140,41 @@ def find(twin: Twin, results: Path) -> Found:
     return Found(twin, curves)
 
 
+def chances(found: Found, pairs: Sequence[tuple[Entry, Entry]]) -> list[float]:
+    """Each pair's probability of as large a difference by chance, adjusted for how many pairs there are (Holm)."""
+    differences = [paired(found.last(one.arm), found.last(other.arm)) for one, other in pairs]
+    noise = found.noise
+    return holm([noise.probability(d.interval.mean, d.seeds) if noise else d.p for d in differences])
+
+
 def order(found: Found) -> Order | None:
-    """None of one seed, which allows no answer."""
-    known = [(entry, found.last(entry.arm)) for entry in found.entries]
-    pairs = [pair for pair in combinations(known, 2) if pair[0][0].paper != pair[1][0].paper]
-    common = sorted(set.intersection(*(set(values) for _, values in known))) if known else []
-    if not pairs or len(common) < 2:
+    """None of one seed, which allows no answer, and of what the paper does not order."""
+    pairs = [pair for pair in combinations(found.entries, 2) if None not in (pair[0].paper, pair[1].paper)]
+    pairs = [pair for pair in pairs if pair[0].paper != pair[1].paper]
+    if not pairs or len(found.common_seeds) < 2:
         return None
-    pooled = Pooled.of([values for _, values in known])
-    differences = [paired(one[1], other[1]) for one, other in pairs]
-    chances = holm([pooled.probability(d.interval.mean, d.seeds) if pooled else d.p for d in differences])
     alike = opposite = 0
-    for (one, other), difference, chance in zip(pairs, differences, chances, strict=True):
+    for (one, other), chance in zip(pairs, chances(found, pairs), strict=True):
         if chance <= 1 - LEVEL:
-            same = (one[0].paper > other[0].paper) == (difference.interval.mean > 0)
+            difference = paired(found.last(one.arm), found.last(other.arm)).interval.mean
+            same = ((one.paper or 0) > (other.paper or 0)) == (difference > 0)
             alike, opposite = alike + same, opposite + (not same)
     return Order(alike, opposite, len(pairs) - alike - opposite)
+
+
+def told_apart(found: Found) -> str:
+    """Which arms differ from the first one, of a comparison that the paper does not have."""
+    first, *others = found.entries
+    if not others:
+        return "One network, to be set beside what others report."
+    if len(found.common_seeds) < 2:
+        return "One seed of each says nothing about differences."
+    p = chances(found, [(other, first) for other in others])
+    real = [other.name for other, chance in zip(others, p, strict=True) if chance <= 1 - LEVEL]
+    if not real:
+        return f"None differs from {first.name} by more than the noise."
+    rest = ", the others do not" * (len(real) < len(others))
+    return f"By more than the noise {', '.join(real)} differ{'s' * (len(real) == 1)} from {first.name}{rest}."
 
 
 def passing(curves: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
@@ -161,28 +195,31 @@ def passing(curves: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
 def section(found: Found) -> str:
     """A twin's part of the page."""
     twin, first = found.twin, found.twin.rows[0]
-    lines = [f"## {twin.title}", "", f"Paper: {twin.paper_says}. Here: {twin.here}.", ""]
+    says = f"Paper: {twin.paper_says}. Here" if twin.paper_says else "Not in the paper. Here"
+    lines = [f"## {twin.title}", "", f"{says}: {twin.here}.", ""]
     if not found.entries:
         return "\n".join([*lines, "Not run yet.", "", *_command(twin)])
-    head = ["network", "paper", "here", "seeds", f"from {first.name}"] + ["epochs to its best"] * twin.curves
-    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for entry in twin.rows:
-        values, reference = found.last(entry.arm), found.last(first.arm)
-        cells = [
-            entry.name,
-            f"{entry.paper:.1f}",
-            with_interval(interval(list(values.values()))) if values else "no run yet",
-        ]
-        cells += [str(len(values))]
-        compared = entry is not first and bool(values.keys() & reference.keys())
-        cells += [with_interval(paired(values, reference).interval, "+") if compared else ""]
-        if twin.curves:
-            cells += [passing(found.curves[entry.arm], found.curves[first.arm]) if compared else ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    said = order(found)
-    lines += ["", str(said) if said else "One seed of each says nothing about the order.", ""]
-    lines += [f"![{twin.title}](pictures/twin_{twin.name}.png)", ""]
+    head = ["network", *["paper"] * bool(twin.paper_says), "here", "seeds", f"from {first.name}"]
+    head += ["epochs to its best"] * twin.curves
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(_line(found, entry) for entry in twin.rows)]
+    said = order(found) or "One seed of each says nothing about the order." if twin.paper_says else told_apart(found)
+    lines += ["", str(said), "", f"![{twin.title}](pictures/twin_{twin.name}.png)", ""]
     return "\n".join([*lines, *_command(twin)])
+
+
+def _line(found: Found, entry: Entry) -> str:
+    """An arm's line of the table."""
+    twin, first = found.twin, found.twin.rows[0]
+    values, reference = found.last(entry.arm), found.last(first.arm)
+    cells = [entry.name]
+    if twin.paper_says:
+        cells += ["" if entry.paper is None else f"{entry.paper:.1f}"]
+    cells += [with_interval(interval(list(values.values()), found.noise)) if values else "no run yet", str(len(values))]
+    compared = entry is not first and bool(values.keys() & reference.keys())
+    cells += [with_interval(found.difference(entry), "+") if compared else ""]
+    if twin.curves:
+        cells += [passing(found.curves[entry.arm], found.curves[first.arm]) if compared else ""]
+    return f"| {' | '.join(cells)} |"
 
 
 def _command(twin: Twin) -> list[str]:
@@ -216,12 +253,13 @@ def _draw_curves(found: Found, axes: Axes) -> None:
 
 def _draw_scores(found: Found, axes: Axes) -> None:
     entries, right = list(reversed(found.entries)), axes.get_yaxis_transform()
-    pooled = Pooled.of([found.last(entry.arm) for entry in entries])
+    pooled = found.noise
     for place, entry in enumerate(entries):
         score = interval(list(found.last(entry.arm).values()), pooled)
         reach = 0.0 if math.isnan(score.low) else score.high - score.mean
         axes.errorbar(score.mean, place, xerr=reach, fmt="o", color="C0", capsize=3)
-        axes.text(1.01, place, f"paper {entry.paper:.1f}", transform=right, va="center", fontsize=9)
+        if entry.paper is not None:
+            axes.text(1.01, place, f"paper {entry.paper:.1f}", transform=right, va="center", fontsize=9)
     axes.set_yticks(range(len(entries)), [entry.name for entry in entries])
     axes.set_ylim(-0.6, len(entries) - 0.4)
     noise = "interval by one noise for all" if pooled else "interval"

@@ -16,9 +16,10 @@ from tools.twins import Entry, Found, Order, Twin, find, main, order, passing, r
 ROOT = Path(__file__).parents[2]
 
 
-def a_twin(*papers: float, curves: bool = False) -> Twin:
+def a_twin(*papers: float | None, curves: bool = False) -> Twin:
     rows = [Entry(f"paper's {place}", f"arm {place}", paper) for place, paper in enumerate(papers)]
-    return Twin("toy", "Table 0", "toy", "accuracy", "ImageNet", "here", "contagg compare", rows, curves)
+    says = "" if set(papers) == {None} else "ImageNet"
+    return Twin("toy", "Table 0", "toy", "accuracy", "here", "contagg compare", rows, says, curves)
 
 
 def found(folder: Path, twin: Twin, *means: float, seeds: int = 3, noise: float = 0.001) -> Found:
@@ -53,6 +54,25 @@ def test_a_table(tmp_path: Path) -> None:
     assert "| paper's 0 | 39.3 | 40.0 (" in text and "| paper's 1 | 61.8 | 60.0 (" in text and "+20.0 (" in text
     assert "| paper's 2 | 50.0 | no run yet | 0 |" in text and "The paper's order holds here." in text
     assert "Not run yet." in section(Found(a_twin(1, 2), {}))
+
+
+def test_a_table_that_the_paper_does_not_have(tmp_path: Path) -> None:
+    beyond = a_twin(None, None, None)
+    text = section(found(tmp_path, beyond, 0.4, 0.6, 0.4, noise=0.002))
+    assert "Not in the paper. Here: here." in text and "| network | here | seeds | from paper's 0 |" in text
+    assert "By more than the noise paper's 1 differs from paper's 0, the others do not." in text
+    assert "None differs from paper's 0" in section(found(tmp_path, beyond, 0.4, 0.4, 0.4, noise=0.02))
+    assert "One seed of each" in section(found(tmp_path, beyond, 0.4, 0.6, seeds=1))
+    assert order(found(tmp_path, a_twin(80, 70, None), 0.8, 0.7, 0.1)) == Order(1, 0, 0), "two that the paper has"
+
+
+def test_one_noise_for_all_arms_makes_intervals_of_means_and_differences(tmp_path: Path) -> None:
+    of = found(tmp_path, a_twin(1, 2, 3), 0.3, 0.5, 0.8, noise=0.01)
+    noise, difference = of.noise, of.difference(of.entries[1])
+    assert noise is not None and of.common_seeds == [0, 1, 2]
+    reach = difference.high - difference.mean
+    assert reach == pytest.approx(2.776445 * noise.deviation * (2 / 3) ** 0.5), "Student's t of 4 degrees of freedom"
+    assert f"({difference.low:+.1f} to {difference.high:+.1f})" in section(of)
 
 
 def test_epochs_to_another_ones_best(tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ class Pooled:
         """Of the mean of an arm's values."""
         return Interval.around(fmean(values), self.deviation / math.sqrt(len(values)), self.freedom)
 
+    def difference(self, mean: float, seeds: int) -> Interval:
+        """Of a mean difference of two arms over so many seeds of both."""
+        return Interval.around(mean, self.deviation * math.sqrt(2 / seeds), self.freedom)
+
     def probability(self, difference: float, seeds: int) -> float:
         """Two-sided p of a mean difference of two arms over so many seeds of both; NaN without one."""
         if not seeds:
