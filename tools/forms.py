@@ -1,0 +1,119 @@
+"""`python -m tools.forms FOLDER`: what each change to CONTAINER-LIGHT does to its speed, at full size.
+
+The changes are those whose accuracy the comparison `forms` of tools/twins.yaml measures at a small size. Every round
+times each network once: a training step, and images through its fused and compiled form, in each precision. Writes
+forms.csv and .json.
+
+Command   python -m tools.forms results/DEVICE
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from contagg.benchmark.bench import csv_of, describe
+from contagg.benchmark.cost import Spread, interleaved, keep_freed_memory, multiply_adds, parameter_count
+from contagg.benchmark.variants import Setting, inference, training_step
+from contagg.files import write_output
+from contagg.models import create
+
+LIGHT = "CONTAINER-LIGHT"
+ATTENDING = "attention + dwconv5"
+CHANGES: dict[str, dict[str, Any]] = {
+    LIGHT: {},
+    "attention in the last two stages": {"affinity": ("dwconv5", "dwconv5", ATTENDING, ATTENDING)},
+    "patches that overlap": {"embedding": "overlapping"},
+    "ReLU": {"activation": "relu"},
+    "3 x 3 kernels": {"affinity": ("dwconv3", "dwconv3", "dwconv3", "attention + dwconv3")},
+    "LayerScale 1e-5": {"layer_scale": 1e-5},
+}
+"""Fields of NetworkConfig that differ from CONTAINER-LIGHT's."""
+
+OTHERS = ("container_next", "deit_small_patch16_224")
+"""Whole networks beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormRow:
+    """One network in one precision; seconds are of a batch, ratios by CONTAINER-LIGHT's in the same rounds."""
+
+    form: str
+    precision: str
+    parameters: int
+    multiply_adds: int
+    training_seconds: float
+    training_ratio: float
+    inference_seconds: float
+    inference_ratio: float
+
+
+def networks(**sizes: Any) -> dict[str, nn.Module]:
+    """Each change of CONTAINER-LIGHT by what it is called; `sizes` are further fields of NetworkConfig."""
+    return {change: create("container_light", **sizes | fields).eval() for change, fields in CHANGES.items()}
+
+
+def measured(
+    models: dict[str, nn.Module], setting: Setting, rounds: int, variant: str = "fused+compiled"
+) -> list[FormRow]:
+    """A row for each network, whose inference is of that variant; by the first one the others' times are divided."""
+    works = {}
+    for name, model in models.items():
+        print(f"preparing {name}, {setting.precision}", flush=True)
+        works[name, "training"] = training_step(model, setting)
+        works[name, "inference"] = inference(model, variant, setting)
+    seconds = interleaved({"|".join(key): work for key, work in works.items()}, rounds, setting.device)
+    first = next(iter(models))
+    return [_row(name, model, setting, seconds, first) for name, model in models.items()]
+
+
+def _row(name: str, model: nn.Module, setting: Setting, seconds: dict[str, Spread], first: str) -> FormRow:
+    training, forward = (seconds[f"{name}|{what}"].median for what in ("training", "inference"))
+    return FormRow(
+        form=name,
+        precision=setting.precision,
+        parameters=parameter_count(model),
+        multiply_adds=multiply_adds(model, (setting.size, setting.size)),
+        training_seconds=training,
+        training_ratio=training / seconds[f"{first}|training"].median,
+        inference_seconds=forward,
+        inference_ratio=forward / seconds[f"{first}|inference"].median,
+    )
+
+
+def line(row: FormRow, first: FormRow) -> str:
+    """Of the printed table; a training step's time per multiply-add is what networks of several sizes share."""
+    per_product = row.training_ratio / (row.multiply_adds / first.multiply_adds)
+    return (
+        f"{row.form:34} {row.precision}  {row.multiply_adds / 1e9:5.2f} GMACs  training step {row.training_ratio:.2f}, "
+        f"per multiply-add {per_product:.2f}  inference {row.inference_ratio:.2f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    about = describe(torch.device("cpu")) | {"memory_kept": keep_freed_memory(), "rounds": given.rounds}
+    rows: list[FormRow] = []
+    for precision in ("fp32", "bf16"):
+        setting = Setting(device=torch.device("cpu"), precision=precision, batch=8, size=224)
+        found = measured(networks() | {name: create(name).eval() for name in OTHERS}, setting, given.rounds)
+        print("\n".join(line(row, found[0]) for row in found), flush=True)
+        rows += found
+    about |= {"command": "python -m tools.forms", "batch": 8, "size": 224, "rows": [asdict(row) for row in rows]}
+    write_output(given.folder / "forms.csv", csv_of(rows))
+    write_output(given.folder / "forms.json", (json.dumps(about, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
