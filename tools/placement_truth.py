@@ -17,7 +17,7 @@ from contagg.lab.findings import Curve
 from contagg.lab.intervals import Interval, interval
 from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
-from tools.twins import rows_of, with_interval
+from tools.twins import rows_of, timings_of, with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"
@@ -42,11 +42,13 @@ class Truth:
     Attributes:
         costs: Multiply-adds of an image.
         cpu_seconds: Of each run.
+        milliseconds: Of a batch's inference and of a training step, where `contagg compare` has timed them.
     """
 
     accuracies: Mapping[Stages, Mapping[int, float]]
     costs: Mapping[Stages, int]
     cpu_seconds: Mapping[Stages, Mapping[int, float]]
+    milliseconds: Mapping[Stages, tuple[float, float]]
 
     @classmethod
     def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
@@ -56,7 +58,9 @@ class Truth:
         for row in rows:
             seconds.setdefault(opened(row), {})[row["seed"]] = row["cpu_seconds"]
         model = read_yaml(recipe)["model"]
-        return cls(found, {stages: _cost(model, stages) for stages in found}, seconds)
+        timed = timings_of(path)
+        times = {opened(row): timed[row["arm"]] for row in rows if row["arm"] in timed}
+        return cls(found, {stages: _cost(model, stages) for stages in found}, seconds, times)
 
     @property
     def seeds(self) -> list[int]:

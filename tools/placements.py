@@ -61,15 +61,17 @@ def truth_section(truth: Truth) -> list[str]:
     lines = [
         f"## All {len(truth.accuracies)} placements, {len(seeds)} seeds",
         "",
-        "| stages with attention | million multiply-adds | accuracy, % | from none, points |",
-        "|---|---|---|---|",
+        "| stages with attention | million multiply-adds | ms a batch, inference and training step | accuracy, % "
+        "| from none, points |",
+        "|---|---|---|---|---|",
     ]
     for stages in sorted(truth.accuracies, key=lambda each: truth.costs[each]):
         values = {seed: truth.accuracies[stages][seed] for seed in seeds}
         reference = truth.accuracies[none]
         difference = "" if stages == none else in_points(paired(values, reference).interval, "+")
         accuracy = in_points(interval(list(values.values())))
-        lines.append(f"| {shown(stages)} | {truth.costs[stages] / 1e6:.2f} | {accuracy} | {difference} |")
+        times = ", ".join(f"{each:.1f}" for each in truth.milliseconds.get(stages, ()))
+        lines.append(f"| {shown(stages)} | {truth.costs[stages] / 1e6:.2f} | {times} | {accuracy} | {difference} |")
     pooled = Pooled.of(list(truth.accuracies.values()))
     wavers = pooled.deviation if pooled else 0.0
     spread = stdev(truth.mean(stages) for stages in truth.accuracies)

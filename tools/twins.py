@@ -132,6 +132,12 @@ def rows_of(path: Path) -> list[Row]:
     return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
+def timings_of(path: Path) -> dict[str, tuple[float, float]]:
+    """By arm, milliseconds of a batch's inference and of a training step; none where nothing was timed."""
+    arms = json.loads(path.read_text()).get("costs", {}).get("arms", {}) if path.is_file() else {}
+    return {arm: (found["inference_ms"], found["train_ms"]) for arm, found in arms.items()}
+
+
 def find(twin: Twin, results: Path) -> Found:
     """Its runs, of those that are there."""
     curves: dict[str, dict[int, Curve]] = {}

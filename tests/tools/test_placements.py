@@ -37,7 +37,8 @@ def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
     ]
     path = folder / "truth/runs.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"rows": rows}))
+    timed = {"any": {"inference_ms": 12.34, "train_ms": 43.21}}
+    path.write_text(json.dumps({"rows": rows, "costs": {"arms": timed}}))
     return path
 
 
@@ -104,6 +105,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rivals.json").write_text(json.dumps(rivals))
     main([*places, "--add", *map(str, runs)])
     page = (tmp_path / "docs/placement-results.md").read_text()
+    assert re.search(r"^\| none \| 9.01 \| 12.3, 43.2 \| 5", page, re.M)
     assert "## All 16 placements, 3 seeds" in page and "| learnt gates | +" in page
     assert re.search(r"^\| 2 \| \+(1\.9|2\.0)", page, re.M) and re.search(r"^\| entropy \| \+(0\.9|1)", page, re.M)
     assert re.search(r"^\| 0.97 \| 2; 2; 2 \| 1.00 \| 5[23]\.\d\d \|", page, re.M)
