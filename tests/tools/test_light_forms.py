@@ -3,8 +3,8 @@
 import torch
 
 from contagg.benchmark.variants import Setting
-from tools import forms
-from tools.forms import CHANGES, LIGHT, line, measured, networks
+from tools import light_forms
+from tools.light_forms import CHANGES, LIGHT, line, measured, networks
 from tools.twins import read_twins
 
 SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1)}
@@ -24,4 +24,4 @@ def test_each_form_is_timed_against_the_first() -> None:
     first, other = measured(some, setting, rounds=1, variant="fused")
     assert (first.training_ratio, first.inference_ratio) == (1, 1) and first.multiply_adds > other.multiply_adds
     assert other.training_ratio == other.training_seconds / first.training_seconds
-    assert "3 x 3 kernels" in line(other, first) and forms.OTHERS
+    assert "3 x 3 kernels" in line(other, first) and light_forms.OTHERS

@@ -1,10 +1,10 @@
-"""`python -m tools.forms FOLDER`: what each change to CONTAINER-LIGHT does to its speed, at full size.
+"""`python -m tools.light_forms FOLDER`: what each change to CONTAINER-LIGHT does to its speed, at full size.
 
 The changes are those whose accuracy the comparison `forms` of tools/twins.yaml measures at a small size. Every round
 times each network once: a training step, and images through its fused and compiled form, in each precision. Writes
-forms.csv and .json.
+light_forms.csv and .json.
 
-Command   python -m tools.forms results/DEVICE
+Command   python -m tools.light_forms results/DEVICE
 """
 
 import argparse
@@ -110,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measured(networks() | {name: create(name).eval() for name in OTHERS}, setting, given.rounds)
         print("\n".join(line(row, found[0]) for row in found), flush=True)
         rows += found
-    about |= {"command": "python -m tools.forms", "batch": 8, "size": 224, "rows": [asdict(row) for row in rows]}
-    write_output(given.folder / "forms.csv", csv_of(rows))
-    write_output(given.folder / "forms.json", (json.dumps(about, indent=1) + "\n").encode())
+    about |= {"command": "python -m tools.light_forms", "batch": 8, "size": 224, "rows": [asdict(row) for row in rows]}
+    write_output(given.folder / "light_forms.csv", csv_of(rows))
+    write_output(given.folder / "light_forms.json", (json.dumps(about, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
