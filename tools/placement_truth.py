@@ -41,26 +41,21 @@ class Truth:
 
     Attributes:
         costs: Multiply-adds of an image.
-        cpu_seconds: Of each run.
         milliseconds: Of a batch's inference and of a training step, where `contagg compare` has timed them.
     """
 
     accuracies: Mapping[Stages, Mapping[int, float]]
     costs: Mapping[Stages, int]
-    cpu_seconds: Mapping[Stages, Mapping[int, float]]
     milliseconds: Mapping[Stages, tuple[float, float]]
 
     @classmethod
     def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
         """Of the rows of `contagg compare`; all choices must have the same seeds to count."""
         rows = rows_of(path)
-        found, seconds = last(rows, "accuracy"), dict[Stages, dict[int, float]]()
-        for row in rows:
-            seconds.setdefault(opened(row), {})[row["seed"]] = row["cpu_seconds"]
-        model = read_yaml(recipe)["model"]
+        found, model = last(rows, "accuracy"), read_yaml(recipe)["model"]
         timed = timings_of(path)
         times = {opened(row): timed[row["arm"]] for row in rows if row["arm"] in timed}
-        return cls(found, {stages: _cost(model, stages) for stages in found}, seconds, times)
+        return cls(found, {stages: _cost(model, stages) for stages in found}, times)
 
     @property
     def seeds(self) -> list[int]:

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,12 +21,14 @@ from contagg.errors import UserError
 from contagg.figures import new_figure
 from contagg.files import write_output
 from contagg.lab.intervals import Pooled, interval, paired
-from contagg.placement.config import Budget
 from contagg.yaml_file import read_yaml
 from tools.json_rows import put_row, read_rows
 from tools.pictures import publish
 from tools.placement_truth import LIGHT, ROOT, Stages, Truth, by_stage, in_points, jaccard, last, shown, stages_of
 from tools.twins import rows_of
+
+LEARNT, GREEDY = "learnt", "greedy"
+"""A run that trains with gates; one that closes blocks of a trained network, `contagg place --from`."""
 
 
 def learnt_row(run: Path) -> dict[str, Any]:
@@ -34,9 +37,6 @@ def learnt_row(run: Path) -> dict[str, Any]:
         found, recipe = json.loads((run / "placement.json").read_text()), read_yaml(run / "recipe.yaml")
         with (run / "placement.csv").open() as file:
             reasons = list(csv.DictReader(file))
-        with (run / "metrics.csv").open() as file:
-            ended = list(csv.DictReader(file))[-1]
-        score = float(ended["accuracy" if recipe["task"] == "classification" else "box_ap"])
     except (OSError, KeyError, IndexError) as error:
         raise UserError(f"{run} is no finished run of contagg place: {error}") from error
     if recipe["task"] == "classification" and found["budget"]["unit"] != "share":
@@ -45,11 +45,11 @@ def learnt_row(run: Path) -> dict[str, Any]:
         )
     return {
         "task": recipe["task"],
+        "rule": LEARNT if (run / "metrics.csv").is_file() else GREEDY,
         "seed": recipe["run"]["seed"],
         "budget": found["budget"]["value"],
         "scores": {reason["place"]: float(reason["score"]) for reason in reasons},
         "chosen": found["chosen"],
-        "score": score,
     }
 
 
@@ -94,7 +94,7 @@ def truth_section(truth: Truth) -> list[str]:
 def rules_section(truth: Truth, learnt: Sequence[Mapping[str, Any]], rivals: Sequence[Mapping[str, Any]]) -> list[str]:
     """How well each rule orders the choices."""
     named: dict[str, list[float]] = {}
-    for row in learnt:
+    for row in (each for each in learnt if each["rule"] == LEARNT):
         named.setdefault("learnt gates", []).append(truth.agreement(by_stage(row["scores"])))
     for row in rivals:
         for rule, scores in row["scores"].items():
@@ -113,50 +113,57 @@ def learnt_section(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> list[st
     lines = [
         "## What is learnt",
         "",
-        "Accuracies are of the placements trained from the start, as above, the mean over what each seed chose.",
+        "Accuracies are of the placements trained from the start, as above, the mean over what each seed chose. Greedy "
+        "closes stages of a trained network, after the fact.",
         "",
-        "| budget | chosen, by seed | alike (Jaccard) | accuracy | better than | their mean and best | from LIGHT's |",
+        "| budget | rule | chosen, by seed | alike (Jaccard) | accuracy | better than | from LIGHT's |",
         "|---|---|---|---|---|---|---|",
     ]
     total = max(truth.costs.values())
-    for budget in sorted({row["budget"] for row in learnt}):
-        choices = [stages_of(row["chosen"]) for row in learnt if row["budget"] == budget]
-        means, others = [truth.mean(stages) for stages in choices], truth.within(budget * total)
-        below = [fmean(truth.mean(other) < mean for other in others if other != stages) if len(others) > 1 else 1.0
-                 for stages, mean in zip(choices, means, strict=True)]  # fmt: skip
-        known = [truth.mean(other) for other in others]
-        share = f"{fmean(below):.0%} of the {len(others) - 1} others of no more cost"
-        values = {seed: fmean(truth.accuracies[stages][seed] for stages in choices) for seed in truth.seeds}
-        light = paired(values, truth.accuracies[LIGHT]).interval
-        lines.append(
-            f"| {budget:g} | {'; '.join(map(shown, choices))} | {jaccard(choices):.2f} | {fmean(means):.2f} | "
-            f"{share} | {fmean(known):.2f}, {max(known):.2f} | {in_points(light, '+')} |"
-        )
-    return [*lines, "", f"LIGHT's choice, stage 4, reaches {truth.mean(LIGHT):.2f}.", ""]
+    for budget in sorted({row["budget"] for row in learnt}, reverse=True):
+        within = truth.within(budget * total)
+        chosen = {rule: [stages_of(row["chosen"]) for row in learnt if (row["budget"], row["rule"]) == (budget, rule)]
+                  for rule in (LEARNT, GREEDY)}  # fmt: skip
+        chosen |= {"by hand": [LIGHT], "the last two": [(False, False, True, True)]}
+        chosen |= {"the best": [max(within, key=truth.mean)]}
+        for rule, choices in chosen.items():
+            if choices and all(stages in within for stages in choices):
+                lines.append(f"| {budget:g} | {rule} | {_chosen(truth, choices, within)} |")
+    return [*lines, "", nested(learnt), ""]
 
 
-def price_section(truth: Truth, learnt: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _chosen(truth: Truth, choices: Sequence[Stages], within: Sequence[Stages]) -> str:
+    """Cells of the table: what was chosen, how alike, and how good it is among those of no more cost."""
+    means = [truth.mean(stages) for stages in choices]
+    below = [fmean(truth.mean(other) < mean for other in within if other != stages) if len(within) > 1 else 1.0
+             for stages, mean in zip(choices, means, strict=True)]  # fmt: skip
+    values = {seed: fmean(truth.accuracies[stages][seed] for stages in choices) for seed in truth.seeds}
+    same = all(stages == LIGHT for stages in choices)
+    light = "" if same else in_points(paired(values, truth.accuracies[LIGHT]).interval, "+")
+    share = f"{fmean(below):.0%} of the {len(within) - 1} others of no more cost"
+    alike = f"{jaccard(choices):.2f}" if len(choices) > 1 else ""
+    return f"{'; '.join(map(shown, choices))} | {alike} | {fmean(means):.2f} | {share} | {light}"
+
+
+def nested(learnt: Sequence[Mapping[str, Any]]) -> str:
+    """In how many pairs of budgets of one seed what the smaller one opens is open under the larger one too."""
+    rows = sorted((row for row in learnt if row["rule"] == LEARNT), key=lambda row: row["budget"])
+    pairs = [(small, large) for small, large in combinations(rows, 2) if small["seed"] == large["seed"]]
+    kept = sum(set(small["chosen"]) <= set(large["chosen"]) for small, large in pairs)
+    return f"What is learnt to be open under a budget is so under a larger one in {kept} of {len(pairs)} pairs of runs."
+
+
+def price_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """CPU seconds of a run that learns its placement, against runs that do not."""
     if len(rows) < 2:
         return []
-    all_open = in_points(interval([row["place"] / row["fit"] for row in rows]))
-    lines = [
-        "## What the search costs",
-        "",
-        "| CPU seconds of `contagg place`, over those of | ratio | runs |",
-        "|---|---|---|",
-        f"| `contagg fit` with all open | {all_open} | {len(rows)} |",
-    ]
-    chosen = {(row["budget"], row["seed"]): stages_of(row["chosen"]) for row in learnt}
-    ratios = [
-        row["place"] / truth.cpu_seconds[stages][row["seed"]]
-        for row in rows
-        if (stages := chosen.get((Budget.read(row["budget"]).value, row["seed"]))) is not None
-        and row["seed"] in truth.cpu_seconds[stages]
-    ]
-    if len(ratios) > 1:
-        ratio = in_points(interval(ratios))
-        lines.append(f"| the chosen network's run in `contagg compare`, from the start | {ratio} | {len(ratios)} |")
+    lines = ["## What the search costs", "", "| CPU seconds of `contagg place`, over those of | ratio | runs |"]
+    lines += ["|---|---|---|"]
+    of = {"fit": "`contagg fit` with all open", "chosen": "`contagg fit` of the chosen network, from the start"}
+    for part, name in of.items():
+        ratios = [row["place"] / row[part] for row in rows if part in row]
+        if len(ratios) > 1:
+            lines.append(f"| {name} | {in_points(interval(ratios))} | {len(ratios)} |")
     return [*lines, ""]
 
 
@@ -195,7 +202,7 @@ def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy with intervals against cost; LIGHT's choice and those learnt stand out."""
     figure = new_figure(7.6, 4.6)
     axes = figure.subplots()
-    chosen = {stages_of(row["chosen"]) for row in learnt}
+    chosen = {stages_of(row["chosen"]) for row in learnt if row["rule"] == LEARNT}
     pooled = Pooled.of(list(truth.accuracies.values()))
     kinds = {"learnt": "C3", "LIGHT's": "C1", "other": "C0"}
     for kind, colour in kinds.items():
@@ -229,8 +236,8 @@ pixels, in which nothing mixes tokens but gated attention, where it is open. How
 """
 
 
-def _of(row: Mapping[str, Any]) -> tuple[str, float, int]:
-    return row["task"], row["budget"], row["seed"]
+def _of(row: Mapping[str, Any]) -> tuple[str, str, float, int]:
+    return row["task"], row["rule"], row["budget"], row["seed"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -249,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     if truth.accuracies and len(truth.seeds) > 1:
         publish(given.docs / "pictures/placement_truth.png", picture(truth, here))
         lines += rules_section(truth, here, read_rows(given.results / "rivals.json")) + learnt_section(truth, here)
-        lines += price_section(truth, here, read_rows(given.results / "price.json"))
+        lines += price_section(read_rows(given.results / "price.json"))
     lines += detection_section(last(rows_of(given.results / "nuclei/runs.json"), "box_ap"), detection)
     write_output(given.docs / "placement-results.md", ("\n".join(lines).rstrip() + "\n").encode())
     print(given.docs / "placement-results.md")

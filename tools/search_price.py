@@ -1,8 +1,8 @@
 """`python -m tools.search_price FILE --runs FOLDER --budget B --seeds S... -- KEYS`: what learning a placement costs.
 
-For each seed `contagg fit` and `contagg place` are run with the same KEYS, one after the other, into FOLDER/open_S and
-FOLDER/learnt_B_S. FILE gets a row a seed: the CPU seconds of each whole command, with what it starts. A seed that has a
-row is left out.
+For each seed `contagg fit` and `contagg place` are run with the same KEYS, and `contagg fit` once more with the chosen
+network, one after the other, into FOLDER/open_S, learnt_B_S and chosen_B_S. FILE gets a row a seed: the CPU seconds of
+each whole command, with what it starts. What a row has already is left out.
 """
 
 import argparse
@@ -44,21 +44,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("keys", nargs="+", metavar="KEYS")
     given = parser.parse_args(arguments)
     for seed in given.seeds:
-        if any(_key(row) == (given.budget, seed) for row in read_rows(given.file)):
-            continue
-        keys = [*given.keys, "--run.seed", str(seed), "--run.folder"]
-        about = describe(torch.device("cpu"))
-        row = {
-            "seed": seed,
-            "budget": given.budget,
-            "fit": cpu_seconds(["fit", *keys, str(given.runs / f"open_{seed}")]),
-            "place": cpu_seconds(
-                ["place", *keys, f"{given.runs}/learnt_{given.budget}_{seed}", "--budget", given.budget]
-            ),
-            **{key: about[key] for key in ("device", "threads", "commit", "torch")},
-        }
-        put_row(given.file, row, _key)
-        print(f"seed {seed}: fit {row['fit']} CPU s, place {row['place']}", flush=True)
+        row = next((row for row in read_rows(given.file) if _key(row) == (given.budget, seed)), None)
+        row = row or {"seed": seed, "budget": given.budget}
+        for part, words in commands(given.runs, given.budget, seed, given.keys).items():
+            if part not in row:
+                about = describe(torch.device("cpu"))
+                row |= {part: cpu_seconds(words)} | {
+                    key: about[key] for key in ("device", "threads", "commit", "torch")
+                }
+                put_row(given.file, row, _key)
+                print(f"seed {seed}: {part} {row[part]} CPU s", flush=True)
+
+
+def commands(runs: Path, budget: str, seed: int, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Of all open, of learning the placement, and of the chosen network from the start."""
+    learnt, root = runs / f"learnt_{budget}_{seed}", [*keys, "--run.seed", str(seed), "--run.folder"]
+    return {
+        "fit": ["fit", *root, str(runs / f"open_{seed}")],
+        "place": ["place", *root, str(learnt), "--budget", budget],
+        "chosen": ["fit", "-c", str(learnt / "placed.yaml"), "--run.folder", str(runs / f"chosen_{budget}_{seed}")],
+    }
 
 
 if __name__ == "__main__":

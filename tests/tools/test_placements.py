@@ -10,7 +10,7 @@ import pytest
 
 from contagg.errors import UserError
 from tools.placement_truth import ROOT, Truth, by_stage, jaccard, opened, stages_of
-from tools.placements import learnt_row, main
+from tools.placements import learnt_row, main, nested
 
 WORTH = (0.5, 2.0, 1.0, 0.25)
 """Points that each stage adds."""
@@ -28,7 +28,6 @@ def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
         {
             **arm(stages),
             "seed": seed,
-            "cpu_seconds": 100 + 10 * sum(stages),
             "metrics": {"epoch": [1, 2], "accuracy": [0.1, (50 + seed + gain + noise * generator.normal()) / 100]},
         }
         for seed in range(seeds)
@@ -108,25 +107,56 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^\| none \| 9.01 \| 12.3, 43.2 \| 5", page, re.M)
     assert "## All 16 placements, 3 seeds" in page and "| learnt gates | +" in page
     assert re.search(r"^\| 2 \| \+(1\.9|2\.0)", page, re.M) and re.search(r"^\| entropy \| \+(0\.9|1)", page, re.M)
-    assert re.search(r"^\| 0.97 \| 2; 2; 2 \| 1.00 \| 5[23]\.\d\d \|", page, re.M)
-    assert re.search(r"\| 5\d\.\d\d, 5[34]\.\d\d \| \+(1\.[67]|1\.8)", page), (
-        "mean and best of all, and 2.0 less LIGHT's 0.25"
+    assert re.search(r"^\| 0.97 \| learnt \| 2; 2; 2 \| 1.00 \| 5[23]\.\d\d \| .* \| \+(1\.[67]|1\.8)", page, re.M), (
+        "2.0 less LIGHT's 0.25"
     )
+    assert "| greedy |" not in page and re.search(
+        r"^\| 0.97 \| by hand \| 4 \|  \| 5\d\.\d\d \| \d+% .*\|  \|$", page, re.M
+    )
+    assert re.search(r"^\| 0.97 \| the best \| 2 3 4", page, re.M) and "| the last two | 3 4 |" in page
     assert (tmp_path / "docs/pictures/placement_truth.png").is_file()
     main([*places, "--add", str(runs[0])])
     assert len(json.loads((tmp_path / "learnt.json").read_text())) == 3, "a run that is there is not added twice"
+
+
+def test_a_network_closed_after_the_fact_is_a_row_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "docs/pictures").mkdir(parents=True)
+    write_truth(tmp_path)
+    runs = [write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed) for seed in range(2)]
+    (runs[1] / "metrics.csv").unlink()
+    main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *map(str, runs)])
+    page = (tmp_path / "docs/placement-results.md").read_text()
+    assert (
+        "| 0.97 | learnt | 2 |" in page
+        and "| 0.97 | greedy | 2 |" in page
+        and re.search(r"learnt gates .*\| 1 \|", page)
+    )
+
+
+def test_what_smaller_budgets_open_is_open_under_larger_ones() -> None:
+    rows = [
+        {"rule": rule, "seed": seed, "budget": budget, "chosen": chosen}
+        for rule, seed, budget, chosen in (
+            ("learnt", 0, 0.6, ["3.1"]), ("learnt", 0, 0.9, ["2.1", "3.1"]),
+            ("learnt", 1, 0.6, ["4.1"]), ("learnt", 1, 0.9, ["2.1", "3.1"]), ("greedy", 0, 0.9, []),
+        )
+    ]  # fmt: skip
+    assert nested(rows).endswith("in 1 of 2 pairs of runs.")
 
 
 def test_what_the_search_costs(tmp_path: Path) -> None:
     (tmp_path / "docs/pictures").mkdir(parents=True)
     write_truth(tmp_path)
     runs = [str(write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed)) for seed in range(2)]
-    rows = [{"seed": seed, "budget": "0.97", "fit": 200.0, "place": 220.0 + 11 * seed} for seed in range(2)]
+    rows = [
+        {"seed": seed, "budget": "0.97", "fit": 200.0, "place": 220.0 + 11 * seed, "chosen": 110.0} for seed in range(2)
+    ]
+    rows += [{"seed": 2, "budget": "0.97", "fit": 200.0, "place": 225.5}]
     (tmp_path / "price.json").write_text(json.dumps(rows))
     main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *runs])
     page = (tmp_path / "docs/placement-results.md").read_text()
-    assert re.search(r"with all open \| 1\.13 \(.* \| 2 \|", page), "220 / 200 and 231 / 200"
-    assert re.search(r"from the start \| 2\.05 \(.* \| 2 \|", page), "over 110 of one open stage"
+    assert re.search(r"with all open \| 1\.13 \(.* \| 3 \|", page), "220 / 200, 231 / 200 and between"
+    assert re.search(r"from the start \| 2\.05 \(.* \| 2 \|", page), "over 110, of two runs that have it"
 
 
 def test_a_detector(tmp_path: Path) -> None:
@@ -157,4 +187,4 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished run of contagg place"):
         learnt_row(tmp_path)
     run = write_run(tmp_path / "run", ["4.1"])
-    assert learnt_row(run)["score"] == 0.6 and by_stage(learnt_row(run)["scores"]) == list(WORTH)
+    assert learnt_row(run)["rule"] == "learnt" and by_stage(learnt_row(run)["scores"]) == list(WORTH)

@@ -1,4 +1,4 @@
-"""Two commands' CPU seconds as a row a seed."""
+"""Three commands' CPU seconds as a row a seed."""
 
 import json
 import sys
@@ -32,13 +32,23 @@ def test_a_row_a_seed_and_none_twice(burning: Path) -> None:
     assert [row["seed"] for row in rows] == [3, 4]
     for row in rows:
         assert 0.3 <= row["fit"] < 0.55 <= row["place"], "each command's own time, to a tenth of a second"
+        assert 0.3 <= row["chosen"] < 0.55
     commands = (burning / "log").read_text().splitlines()
-    assert commands[:2] == [
+    assert commands[:3] == [
         "fit -c toy --run.seed 3 --run.folder runs/open_3",
         "place -c toy --run.seed 3 --run.folder runs/learnt_0.5_3 --budget 0.5",
+        "fit -c runs/learnt_0.5_3/placed.yaml --run.folder runs/chosen_0.5_3",
     ]
     search_price.main(words)
     assert (burning / "log").read_text().splitlines() == commands
+
+
+def test_a_part_that_a_row_lacks_is_added(burning: Path) -> None:
+    (burning / "rows.json").write_text(json.dumps([{"seed": 3, "budget": "0.5", "fit": 7.0, "place": 8.0}]))
+    search_price.main(["rows.json", "--runs", "runs", "--budget", "0.5", "--seeds", "3", "--", "-c", "toy"])
+    (row,) = json.loads((burning / "rows.json").read_text())
+    assert (row["fit"], row["place"]) == (7.0, 8.0) and row["chosen"] < 0.55
+    assert len((burning / "log").read_text().splitlines()) == 1
 
 
 def test_a_failed_run_leaves_no_row(burning: Path) -> None:
