@@ -157,7 +157,7 @@ def test_networks_of_other_tasks_are_closed_all_alike(task: str, composed: Path,
     runs.command = "place"
     named = "epoch*.ckpt" if task == "dino" else "last.safetensors"  # DINO's weights files have no heads
     weights = max((tmp_path / "run" / "checkpoints").glob(named))
-    keys = ("--from", str(weights), "--budget", "0.95")
+    keys = ("--from", str(weights), "--budget", "0.95", *(("--at", "50x70") if task == "detection" else ()))
     assert runs.fit("placed", *keys) == 0, runs.output
     state, metadata = read_weights(tmp_path / "placed" / "checkpoints" / "best.safetensors")
     words = (metadata.get("detector") or metadata["model"])["options"]["affinity"]

@@ -153,8 +153,10 @@ def test_a_run_of_fit_is_refused_and_stays_as_it_is(placing: Runs) -> None:
 @pytest.mark.parametrize("task", ["dino", "detection"])
 def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path: Path) -> None:
     recipe = mixed(DINO if task == "dino" else detection(composed))
+    if task == "detection":
+        recipe["augmentation"]["long_side"] = 90
     runs = Runs(tmp_path, recipe, "place")
-    options = ("--budget", "0.95", "--at", "64x64" if task == "detection" else "16x16")
+    options = ("--budget", "0.95", "--at", "50x70" if task == "detection" else "16x16")
     assert runs.fit("whole", *options) == 0, runs.output
     for step in (3, 8):
         assert runs.fit("cut", *options, meddle=die_after_step(step)) == -signal.SIGKILL, runs.output
@@ -168,6 +170,8 @@ def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path:
     found = json.loads((runs.folder / "whole" / "placement.json").read_text())
     queries = [name for name in state if name.endswith("affinity.first.query.weight")]
     assert len(queries) == (2 if task == "dino" else 1) * len(found["chosen"])
+    seen = [64, 96] if task == "detection" else [16, 16]  # a detector's images are padded
+    assert found["prices"]["size"] == seen and [found["costs"][-1][side] for side in ("height", "width")] == seen
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_spl
 from contagg.data.coco.loaders import evaluation_loader, train_loader
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.fingerprint import Fingerprint
-from contagg.detection.batching import Detections
+from contagg.detection.batching import DIVISOR, Detections
 from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
 from contagg.detection.detr.config import SET_DETECTORS
@@ -95,6 +95,7 @@ def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> 
         monitor="box_ap",
         metadata=describe(recipe.model, training.annotations.categories, recipe.augmentation, recipe.data.bit_depth),
         fingerprint=fingerprint(training.annotations, validation.annotations),
+        divisor=DIVISOR,
     )
 
 

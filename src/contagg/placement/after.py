@@ -29,7 +29,7 @@ from contagg.placement.greedy import greedy
 from contagg.placement.handover import Finding, hand_over
 from contagg.placement.places import Place, affinity_option, find_places
 from contagg.placement.plain import in_words
-from contagg.placement.run import image_size, priced
+from contagg.placement.run import costed_size, image_size, priced
 from contagg.placement.search import with_affinity
 from contagg.placement.trial import losses
 from contagg.tasks import task_named
@@ -55,7 +55,7 @@ def after(recipe: Any) -> None:
         renormalize(network)
     written = set(job.task.get_submodule(job.export).modules())
     network = next(each for each in job.networks if each in written)
-    size = recipe.placement.size or image_size(job)
+    size = costed_size(job, recipe)
     places = find_places(network, recipe.placement.kernel_size)
     prices = priced(network, places, size, recipe)
     folder = claim_folder(recipe.run, recipe)

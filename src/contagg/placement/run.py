@@ -34,7 +34,7 @@ def run(recipe: Any) -> None:
     data = load(task.open)(recipe)
     job: Job = load(task.job)(recipe, data)
     network = job.networks[0]
-    places, size = find_places(network), recipe.placement.size or image_size(job)
+    places, size = find_places(network), costed_size(job, recipe)
     folder, prices = begun(network, places, size, recipe)
     opened = copy.deepcopy(network)
     shared = SharedPlaces(job.task, job.networks, places)
@@ -96,8 +96,30 @@ def _read(path: Path) -> Prices | None:
         return None
 
 
+def costed_size(job: Job, recipe: Any) -> tuple[int, int]:
+    """Height and width of what a job's networks see of an image of the size that costs are of."""
+    size = recipe.placement.size or _largest(job)
+    seen = _padded(size, job)
+    if seen != size and is_first_process():
+        print(
+            f"placement: images are padded to multiples of {job.divisor} pixels: one of {size[0]} x {size[1]} costs "
+            f"what one of {seen[0]} x {seen[1]} does",
+            flush=True,
+        )
+    return seen
+
+
 def image_size(job: Job) -> tuple[int, int]:
-    """Height and width of the images that a job trains on; of those that vary in size the largest."""
+    """Height and width of what a job's networks see as it trains; of those that vary in size the largest."""
+    return _padded(_largest(job), job)
+
+
+def _padded(size: tuple[int, int], job: Job) -> tuple[int, int]:
+    height, width = (-(-length // job.divisor) * job.divisor for length in size)
+    return height, width
+
+
+def _largest(job: Job) -> tuple[int, int]:
     if "preprocessing" in job.metadata:
         height, width = job.metadata["preprocessing"]["input_size"][1:]
     else:

@@ -59,6 +59,7 @@ class Job:
         export: The attribute of `task` whose weights are written for use.
         metadata: What weights files say of themselves.
         fingerprint: Of the data, which must not change when a run goes on.
+        divisor: Of height and width of what the networks see: images are padded to multiples of so many pixels.
         callbacks: Called before the engine's own at each step, so that they may change the network and its optimizer;
             their `state_dict` is a part of the training state.
     """
@@ -73,6 +74,7 @@ class Job:
     export: str = "model"
     metadata: Mapping[str, Any]
     fingerprint: Fingerprint
+    divisor: int = 1
     callbacks: Sequence[Callback] = ()
 
 
