@@ -184,6 +184,17 @@ def test_a_run_that_was_trained_is_not_written_over(trained: Runs) -> None:
     assert "own holds a run that was trained: give --run.folder another folder" in trained.output
 
 
+def test_what_was_found_under_another_budget_is_not_written_over(trained: Runs) -> None:
+    weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
+    found = trained.folder / "found" / "checkpoints" / "best.safetensors"
+    assert trained.fit("found", "--from", str(weights), "--budget", "0.9") == 0, trained.output
+    before = found.read_bytes()
+    assert trained.fit("found", "--from", str(weights), "--budget", "0.8") == 2
+    assert "placement.budget is 0.9 there and 0.8 here" in trained.output and found.read_bytes() == before
+    assert trained.fit("found", "--from", str(weights), "--budget", "0.9") == 0, "the same command again is welcome"
+    assert found.read_bytes() == before
+
+
 def test_several_processes_are_refused(trained: Runs) -> None:
     weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
     assert trained.fit("two", "--from", str(weights), "--budget", "0.9", "--run.devices", "2") == 2

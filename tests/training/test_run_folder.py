@@ -65,6 +65,15 @@ def test_before_anything_was_trained_the_recipe_may_change(tmp_path: Path) -> No
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["label_smoothing"] == 0.2
 
 
+def test_weights_that_nothing_was_trained_for_are_a_run_too(tmp_path: Path) -> None:
+    """`contagg place --from` leaves neither training states nor metrics."""
+    RunFolder(tmp_path).claim(recipe_in(tmp_path))
+    (tmp_path / "checkpoints" / "best.safetensors").touch()
+    RunFolder(tmp_path).claim(recipe_in(tmp_path))
+    with pytest.raises(UserError, match=r"label_smoothing is 0\.1 there and 0\.2 here"):
+        RunFolder(tmp_path).claim(recipe_in(tmp_path, label_smoothing=0.2))
+
+
 def test_what_does_not_touch_the_numbers_may_change(tmp_path: Path) -> None:
     recipe = trained(tmp_path)
     RunFolder(tmp_path).claim(replace(recipe, run=replace(recipe.run, workers=9, keep_last=5, resume="must")))

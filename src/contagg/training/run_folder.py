@@ -74,14 +74,19 @@ class RunFolder:
         self.bound = _identity(flatten(as_dict(recipe)))
         for key in mutable_keys(recipe) | {"run.folder"}:
             self.bound.pop(key, None)
-        if not self.recipe.exists() or not (checkpoints(self.checkpoints) or self.metrics.exists()):
-            return  # nothing was trained, or the recipe lies in the training state alone
+        if not self.recipe.exists() or not self._holds_a_run():
+            return  # nothing was made, or the recipe lies in the training state alone
         try:
             # A key that came into being after the run began had no other value then than its default.
             before = flatten(defaults(recipe)) | flatten(read_yaml(self.recipe))
         except UserError as error:
             raise UserError(f"{error}. Remove it: training states hold the run's recipe as well") from error
         self.refuse_other(_identity(before), ignored=mutable_keys(recipe) | {"run.folder"})
+
+    def _holds_a_run(self) -> bool:
+        """Weights alone are one too: `contagg place --from` trains nothing."""
+        weights = next(self.checkpoints.glob("*.safetensors"), None)
+        return bool(checkpoints(self.checkpoints) or self.metrics.exists() or weights)
 
     def refuse_other(self, before: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
         """UserError if the run was made with other values of dotted keys, which names them; see `bound`."""
