@@ -100,6 +100,13 @@ def test_evidence_is_the_mean_by_its_standard_error() -> None:
     torch.testing.assert_close(gates.evidence, -gradients.mean(0) / (gradients.std(0, correction=0) / 50**0.5))
 
 
+def test_no_gradient_is_no_evidence() -> None:
+    """Not even of a sign, which a table would show."""
+    gates = Gates(torch.full((2,), 0.5), 0.5, 0.01)
+    gates.learn(torch.zeros(2))
+    assert [f"{each:g}" for each in gates.evidence.tolist()] == ["0", "0"]
+
+
 def test_gates_go_on_from_their_state() -> None:
     one, other = learnt([1.0, 0.2], [1, 2], 0.5), Gates(torch.tensor([1, 2]).double() / 3, 0.5, 10 / 600)
     other.load_state_dict(one.state_dict())

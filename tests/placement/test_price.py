@@ -108,6 +108,13 @@ def test_a_network_without_places(network: tuple[str, dict], message: str) -> No
         find_places(contagg.create(network[0], **network[1]))
 
 
+def test_what_a_backbone_does_not_have_is_not_named_among_its_blocks() -> None:
+    """CONTAINER-LIGHT's attention is in its last stage, which a detector with one map of stride 8 leaves out."""
+    with pytest.raises(UserError, match=r"in blocks of 'dwconv5' \(it ends after stage 2 of 4\): give") as raised:
+        find_places(Features("container_light_tiny", [8], frozen=False))
+    assert "blocks of 'attention" not in str(raised.value)
+
+
 @pytest.mark.parametrize("part", ["at_size", "_measured"])
 def test_a_size_beyond_the_memory_is_one_line(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Learnt positions are made for it, and milliseconds measured with it, for real."""

@@ -103,7 +103,8 @@ class Gates:
         """(L,), by how many standard errors opening each lowered the loss over the steps so far."""
         mean = self.total / max(self.steps, 1)
         spread = (self.total_square / max(self.steps, 1) - mean.square()).clamp_min(0)
-        return -mean / (spread / max(self.steps, 1)).sqrt().clamp_min(1e-300)
+        error = (spread / max(self.steps, 1)).sqrt().clamp_min(1e-300)
+        return 0.0 - mean / error  # -mean would be -0 where there was no gradient
 
     def learn(self, gradient: Tensor) -> None:
         """One step, given the loss's gradient by the logits (L,).

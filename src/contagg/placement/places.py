@@ -82,14 +82,21 @@ def find_places(network: nn.Module, kernel_size: int | None = None) -> list[Plac
             size = aggregation.closed_kernel() or kernel_size or 0  # a block has one for all its closed heads
             places += [Place(**known, static_word=f"static{size}", head=head, kernel_size=size) for head in heads]
     if not places:
-        words = sorted({str(word) for _, blocks in _blocks(container) for _, word in blocks})
+        words = sorted({str(word) for _, blocks in _blocks(container) for name, word in blocks if name in made})
+        seen = f"{', '.join(map(repr, words))}{_end(container, made)}"
         wanted = "give model.options.affinity a mixture of a dynamic and a static one, such as 'attention + dwconv5'"
         plain = any(affinity.open_heads() for affinity in _aggregations(container))
         raise UserError(
-            f"placement: nothing can be closed in blocks of {', '.join(map(repr, words))}: {wanted}"
+            f"placement: nothing can be closed in blocks of {seen}: {wanted}"
             + ("; heads of plain attention are closed with --from WEIGHTS" if plain else "")
         )
     return places
+
+
+def _end(container: Container | MixerTransformer, made: Collection[str]) -> str:
+    """In words, where a detector's backbone ends before its last stage."""
+    stages = [any(name in made for name, _ in blocks) for _, blocks in _blocks(container)]
+    return "" if all(stages) else f" (it ends after stage {sum(stages)} of {len(stages)})"
 
 
 def affinity_option(network: nn.Module, places: Sequence[Place], opened: Collection[int]) -> Any:
