@@ -9,6 +9,7 @@ picture. What is missing is said to be.
 import argparse
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -199,32 +200,31 @@ def detection_section(found: Mapping[Stages, Mapping[int, float]], learnt: Seque
 
 
 def picture(truth: Truth, learnt: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy with intervals against cost; LIGHT's choice and those learnt stand out."""
+    """Accuracy with intervals against cost; how many runs learnt each choice, and the budgets that they were given."""
     figure = new_figure(7.6, 4.6)
     axes = figure.subplots()
-    chosen = {stages_of(row["chosen"]) for row in learnt if row["rule"] == LEARNT}
+    runs = [row for row in learnt if row["rule"] == LEARNT]
+    chosen = Counter(stages_of(row["chosen"]) for row in runs)
     pooled = Pooled.of(list(truth.accuracies.values()))
-    kinds = {"learnt": "C3", "LIGHT's": "C1", "other": "C0"}
-    for kind, colour in kinds.items():
-        if not (some := [s for s in truth.accuracies if kind == _kind(s, chosen)]):
-            continue
-        scores = [interval([truth.accuracies[stages][seed] for seed in truth.seeds], pooled) for stages in some]
-        axes.errorbar(
-            [truth.costs[stages] / 1e6 for stages in some], [score.mean for score in scores],
-            yerr=[score.high - score.mean for score in scores], fmt="o", color=colour, capsize=3, lw=1, label=kind,
-        )  # fmt: skip
-        for stages, score in zip(some, scores, strict=True):
-            axes.annotate(shown(stages), (truth.costs[stages] / 1e6, score.high), (0, 4), textcoords="offset points",
-                          fontsize=8, color=colour, ha="center")  # fmt: skip
+    for stages in truth.accuracies:
+        score = interval([truth.accuracies[stages][seed] for seed in truth.seeds], pooled)
+        colour = "C1" if stages == LIGHT else "C3" if stages in chosen else "C0"
+        cost = truth.costs[stages] / 1e6
+        axes.errorbar(cost, score.mean, yerr=score.high - score.mean, fmt="o", color=colour, capsize=3, lw=1)
+        name = shown(stages) + f"\n×{chosen[stages]}" * (stages in chosen)
+        axes.annotate(
+            name, (cost, score.high), (0, 4), textcoords="offset points", fontsize=8, color=colour, ha="center"
+        )
+    for budget in sorted({row["budget"] for row in runs}):
+        cost = budget * max(truth.costs.values()) / 1e6
+        axes.axvline(cost, color="0.6", ls=":", lw=1)
+        axes.annotate(f"{budget:g}", (cost, 0.02), (3, 0), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", fontsize=8, color="0.4")  # fmt: skip
     axes.set(xlabel="million multiply-adds of an image", ylabel="accuracy, %, with 95 % interval by one noise for all")
-    axes.legend(frameon=False, title="stages with attention")
+    axes.set_title("Stages with attention; ×n: learnt by n runs; orange: LIGHT's; dotted: budgets", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.margins(0.06)
+    axes.margins(0.08)
     return figure
-
-
-def _kind(stages: Stages, chosen: set[Stages]) -> str:
-    return "learnt" if stages in chosen else "LIGHT's" if stages == LIGHT else "other"
 
 
 INTRODUCTION = """# Where attention is needed, measured

@@ -172,7 +172,7 @@ def told_apart(found: Found) -> str:
     """Which arms differ from the first one, of a comparison that the paper does not have."""
     first, *others = found.entries
     if not others:
-        return "One network, to be set beside what others report."
+        return "The others have not been run yet." if found.twin.rows[1:] else "To be set beside what others report."
     if len(found.common_seeds) < 2:
         return "One seed of each says nothing about differences."
     p = chances(found, [(other, first) for other in others])
@@ -240,7 +240,7 @@ def with_interval(found: Interval, sign: str = "", digits: int = 1) -> str:
 
 def picture(found: Found) -> Figure:
     """The paper's figures beside ours with intervals; of curves, by epoch with the seeds' range."""
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2 if found.twin.curves else 1 + 0.45 * len(found.entries))
     (_draw_curves if found.twin.curves else _draw_scores)(found, figure.subplots())
     return figure
 

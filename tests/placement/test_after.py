@@ -193,6 +193,18 @@ def test_what_was_found_under_another_budget_is_not_written_over(trained: Runs) 
     assert "placement.budget is 0.9 there and 0.8 here" in trained.output and found.read_bytes() == before
     assert trained.fit("found", "--from", str(weights), "--budget", "0.9") == 0, "the same command again is welcome"
     assert found.read_bytes() == before
+    begun = ("--model.init_weights", str(weights), "--budget", "0.9")
+    assert trained.fit("found", *begun) == 2 and "found holds what contagg place --from found" in trained.output
+    assert found.read_bytes() == before
+
+
+def test_what_does_not_fit_is_said_at_once_and_in_the_table(trained: Runs) -> None:
+    weights = trained.folder / "run" / "checkpoints" / "last.safetensors"
+    assert trained.fit("dear", "--from", str(weights), "--budget", "0.72") == 0, trained.output
+    said = re.search(r"placement: (.*) will be closed: each alone costs more than the .* to share\n", trained.output)
+    assert said, trained.output
+    rows = re.findall(r"^(\d\.\d) .* closed, does not fit ", trained.output, re.MULTILINE)
+    assert rows == said[1].split(", ") and "1.1" in rows and len(rows) < 5
 
 
 def test_several_processes_are_refused(trained: Runs) -> None:

@@ -164,7 +164,8 @@ def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path:
     assert_equal(runs, "whole", "cut", FILES[:2])
     part = "backbone" if task == "detection" else "network"
     assert re.search(rf"^{part} +contagg\.create\(", runs.output, re.MULTILINE)
-    assert runs.output.splitlines()[-1].split()[1] == ("validate" if task == "detection" else "knn")
+    validates = runs.output.splitlines()[-1].split()[1] == "validate"
+    assert validates == (task == "detection"), "DINO's own lines say how neighbours are asked"
     assert (runs.folder / "cut" / "figures" / "curves.png").is_file()
     state = runs.state("whole")["state_dict"]
     found = json.loads((runs.folder / "whole" / "placement.json").read_text())

@@ -175,3 +175,9 @@ def test_costs_are_told_without_powers_of_ten() -> None:
     words = ["0", "999", "1 k", "1 M", "12.3 T"]
     assert told == [f"{word} multiply-adds" for word in words]
     assert [shown(cost, "ms") for cost in (0.00123, 43.21, 3214)] == ["0.00123 ms", "43.2 ms", "3,210 ms"]
+
+
+def test_places_that_no_choice_within_the_budget_can_open() -> None:
+    prices = Prices(unit="multiply-adds", size=(64, 64), closed=100.0, added=(40.0, 10.0, 30.0))
+    assert prices.too_dear(Budget(130, "multiply-adds")) == [0], "30 fits, 40 does not"
+    assert prices.too_dear(Budget(0.75, "share")) == [0] and prices.too_dear(Budget(109, "multiply-adds")) == [0, 1, 2]

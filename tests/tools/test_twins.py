@@ -63,6 +63,8 @@ def test_a_table_that_the_paper_does_not_have(tmp_path: Path) -> None:
     assert "By more than the noise paper's 1 differs from paper's 0, the others do not." in text
     assert "None differs from paper's 0" in section(found(tmp_path, beyond, 0.4, 0.4, 0.4, noise=0.02))
     assert "One seed of each" in section(found(tmp_path, beyond, 0.4, 0.6, seeds=1))
+    assert "The others have not been run yet." in section(found(tmp_path, beyond, 0.4))
+    assert "To be set beside what others report." in section(found(tmp_path, a_twin(None), 0.4))
     assert order(found(tmp_path, a_twin(80, 70, None), 0.8, 0.7, 0.1)) == Order(1, 0, 0), "two that the paper has"
 
 

@@ -197,9 +197,11 @@ def _table(finding: Finding) -> str:
     prices, learnt = finding.prices, bool(finding.history)
     score = "chance" if learnt else "rise"
     lines = [["block", "word", "is", "costs", score, "evidence"]]
+    dear = {finding.places[number].label for number in prices.too_dear(finding.budget)}
     for one in finding.reasons():
         evidence = "-" if isnan(one.evidence) else f"{one.evidence:.2g}"
         cost, is_open = shown(one.cost, prices.unit), "open" if one.open else "closed"
+        is_open += ", does not fit" * (one.place in dear)
         lines.append([one.place, one.word, is_open, cost, f"{one.score:.3g}", evidence])
     words = "to be open, as its gate learnt it" if learnt else "of the loss where this one is closed, measured last"
     told = "opening it lowered the loss" if learnt else "that rise is above 0"
@@ -235,8 +237,7 @@ def _next(folder: RunFolder, recipe: Any, affinity: Any, weights: Path) -> str:
     part = "network " if hasattr(recipe.model, "name") else "backbone"
     given = {**recipe.model.options, "affinity": affinity}
     options = ", ".join(f"{option}={value!r}" for option, value in given.items())
-    read = next((word for word in ("validate", "knn") if word in task_named(recipe.task).commands), None)
-    last = f"\n               contagg {read} {weights}" if read else ""
+    last = f"\n               contagg validate {weights}" if "validate" in task_named(recipe.task).commands else ""
     again, on = folder.folder / "placed.yaml", folder.folder / "on"
     return f"""{part}       contagg.create({name!r}, {options})
 weights        {weights}

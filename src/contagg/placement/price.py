@@ -85,6 +85,15 @@ class Prices:
             )
         return limit - self.closed
 
+    def too_dear(self, budget: Budget) -> list[int]:
+        """Numbers of the places each of which alone costs more than all open ones together may.
+
+        >>> Prices(unit="ms", size=(64, 64), closed=2.0, added=(1.0, 0.5), device="a CPU").too_dear(Budget(2.6, "ms"))
+        [0]
+        """
+        room = self.room(budget)
+        return [number for number, cost in enumerate(self.added) if cost > room]
+
     def told(self, labels: Sequence[str]) -> str:
         """In words, given the places' names."""
         added = (f"{label} {shown(cost, self.unit)}" for label, cost in zip(labels, self.added, strict=True))

@@ -12,12 +12,13 @@ from torch import nn
 from contagg.arguments import load
 from contagg.checkpoints.locate import find_weights
 from contagg.device import choose_device
+from contagg.errors import UserError
 from contagg.files import write_output
 from contagg.placement.config import Budget
 from contagg.placement.handover import Finding, hand_over
 from contagg.placement.leaving import SharedPlaces
 from contagg.placement.places import Place, find_places
-from contagg.placement.price import Prices, price
+from contagg.placement.price import Prices, price, shown
 from contagg.placement.search import Account, Placement
 from contagg.tasks import task_named
 from contagg.training.checkpoint import checkpoints
@@ -72,6 +73,8 @@ def begun(
         folder = claim_folder(recipe.run, recipe)  # refuses another recipe's
         if (before := _read(path)) is not None:
             return folder, before
+    elif any((run / "checkpoints").glob("*.safetensors")):
+        raise UserError(f"{run} holds what contagg place --from found: give --run.folder another folder")
     prices = priced(network, places, size, recipe)
     folder = claim_folder(recipe.run, recipe)
     write_output(path, json.dumps(asdict(prices)).encode())
@@ -84,7 +87,11 @@ def priced(network: nn.Module, places: list[Place], size: tuple[int, int], recip
     device = choose_device("cpu" if recipe.run.accelerator == "cpu" else "auto")
     channels = getattr(recipe.model, "channels", 3)
     prices = price(network, places, size, channels, budget.unit, recipe.run.precision, device)
-    prices.room(budget)
+    if dear := [places[number].label for number in prices.too_dear(budget)]:
+        room = shown(prices.room(budget), prices.unit)
+        print(
+            f"placement: {', '.join(dear)} will be closed: each alone costs more than the {room} to share", flush=True
+        )
     return prices
 
 

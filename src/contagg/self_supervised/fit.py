@@ -95,6 +95,7 @@ def report(folder: RunFolder, recipe: DinoRecipe, data: ImageData) -> None:
     curves = draw_run(folder.folder)
     teacher = draw_teacher(folder.folder, recipe.dino.outputs)
     last = folder.checkpoints / "last.safetensors"
+    labelled = "" if recipe.knn.every else " FOLDER     # of labelled images, one folder per class"
     print(
         f"""
 teacher        {last} (of the last epoch; best.safetensors is of the best k-NN accuracy)
@@ -102,7 +103,7 @@ metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folde
 curves         {curves}
 collapse       {teacher}
 
-next           contagg knn {last}
+next           contagg knn {last}{labelled}
                contagg fit -c RECIPE.yaml --model.init_weights {last}
                contagg curves {folder.folder} ANOTHER_RUN --metric accuracy_knn{recipe.knn.neighbours[0]}""",
         flush=True,
