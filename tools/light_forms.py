@@ -19,7 +19,7 @@ from torch import nn
 
 from contagg.benchmark.bench import csv_of, describe
 from contagg.benchmark.cost import Spread, interleaved, keep_freed_memory, multiply_adds, parameter_count
-from contagg.benchmark.variants import Setting, inference, training_step
+from contagg.benchmark.variants import Setting, inference, training_step, variants_of
 from contagg.files import write_output
 from contagg.models import create
 
@@ -35,8 +35,12 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """Fields of NetworkConfig that differ from CONTAINER-LIGHT's."""
 
-OTHERS = ("container_next", "deit_small_patch16_224")
-"""Whole networks beside it."""
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "container_next": ("container_next", {}),
+    "container_next, ReLU": ("container_next", {"activation": "relu"}),
+    "DeiT-S": ("deit_small_patch16_224", {}),
+}
+"""Whole networks beside it: their names, and options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ def measured(
     for name, model in models.items():
         print(f"preparing {name}, {setting.precision}", flush=True)
         works[name, "training"] = training_step(model, setting)
-        works[name, "inference"] = inference(model, variant, setting)
+        works[name, "inference"] = inference(model, variants_of(model, ("compiled", variant))[-1], setting)
     seconds = interleaved({"|".join(key): work for key, work in works.items()}, rounds, setting.device)
     first = next(iter(models))
     return [_row(name, model, setting, seconds, first) for name, model in models.items()]
@@ -107,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[FormRow] = []
     for precision in ("fp32", "bf16"):
         setting = Setting(device=torch.device("cpu"), precision=precision, batch=8, size=224)
-        found = measured(networks() | {name: create(name).eval() for name in OTHERS}, setting, given.rounds)
+        others = {name: create(model, **options).eval() for name, (model, options) in OTHERS.items()}
+        found = measured(networks() | others, setting, given.rounds)
         print("\n".join(line(row, found[0]) for row in found), flush=True)
         rows += found
     about |= {"command": "python -m tools.light_forms", "batch": 8, "size": 224, "rows": [asdict(row) for row in rows]}

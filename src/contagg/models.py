@@ -42,13 +42,14 @@ _TABLE2 = NetworkConfig()
 _LIGHT = replace(_TABLE2, affinity=("dwconv5", "dwconv5", "dwconv5", "attention + dwconv5"), position="cpe")
 
 # What was learnt since (docs/which-network.md): attention already where a token is 16 pixels, patches that overlap,
-# and fewer multiply-adds on the wide maps of stages 1 and 2, through which everything passes memory.
+# ReLU, and fewer multiply-adds on the wide maps of stages 1 and 2, through which everything passes memory.
 _NEXT = replace(
     _LIGHT,
     embed_dims=(48, 96, 256, 576),
     depths=(2, 2, 8, 3),
     affinity=("dwconv5", "dwconv5", ["dwconv5"] * 4 + ["attention + dwconv5"] * 4, "attention + dwconv5"),
     embedding="overlapping",
+    activation="relu",
 )
 
 CONFIGS: dict[str, NetworkConfig] = {

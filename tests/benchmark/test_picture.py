@@ -43,7 +43,8 @@ def test_names_stand_at_their_marks_and_hide_no_other(points: list[dict]) -> Non
     frame, boxes = axes.get_window_extent(), []
     for text in axes.texts:
         own = [point for point in points if point["model"] == text.get_text()]
-        assert text.xy == max((point["images_per_second"], point["reported_top1"]) for point in own)
+        marks = [(point["images_per_second"], point["reported_top1"]) for point in own]
+        assert text.xy in (max(marks), marks[0]), "of its fastest variant, or of the plain one"
         box, (x, y) = text.get_window_extent(), axes.transData.transform(text.xy)
         away = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1)
         assert away <= 10 * figure.dpi / 72

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from contagg.figures import BLUE, VERMILION, new_figure, outside, overlap, plain_axes
@@ -13,8 +14,8 @@ from contagg.figures import BLUE, VERMILION, new_figure, outside, overlap, plain
 OURS, OTHERS = VERMILION, BLUE
 _MARK = 7
 """Points across a mark."""
-_SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0))
-"""Where a name may stand at its mark: right, above, below, left; of equally good ones the first."""
+_SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Where a name may stand at its mark: right, above, below, left, in corners; of equally good ones the first."""
 
 
 def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> Figure:
@@ -36,11 +37,15 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         axes.plot([slow, fast], [height] * 2, color=colour, linewidth=1.5, alpha=0.5)
         axes.plot(slow, height, "o", color=colour, markerfacecolor="white", markersize=_MARK)
         axes.plot(fast, height, "o", color=colour, markersize=_MARK)
-        names.append((model, fast, height, colour))
+        names.append((model, colour))
         taken.append((slow, fast, height))
     plain_axes(
         axes, "images/s (hollow: as it is, filled: its fastest variant)", "ImageNet top-1 as reported, %", device
     )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.12)
     _name(figure, axes, names, taken)
     return figure
@@ -49,17 +54,18 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
 def _name(
     figure: Figure,
     axes: Axes,
-    names: Sequence[tuple[str, float, float, str]],
+    names: Sequence[tuple[str, str]],
     taken: Sequence[tuple[float, float, float]],
 ) -> None:
-    """Write each name at its mark (x, y), on the side where it hides least of lines (x, x, y) and of other names."""
+    """Write each name at its line (x, x, y): on that side of its end, or before it, where it hides least of the others."""
     figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
     half = _MARK / 2 * figure.dpi / 72
     ends = [axes.transData.transform([(slow, y), (fast, y)]) for slow, fast, y in taken]
     boxes = [Bbox([left - half, right + half]) for left, right in ends]
     frame = axes.get_window_extent()
-    for name, x, y, colour in names:
-        tries = [_at(axes, name, (x, y), side, colour) for side in _SIDES]
+    for (name, colour), (slow, fast, y) in zip(names, taken, strict=True):
+        tries = [_at(axes, name, (fast, y), side, colour) for side in _SIDES]
+        tries.append(_at(axes, name, (slow, y), (-1, 0), colour))
         extents = [text.get_window_extent() for text in tries]
         hidden = [overlap(box, boxes) + outside(box, frame) for box in extents]
         best = hidden.index(min(hidden))
