@@ -57,7 +57,7 @@ def _name(
     names: Sequence[tuple[str, str]],
     taken: Sequence[tuple[float, float, float]],
 ) -> None:
-    """Write each name at its line (x, x, y): on that side of its end, or before it, where it hides least of the others."""
+    """Write each name at its line (x, x, y): on that side of its end, or before it, where it hides least of others."""
     figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
     half = _MARK / 2 * figure.dpi / 72
     ends = [axes.transData.transform([(slow, y), (fast, y)]) for slow, fast, y in taken]
