@@ -25,7 +25,7 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         points: `model`, `variant`, `precision`, `images_per_second` and `reported_top1` of each measurement.
         device: For the title.
     """
-    figure = new_figure(8, 5)
+    figure = new_figure(8, 6)
     axes = figure.subplots()
     names, taken = [], []
     for model in dict.fromkeys(point["model"] for point in points):
@@ -61,13 +61,13 @@ def _name(
     figure.draw_without_rendering()  # settles the layout, which distances in pixels depend on
     half = _MARK / 2 * figure.dpi / 72
     ends = [axes.transData.transform([(slow, y), (fast, y)]) for slow, fast, y in taken]
-    boxes = [Bbox([left - half, right + half]) for left, right in ends]
+    lines, boxes = [Bbox([left - half, right + half]) for left, right in ends], list[Bbox]()
     frame = axes.get_window_extent()
     for (name, colour), (slow, fast, y) in zip(names, taken, strict=True):
         tries = [_at(axes, name, (fast, y), side, colour) for side in _SIDES]
         tries.append(_at(axes, name, (slow, y), (-1, 0), colour))
         extents = [text.get_window_extent() for text in tries]
-        hidden = [overlap(box, boxes) + outside(box, frame) for box in extents]
+        hidden = [overlap(box, lines) + 9 * overlap(box, boxes) + outside(box, frame) for box in extents]
         best = hidden.index(min(hidden))
         boxes.append(extents[best])
         for number, text in enumerate(tries):
