@@ -25,7 +25,7 @@ def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> 
         points: `model`, `variant`, `precision`, `images_per_second` and `reported_top1` of each measurement.
         device: For the title.
     """
-    figure = new_figure(8, 6)
+    figure = new_figure(9, 6)
     axes = figure.subplots()
     names, taken = [], []
     for model in dict.fromkeys(point["model"] for point in points):
