@@ -7,21 +7,18 @@ Writes large_images.csv and .json.
 Command   python -m tools.large_images results/DEVICE
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from contagg.benchmark.bench import csv_of, describe
+from contagg.benchmark.bench import describe
 from contagg.benchmark.cost import interleaved, multiply_adds, parameter_count, peak_bytes
-from contagg.files import write_output
 from contagg.models import create
 from contagg.nn.fuse import fuse
+from tools.timed import read_arguments, write_rows
 
 SIZE = (800, 1333)
 WHOLE = "attention + dwconv3"
@@ -83,20 +80,13 @@ def measured(models: Mapping[str, nn.Module], size: tuple[int, int], rounds: int
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
+    given = read_arguments(arguments, __doc__, rounds=3)
     rows = measured(networks(), SIZE, given.rounds)
     for row in rows:
         cost = f"{row.multiply_adds / 1e9:7.1f} GMACs {row.peak_megabytes:8.0f} MB"
         print(f"{row.word:28} {row.seconds_median:7.2f} s  {row.times_faster:5.1f} x {cost}")
-    about = describe(torch.device("cpu")) | {"command": "python -m tools.large_images", "size": SIZE}
-    about |= {"rounds": given.rounds, "rows": [asdict(row) for row in rows]}
-    write_output(given.folder / "large_images.csv", csv_of(rows))
-    write_output(given.folder / "large_images.json", (json.dumps(about, indent=1) + "\n").encode())
+    about = describe(torch.device("cpu")) | {"size": SIZE, "rounds": given.rounds}
+    write_rows(given.folder, "large_images", rows, about)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,20 @@ light_forms.csv and .json.
 Command   python -m tools.light_forms results/DEVICE
 """
 
-import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from contagg.benchmark.bench import csv_of, describe
+from contagg.benchmark.bench import describe
 from contagg.benchmark.cost import Spread, interleaved, keep_freed_memory, multiply_adds, parameter_count
 from contagg.benchmark.variants import Setting, inference, training_step, variants_of
-from contagg.files import write_output
 from contagg.models import create
+from tools.timed import read_arguments, write_rows
 
+BATCH, SIZE = 8, 224
 LIGHT = "CONTAINER-LIGHT"
 ATTENDING = "attention + dwconv5"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -101,23 +99,21 @@ def line(row: FormRow, first: FormRow) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    about = describe(torch.device("cpu")) | {"memory_kept": keep_freed_memory(), "rounds": given.rounds}
+    given = read_arguments(arguments, __doc__, rounds=5)
+    about = describe(torch.device("cpu")) | {
+        "memory_kept": keep_freed_memory(),
+        "rounds": given.rounds,
+        "batch": BATCH,
+        "size": SIZE,
+    }
     rows: list[FormRow] = []
     for precision in ("fp32", "bf16"):
-        setting = Setting(device=torch.device("cpu"), precision=precision, batch=8, size=224)
+        setting = Setting(device=torch.device("cpu"), precision=precision, batch=BATCH, size=SIZE)
         others = {name: create(model, **options).eval() for name, (model, options) in OTHERS.items()}
         found = measured(networks() | others, setting, given.rounds)
         print("\n".join(line(row, found[0]) for row in found), flush=True)
         rows += found
-    about |= {"command": "python -m tools.light_forms", "batch": 8, "size": 224, "rows": [asdict(row) for row in rows]}
-    write_output(given.folder / "light_forms.csv", csv_of(rows))
-    write_output(given.folder / "light_forms.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_rows(given.folder, "light_forms", rows, about)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """All placements of attention that there are, by the rows of `contagg compare`: what each costs and reaches."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from contagg.lab.findings import Curve
 from contagg.lab.intervals import Interval, interval
 from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
-from tools.twins import rows_of, timings_of, with_interval
+from tools.twins import with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"
@@ -51,10 +52,12 @@ class Truth:
     @classmethod
     def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
         """Of the rows of `contagg compare`; all choices must have the same seeds to count."""
-        rows = rows_of(path)
+        content = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+        rows, timed = content["rows"], content.get("costs", {}).get("arms", {})
         found, model = last(rows, "accuracy"), read_yaml(recipe)["model"]
-        timed = timings_of(path)
-        times = {opened(row): timed[row["arm"]] for row in rows if row["arm"] in timed}
+        times = {
+            opened(row): (cost["inference_ms"], cost["train_ms"]) for row in rows if (cost := timed.get(row["arm"]))
+        }
         return cls(found, {stages: _cost(model, stages) for stages in found}, times)
 
     @property

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -86,7 +87,7 @@ class Found:
         """Those with a run."""
         return [entry for entry in self.twin.rows if self.curves.get(entry.arm)]
 
-    @property
+    @cached_property
     def noise(self) -> Pooled | None:
         """One for all arms, where there are three or more."""
         return Pooled.of([self.last(entry.arm) for entry in self.entries])
@@ -130,12 +131,6 @@ def read_twins(path: Path = TWINS) -> list[Twin]:
 def rows_of(path: Path) -> list[Row]:
     """Of a comparison's file; none where there is no file."""
     return json.loads(path.read_text())["rows"] if path.is_file() else []
-
-
-def timings_of(path: Path) -> dict[str, tuple[float, float]]:
-    """By arm, milliseconds of a batch's inference and of a training step; none where nothing was timed."""
-    arms = json.loads(path.read_text()).get("costs", {}).get("arms", {}) if path.is_file() else {}
-    return {arm: (found["inference_ms"], found["train_ms"]) for arm, found in arms.items()}
 
 
 def find(twin: Twin, results: Path) -> Found:

@@ -16,6 +16,8 @@ _MARK = 7
 """Points across a mark."""
 _SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 """Where a name may stand at its mark: right, above, below, left, in corners; of equally good ones the first."""
+_NAMES_BY_LINES = 9
+"""How much worse hiding a name is than hiding a line."""
 
 
 def accuracy_against_speed(points: Sequence[Mapping[str, Any]], device: str) -> Figure:
@@ -67,7 +69,7 @@ def _name(
         tries = [_at(axes, name, (fast, y), side, colour) for side in _SIDES]
         tries.append(_at(axes, name, (slow, y), (-1, 0), colour))
         extents = [text.get_window_extent() for text in tries]
-        hidden = [overlap(box, lines) + 9 * overlap(box, boxes) + outside(box, frame) for box in extents]
+        hidden = [overlap(box, lines) + _NAMES_BY_LINES * overlap(box, boxes) + outside(box, frame) for box in extents]
         best = hidden.index(min(hidden))
         boxes.append(extents[best])
         for number, text in enumerate(tries):
