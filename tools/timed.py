@@ -26,6 +26,6 @@ def read_arguments(arguments: Sequence[str] | None, told: str | None, rounds: in
 
 def write_rows(folder: Path, name: str, rows: Sequence[Any], about: Mapping[str, Any]) -> None:
     """Dataclasses as name.csv, and as name.json together with `about`."""
-    content = {"command": f"python -m tools.{name}", **about, "rows": [asdict(row) for row in rows]}
+    content = {**about, "command": f"python -m tools.{name}", "rows": [asdict(row) for row in rows]}
     write_output(folder / f"{name}.csv", csv_of(rows))
     write_output(folder / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())

@@ -22,7 +22,7 @@ def test_threads_are_taken_and_both_files_hold_the_rows(tmp_path: Path) -> None:
         assert (given.folder, given.rounds, torch.get_num_threads()) == (tmp_path, 7, 1)
     finally:
         torch.set_num_threads(before)
-    write_rows(given.folder, "toy", [Row("a", 0.5)], {"rounds": given.rounds})
+    write_rows(given.folder, "toy", [Row("a", 0.5)], {"rounds": given.rounds, "command": "pytest"})
     assert (tmp_path / "toy.csv").read_text().split() == ["word,seconds", "a,0.5"]
     content = json.loads((tmp_path / "toy.json").read_text())
     assert content == {"command": "python -m tools.toy", "rounds": 7, "rows": [{"word": "a", "seconds": 0.5}]}
