@@ -23,8 +23,8 @@ from contagg.files import write_output
 from contagg.lab.findings import Curve
 from contagg.lab.intervals import LEVEL, Pooled, paired
 from contagg.nn.aggregation import CHANNEL_MIXING
+from tools.comparisons import with_interval
 from tools.pictures import publish
-from tools.twins import with_interval
 
 ROOT = Path(__file__).parent.parent
 SITE = Site(channels=128, grid=(8, 8))

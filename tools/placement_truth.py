@@ -18,7 +18,7 @@ from contagg.lab.findings import Curve
 from contagg.lab.intervals import Interval, interval
 from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
-from tools.twins import with_interval
+from tools.comparisons import with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"

@@ -23,10 +23,10 @@ from contagg.figures import new_figure
 from contagg.files import write_output
 from contagg.lab.intervals import Pooled, interval, paired
 from contagg.yaml_file import read_yaml
+from tools.comparisons import rows_of
 from tools.json_rows import put_row, read_rows
 from tools.pictures import publish
 from tools.placement_truth import LIGHT, ROOT, Stages, Truth, by_stage, in_points, jaccard, last, shown, stages_of
-from tools.twins import rows_of
 
 LEARNT, GREEDY = "learnt", "greedy"
 """A run that trains with gates; one that closes blocks of a trained network, `contagg place --from`."""

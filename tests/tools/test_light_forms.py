@@ -4,8 +4,8 @@ import torch
 
 from contagg.benchmark.variants import Setting
 from tools import light_forms
+from tools.comparisons import read_twins
 from tools.light_forms import CHANGES, LIGHT, line, measured, networks
-from tools.twins import read_twins
 
 SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1)}
 

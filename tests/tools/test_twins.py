@@ -10,8 +10,8 @@ import pytest
 
 from contagg.cli import main as contagg
 from contagg.lab.arms import read_arms
-from tools import twins
-from tools.twins import Entry, Found, Order, Twin, find, main, order, passing, read_twins, section
+from tools.comparisons import TWINS, Entry, Found, Order, Twin, find, order, passing, read_twins
+from tools.twins import main, section
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,4 +105,4 @@ def test_the_page_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
     assert (tmp_path / "results.md").read_text() == page, "run python -m tools.twins"
     drawn = set(re.findall(r"pictures/(twin_\w+\.png)", page))
     assert drawn == {path.name for path in (tmp_path / "pictures").iterdir()}
-    assert all((ROOT / "docs/pictures" / name).is_file() for name in drawn) and twins.TWINS.is_file()
+    assert all((ROOT / "docs/pictures" / name).is_file() for name in drawn) and TWINS.is_file()
