@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import contagg
 from contagg.benchmark import TABLE1, speed
-from contagg.benchmark.bench import commit_of, describe, run
+from contagg.benchmark.bench import Row, commit_of, describe, run, write
 from contagg.benchmark.cost import multiply_adds
 from contagg.benchmark.variants import Setting, inference, training_step, variants_of
 from contagg.models import CONFIGS, create
@@ -27,7 +28,7 @@ def options(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def test_a_run_writes_a_row_a_form_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_a_row_a_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["container_light_tiny", "resnet18", "--variants", "plain,fused", "--train", "--batch", "2", "--size", "64"]
     run(options(*words, "--rounds", "2", "--out", str(tmp_path), "--device", "cpu"))
     rows = list(csv.DictReader((tmp_path / "bench.csv").open()))
@@ -43,6 +44,17 @@ def test_a_run_writes_a_row_a_form_and_a_picture(tmp_path: Path, capsys: pytest.
         assert float(row["gemm_utilisation"]) == pytest.approx(passes * 2 * cost / seconds / rate, rel=1e-3)
         assert float(row["peak_megabytes"]) > 0.5
     assert about["batch"] == 2 and about["commit"] and "container_light_tiny" in capsys.readouterr().out
+
+
+def test_a_picture_is_drawn_where_accuracies_of_two_networks_are_known(tmp_path: Path) -> None:
+    numbers = {field.name: 1.0 for field in fields(Row)} | {"variant": "plain", "precision": "fp32"}
+    light, residual, unknown = (
+        Row(**numbers | {"model": name, "reported_top1": top1})  # type: ignore[arg-type]
+        for name, top1 in (("container_light", 82.0), ("resnet50", 76.1), ("container_next", None))
+    )
+    write(tmp_path / "one", [light, unknown], {"device": "toy"})
+    write(tmp_path / "two", [light, residual, unknown], {"device": "toy"})
+    assert not (tmp_path / "one/bench.png").exists() and (tmp_path / "two/bench.png").exists()
 
 
 def test_the_command_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

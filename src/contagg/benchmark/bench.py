@@ -163,11 +163,11 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
 
 
 def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
-    """bench.csv, bench.json (command, commit, device) and, where accuracies are known, bench.png."""
+    """bench.csv, bench.json (command, commit, device) and, where two networks' accuracies are known, bench.png."""
     write_output(folder / "bench.csv", csv_of(rows))
     write_output(folder / "bench.json", (json.dumps(about, indent=2) + "\n").encode())
     points = [asdict(row) for row in rows if row.reported_top1 is not None and row.variant != "training step"]
-    if points:
+    if len({point["model"] for point in points}) > 1:
         save_figure(accuracy_against_speed(points, str(about["device"])), folder / "bench.png")
     _say(f"wrote {folder}")
 
