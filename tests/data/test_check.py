@@ -15,7 +15,7 @@ from photographs import piece
 from PIL import Image
 
 from contagg.cli import main
-from contagg.data.check import guessed
+from contagg.data.check import converter, guessed
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
@@ -128,13 +128,27 @@ def test_how_data_lie_is_seen(tmp_path: Path) -> None:
 
 
 def test_other_peoples_formats_are_told_from_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("voc/Annotations/a.xml", "voc2/train/a.xml", "yolo/labels/a.txt", "yolo/data.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for command, layouts in {
+        "from-voc": ["Annotations/a.xml", "train/a.xml", "valid/a.xml", "annotations/a.xml images/a.jpg",
+                     "Annotations/batch/a.xml"],
+        "from-yolo": ["labels/a.txt data.yaml", "train/labels/a.txt data.yaml", "labels/a.txt classes.txt images/a.jpg",
+                      "a.jpg a.txt classes.txt", "obj.data obj.names obj_train_data/a.txt"],
+    }.items():  # fmt: skip
+        for number, layout in enumerate(layouts):
+            root = tmp_path / f"{command} {number}"
+            for name in layout.split():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).touch()
+            with pytest.raises(SystemExit):
+                run(capsys, root)
+            assert f"is not in COCO's form: contagg data {command} {root} -o OUT" in capsys.readouterr().err
+
+
+def test_texts_beside_class_folders_are_no_labels(tmp_path: Path) -> None:
+    for name in ("classes.txt", "README.txt", "cat/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    for name, command in {"voc": "from-voc", "voc2": "from-voc", "yolo": "from-yolo"}.items():
-        with pytest.raises(SystemExit):
-            run(capsys, tmp_path / name)
-        assert f"is not in COCO's form: contagg data {command} {tmp_path / name} -o OUT" in capsys.readouterr().err
+    assert not converter(tmp_path)
 
 
 BAD = [

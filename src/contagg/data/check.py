@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image
 
 from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.labelled import SPLITS
 from contagg.data.config import NAMED_DATA, DataConfig
 from contagg.data.decode import UnreadableSampleError, open_regular, read_image
+from contagg.data.folders import is_image
 from contagg.data.sources import open_splits
 from contagg.errors import UserError
 from contagg.files import write_output
@@ -123,10 +125,16 @@ def guessed(root: Path) -> str:
 
 def converter(root: Path) -> str:
     """The command that makes COCO's form of a folder of Pascal VOC's or YOLO's; empty for others."""
-    if any(next(root.glob(pattern), None) for pattern in ("Annotations/*.xml", "*.xml", "train/*.xml")):
+    marks = (f"{above}/*.xml" for above in ("[Aa]nnotations", "[Aa]nnotations/*", ".", *SPLITS))
+    if any(next(root.glob(pattern), None) for pattern in marks):
         return "from-voc"
-    labels = any((root / name).is_dir() for name in ("labels", "train/labels"))
-    return "from-yolo" if labels and any(root.glob("*.y*ml")) else ""
+    if (root / "obj.data").is_file():
+        return "from-yolo"
+    named = any(next(root.glob(pattern), None) for pattern in ("*.y*ml", "classes.txt", "labels/classes.txt"))
+    texts = ("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")
+    labels = any(next(root.glob(pattern), None) for pattern in texts)
+    images = {path.stem for path in root.iterdir() if is_image(path.name)}
+    return "from-yolo" if named and (labels or any(path.stem in images for path in root.glob("*.txt"))) else ""
 
 
 def examine(

@@ -11,7 +11,7 @@ from PIL import Image
 from contagg.cli import main
 from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.masks import to_mask
-from contagg.data.coco.yolo import class_names
+from contagg.data.coco.yolo_layout import class_names
 from contagg.errors import UserError
 
 YAML = "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n"
@@ -119,7 +119,7 @@ def test_a_line_that_stands_twice_is_taken_once(yolo: Path, capsys: pytest.Captu
 
 
 FAULTS = {
-    "2 0.5 0.5 0.2 0.4": "labels/val/c.txt, line 2: class 2 is none of the 2 that data.yaml names, from 0",
+    "2 0.5 0.5 0.2 0.4": "labels/val/c.txt, line 2: class 2 is none of the 2 that are named, from 0",
     "-1 0.5 0.5 0.2 0.4": "line 2: class -1 is none",
     "0.5 0.5 0.5 0.2 0.4": "line 2: class 0.5 is none",
     "cat 0.5 0.5 0.2 0.4": "line 2: 'cat' is no number",

@@ -1,9 +1,8 @@
 """Images with what people marked on them, as other formats have it, and a COCO folder made of them. Needs no torch."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 
 from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.masks import area, check
+from contagg.data.decode import read_regular
 from contagg.errors import UserError
 from contagg.files import write_atomically
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What folders and files of splits are called, and how they are called here."""
+
+LARGEST_FILE = 16 << 20
+"""Bytes of a text; a thousand polygons of a hundred corners have two million."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels from 0; right and bottom are where the object ends."""
@@ -107,6 +110,39 @@ def hold_out(images: Sequence[Labelled], one_in: int) -> dict[str, list[Labelled
     return {name: [i for i, held in zip(images, chosen, strict=True) if held == part] for name, part in parts.items()}
 
 
+def with_validation(splits: dict[str, list[Labelled]], one_in: int) -> dict[str, list[Labelled]]:
+    """Splits that `fit` can take: of a single one, or of training where none is for validation, some are held out.
+
+    UserError where there is nothing to train on, or nothing to hold out.
+    """
+    if len(splits) == 1:
+        return hold_out(next(iter(splits.values())), one_in)
+    if "train" not in splits:
+        raise UserError(f"there are {' and '.join(sorted(splits))}, but nothing for training")
+    return splits if "val" in splits else splits | hold_out(splits["train"], one_in)
+
+
+def split_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """Of `names` those of splits, by what they are called here. UserError for two of one split: one would be lost.
+
+    >>> split_names(["train", "valid", "names"], "data.yaml")
+    {'train': 'train', 'val': 'valid'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        if name in SPLITS and found.setdefault(SPLITS[name], name) != name:
+            raise UserError(f"{where} has both {found[SPLITS[name]]} and {name}: which is for validation?")
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a text; what Windows writes before it (BOM) is no part of it. UserError where it cannot be read."""
+    try:
+        return read_regular(path, LARGEST_FILE).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f": {path.name} cannot be read: {error}") from error
+
+
 def as_coco(images: Sequence[Labelled], classes: Sequence[str]) -> dict[str, Any]:
     """A COCO JSON of instances."""
     numbers = {name: number for number, name in enumerate(classes, 1)}
@@ -157,6 +193,8 @@ def write(splits: Mapping[str, Sequence[Labelled]], classes: Sequence[str], outp
         UserError: OUTPUT is there and not empty, or cannot be written.
     """
     require_new(output)
+    for name, images in splits.items():
+        _check_places(name, images)
     partial = output.absolute().parent / f".{output.absolute().name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)  # what a killed one left
@@ -175,13 +213,24 @@ def write(splits: Mapping[str, Sequence[Labelled]], classes: Sequence[str], outp
     return linked
 
 
+def _check_places(split: str, images: Sequence[Labelled]) -> None:
+    first: dict[str, Labelled] = {}
+    for image in images:
+        if (other := first.setdefault(image.name, image)) is not image:
+            twice = f"{other.file} and {image.file} would both be {split}/{image.name}"
+            raise UserError(f"{image.file} is marked twice" if other.file == image.file else twice)
+
+
 def _place(image: Labelled, folder: Path) -> bool:
-    """Put an image into a folder; whether as a link."""
+    """Put an image into a folder; whether as a link. What is there stays: written into, it would change its source."""
     place = folder / image.name
     place.parent.mkdir(parents=True, exist_ok=True)
     source = image.file.resolve()
-    with contextlib.suppress(OSError):
+    try:
         place.hardlink_to(source)
-        return True
-    shutil.copyfile(source, place)
-    return False
+    except FileExistsError:
+        raise
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, place)
+        return False
+    return True

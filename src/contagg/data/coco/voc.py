@@ -1,28 +1,24 @@
 """Boxes as Pascal VOC has them: an XML an image, pixels counted from 1 and the last one included. Needs no torch.
 
-    VOC/ImageSets/Main/train.txt val.txt      which images are of which split, if there are such files
-    VOC/Annotations/a.xml  VOC/JPEGImages/a.jpg
-
-or train/, valid/ (or val/), test/, or one folder, with a.xml beside a.jpg.
+`voc_layout` says which XML is of which image's folder, and of which split.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
 from contagg.data.coco.faults import Faults
-from contagg.data.coco.labelled import SPLITS, Labelled, Object, Reading, clipped, hold_out
+from contagg.data.coco.labelled import LARGEST_FILE, Labelled, Object, Reading, clipped, with_validation
 from contagg.data.coco.masks import LARGEST
+from contagg.data.coco.voc_layout import Layout, Mark, read_layout
 from contagg.data.decode import UnreadableSampleError, read_regular, read_size
-from contagg.data.folders import is_hidden, is_image
+from contagg.data.folders import is_image
 from contagg.errors import UserError, class_name, nearest
 from contagg.output import counted
 
-LARGEST_FILE = 16 << 20
-"""Bytes of an XML; one of 1,000 objects has about 300,000."""
 MOST_ELEMENTS = 500_000
 DEEPEST = 30
 
@@ -128,32 +124,32 @@ class VocReader:
         Raises:
             UserError: there is nothing of the kind, or nothing in it.
         """
-        wanted = splits_of(self.root, by_hash)
-        every = [(split, path, folder) for split, pairs in wanted.items() for path, folder in pairs]
-        found: dict[str, list[Labelled]] = {split: [] for split in wanted}
-        stems = {folder: _stems(folder) for folder in {folder for _, _, folder in every}}
-        for split, path, folder in counted(every, "annotations read"):
-            with self.faults.of(str(path.relative_to(self.root))):
-                found[split].append(self._image(path, folder, stems[folder]))
+        layout = read_layout(self.root, by_hash)
+        every = [(split, mark) for split, marks in layout.splits.items() for mark in marks]
+        found: dict[str, list[Labelled]] = {split: [] for split in layout.splits}
+        stems = {folder: _stems(folder) for folder in {mark.folder for _, mark in every}}
+        for split, mark in counted(every, "annotations read"):
+            with self.faults.of(str(mark.xml.relative_to(self.root))):
+                found[split].append(self._image(mark, stems[mark.folder]))
         self.faults.settle()
         names = sorted({one.name for images in found.values() for image in images for one in image.objects})
         if not names:
             raise UserError(f"{self.root}: no object is marked in any image")
         if classes:
             _check_names(names, classes, found, self.faults)
-        splits = found if len(found) > 1 else hold_out(next(iter(found.values())), one_in)
-        return Reading(classes or names, splits, list(self._notes()))
+        notes = [*layout.notes, *_unmarked(self.root, layout, found), *self._notes()]
+        return Reading(classes or names, with_validation(found, one_in), notes)
 
-    def _image(self, path: Path, folder: Path, stems: dict[str, list[str]]) -> Labelled:
-        document = read_xml(path)
-        file = _image_of(path, document, folder, stems)
+    def _image(self, mark: Mark, stems: dict[str, list[str]]) -> Labelled:
+        document = read_xml(mark.xml)
+        file = _image_of(mark.xml, document, mark.folder, stems)
         size = _size_of(file, document)
         objects = []
         for one in document.children:
             if one.name == "object":
-                with self.faults.of(f"{path.relative_to(self.root)}, line {one.line}"):
+                with self.faults.of(f"{mark.xml.relative_to(self.root)}, line {one.line}"):
                     objects.append(self._object(one, size))
-        return Labelled(file, file.name, size, objects)
+        return Labelled(file, str(file.relative_to(mark.below)), size, objects)
 
     def _object(self, one: Element, size: tuple[int, int]) -> Object:
         box, name = one.child("bndbox"), one.said("name")
@@ -180,51 +176,22 @@ class VocReader:
             yield f"{self._seen['polygons']:,} polygons were left out: of VOC boxes are read"
 
 
-def splits_of(root: Path, by_hash: bool) -> dict[str, list[tuple[Path, Path]]]:
-    """Each split's XMLs, each with the folder of its image; one split, `all`, where the folder does not say."""
-    inner = next((root / name for name in SPLITS if (root / name).is_dir()), None)
-    if not (root / "Annotations").is_dir() and inner is not None:
-        found = {SPLITS[p.name]: _pairs(p) for p in sorted(root.iterdir()) if p.is_dir() and p.name in SPLITS}
-        return {"all": [pair for pairs in found.values() for pair in pairs]} if by_hash else found
-    pairs = _pairs(root)
-    lists = {SPLITS[p.stem]: p for p in sorted((root / "ImageSets" / "Main").glob("*.txt")) if p.stem in SPLITS}
-    if by_hash or not {"train", "val"} <= lists.keys():
-        return {"all": pairs}
-    by_stem = {path.stem: (path, folder) for path, folder in pairs}
-    found = {}
-    for split, listed in lists.items():
-        stems = _lines(listed)
-        if missing := [stem for stem in stems if stem not in by_stem]:
-            raise UserError(f"{listed} lists {missing[0]!r}, and {len(missing) - 1} more, without an XML")
-        found[split] = [by_stem[stem] for stem in stems]
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.split()[0] for line in read_regular(path, LARGEST_FILE).decode().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    marks, images = folder / "Annotations", folder / "JPEGImages"
-    if not marks.is_dir():
-        marks = images = folder
-    if not images.is_dir():
-        raise UserError(f"{folder} has Annotations/ but no JPEGImages/")
-    paths = sorted(path for path in marks.iterdir() if path.suffix.lower() == ".xml" and not is_hidden(path.name))
-    if not paths:
-        raise UserError(f"{marks} has no XML files: Pascal VOC has one for each image")
-    return [(path, images) for path in paths]
-
-
 def _stems(folder: Path) -> dict[str, list[str]]:
     found = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if is_image(path.name):
             found[path.stem].append(path.name)
     return found
+
+
+def _unmarked(root: Path, layout: Layout, found: Mapping[str, Sequence[Labelled]]) -> Iterator[str]:
+    """What is to be said of images that lie among the others without an XML."""
+    folders, marked = {mark.folder for mark in layout.every}, {mark.xml.stem for mark in layout.every}
+    every = {folder / name for folder in folders for names in _stems(folder).values() for name in names}
+    left = every - {image.file for images in found.values() for image in images}
+    if left := {path for path in left if path.stem not in marked}:
+        first = min(left).relative_to(root)
+        yield f"{len(left):,} images have no XML and were left out, such as {first}; one without objects needs one too"
 
 
 def _image_of(path: Path, document: Element, folder: Path, stems: dict[str, list[str]]) -> Path:
