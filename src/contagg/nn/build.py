@@ -40,7 +40,7 @@ def pretrained_cfg(
         "input_size": (3, 224, 224),
         "fixed_input_size": fixed_input_size,
         "pool_size": pool_size,
-        "crop_pct": 0.9,
+        "crop_pct": 0.875,  # 224 of 256 pixels, as DeiT and the authors evaluate; timm's own DeiT has 0.9
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -75,6 +75,10 @@ def build(network: type[nn.Module], name: str, pretrained: bool, levels: Any, **
             )
     except AssertionError as error:  # so timm checks arguments
         raise UserError(f"{name}: {error}") from error
+    except FileNotFoundError as error:  # timm tells the file in a log line alone
+        overlay, config = (arguments.get(key) for key in ("pretrained_cfg_overlay", "pretrained_cfg"))
+        told = next((each["file"] for each in (overlay, config) if isinstance(each, dict) and each.get("file")), "")
+        raise UserError(f"{name}: the pretrained weights were not loaded: there is no file {told!r}") from error
     except RuntimeError as error:
         if not pretrained:
             raise
