@@ -28,7 +28,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import timm
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import nn
 
 from contagg.errors import UserError, nearest
@@ -103,7 +103,10 @@ def _with_weights() -> dict[str, Any]:
     for file in sorted(PACKAGED.glob("*.json")):
         said = json.loads(file.read_text())
         said = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-        found[file.stem] = _UNTRAINED[file.stem.split(".")[0]] | said | {"file": str(file.with_suffix(".safetensors"))}
+        name = file.stem.split(".")[0]
+        map_size = list(CONFIGS[name].grids(said["input_size"][1:]))[-1]
+        weights = str(file.with_suffix(".safetensors"))
+        found[file.stem] = _UNTRAINED[name] | {"pool_size": map_size} | said | {"file": weights}
     return found
 
 
@@ -145,6 +148,17 @@ def create(name: str, **arguments: Any) -> nn.Module:
     if not isinstance(name, str):
         raise UserError(f"model {name!r} must be a name. See `timm.list_models()`.")
     check_file(arguments.get("checkpoint_path"))
-    if ":" not in name and not timm.is_model(name.split(".")[0]):
-        raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")
+    if ":" not in name:
+        _check_known(name)
     return timm.create_model(name, **arguments)
+
+
+def _check_known(name: str) -> None:
+    """UserError for a network that there is not, or for a tag behind its name that it does not have."""
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(f"unknown model {name!r}.{nearest(name, timm.list_models())} See `timm.list_models()`.")
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise UserError(f"unknown model {name!r}: {error}{nearest(name, known)}") from error
