@@ -4,9 +4,9 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
-from contagg.errors import UserError
+from contagg.errors import UserError, nearest
 from contagg.files import PACKAGED
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ def weights_in(path: str | Path) -> Path:
 
     Of a run folder the best weights, or the last where there are no best ones, with a line that says so; of a folder
     as timm and the hub keep it `model.safetensors`; of a name with a tag, such as `container_light_tiny.caltech`, the
-    weights that come with the package; else the file itself.
+    weights that come with the package, also beside a folder of that name which holds none, such as the one that
+    `contagg validate` writes pictures into; else the file itself.
 
     Raises:
         UserError: there is none; for a hub's name it says what to do.
@@ -42,7 +43,7 @@ def find_weights(path: str | Path) -> Path:
     """As `weights_in`, which also says what is unusual."""
     found, path = packaged(path), Path(path)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path) or found or _refuse(path)
     if path.is_file():
         return path
     if found:
@@ -50,11 +51,17 @@ def find_weights(path: str | Path) -> Path:
     if path.exists():
         raise UserError(f"{str(path)!r} is neither a file nor a folder: a run folder or a weights file was expected")
     expected = "a run folder or a weights file of a run was expected there"
-    raise UserError(f"no weights at {str(path)!r}; {expected}{_from_a_hub(str(path))}")
+    meant = _from_a_hub(str(path)) or _from_the_package(str(path))
+    raise UserError(f"no weights at {str(path)!r}; {expected}{meant}")
 
 
-def require_weights(path: str | None, key: str) -> None:
-    """UserError, naming the recipe's key, unless it is null or names weights that are there."""
+def require_weights(path: str | None, key: str, network: str) -> None:
+    """UserError, naming the recipe's key, unless it is null or names weights that are there.
+
+    Where it is null and the name of the recipe's network is that of weights, a line says that they are not loaded.
+    """
+    if path is None and packaged(network):
+        logger.warning("%s is null: the weights that %r names are not loaded. --%s %s", key, network, key, network)
     try:
         if path is not None:
             find_weights(path)
@@ -80,7 +87,7 @@ def is_name(word: str | Path) -> bool:
     return plain and not path.exists() and not packaged(word)
 
 
-def _in_folder(folder: Path) -> Path:
+def _in_folder(folder: Path) -> Path | None:
     for name in ("best.safetensors", "last.safetensors"):
         if (found := folder / "checkpoints" / name).is_file():
             return found
@@ -88,6 +95,10 @@ def _in_folder(folder: Path) -> Path:
         for name in HUB_FILES:
             if (folder / name).is_file():
                 return folder / name
+    return None
+
+
+def _refuse(folder: Path) -> Never:
     raise UserError(
         f"{str(folder)!r} is no run folder with weights: checkpoints/best.safetensors is missing, and so is "
         "model.safetensors with a config.json"
@@ -100,6 +111,14 @@ def _from_a_hub(word: str) -> str:
     if not found or word.endswith(ENDINGS):
         return ""
     return f". Nothing is fetched: for a hub's model run `hf download {found[1]} --local-dir FOLDER` and give FOLDER"
+
+
+def _from_the_package(word: str) -> str:
+    """Weights that come with the package and may be meant by a name without a tag, or with another."""
+    name = word.removesuffix(".safetensors").split(".")[0]
+    found = sorted(file.stem for file in PACKAGED.glob("*.safetensors"))
+    meant = [stem for stem in found if stem.split(".")[0] == name]
+    return f". With the package come {', '.join(map(repr, meant))}" if meant else nearest(word, found)
 
 
 def task_of(path: str | Path) -> str | None:

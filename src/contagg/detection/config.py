@@ -70,7 +70,7 @@ class DetectorConfig:
     def check_references(self) -> None:
         """UserError for a backbone that does not exist, or weights that are not there."""
         require_model(self.backbone, self.options, "model.backbone")
-        require_weights(self.init_weights, "model.init_weights")
+        require_weights(self.init_weights, "model.init_weights", "" if self.pretrained else self.backbone)
 
 
 DETECTION_DEFAULTS = OptimizationConfig(

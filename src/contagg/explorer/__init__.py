@@ -2,7 +2,16 @@
 
 import argparse
 
-from contagg.arguments import Command, ending, existing_file, model, numbers, whole_above_zero, whole_from_zero
+from contagg.arguments import (
+    Command,
+    ending,
+    existing_file,
+    model,
+    numbers,
+    run_or_weights,
+    whole_above_zero,
+    whole_from_zero,
+)
 
 
 def explore(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +24,9 @@ def explore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", type=numbers, metavar="N,...", help="of a run, from its training states: side by side"
     )
-    parser.add_argument("--weights", type=existing_file, metavar="FILE", help="weights for a model given by name")
+    parser.add_argument(
+        "--weights", type=run_or_weights, metavar="WEIGHTS", help="for a model given by name: a file or a run"
+    )
     parser.add_argument(
         "--layers", action="append", metavar="NAME", help="such as stages.3 or blocks.0.attn; more than once for more"
     )

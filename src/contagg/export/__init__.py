@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from contagg.arguments import Command, existing_file, image_size, model
+from contagg.arguments import Command, image_size, model, run_or_weights
 from contagg.errors import UserError
 
 FORMATS = ("onnx", "pt2")
@@ -15,7 +15,10 @@ def program(parser: argparse.ArgumentParser, form: str) -> None:
     parser.set_defaults(form=form)
     parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
     parser.add_argument(
-        "--weights", type=existing_file, metavar="FILE", help="weights for a model given by name (default: random)"
+        "--weights",
+        type=run_or_weights,
+        metavar="WEIGHTS",
+        help="for a model given by name: a file or a run (default: random)",
     )
     parser.add_argument(
         "--size",
@@ -31,8 +34,8 @@ def weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=model, help="a run folder, a weights file of it, or a name with --weights")
     parser.add_argument(
         "--weights",
-        type=existing_file,
-        metavar="FILE",
+        type=run_or_weights,
+        metavar="WEIGHTS",
         help="anyone's for a name, such as the authors' checkpoint",
     )
     parser.add_argument("out", type=Path, help="the folder to write config.json and model.safetensors into")

@@ -12,6 +12,7 @@ from contagg.arguments import (
     model,
     numbers,
     position,
+    run_or_weights,
     whole_from_zero,
 )
 from contagg.arguments import whole_above_zero as number
@@ -108,7 +109,9 @@ def _at(parser: argparse.ArgumentParser) -> None:
 
 
 def _weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", type=existing_file, metavar="FILE", help="weights for a model given by name")
+    parser.add_argument(
+        "--weights", type=run_or_weights, metavar="WEIGHTS", help="for a model given by name: a file or a run"
+    )
 
 
 COMMANDS = {

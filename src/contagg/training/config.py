@@ -59,7 +59,7 @@ class ModelConfig:
     def check_references(self) -> None:
         """UserError for a network that does not exist, or weights that are not there."""
         require_model(self.name, self.options, "model.name")
-        require_weights(self.init_weights, "model.init_weights")
+        require_weights(self.init_weights, "model.init_weights", self.name)
 
 
 @section("optimization.")
