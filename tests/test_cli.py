@@ -97,7 +97,10 @@ def test_a_checkout_that_is_not_installed_has_no_version(
 
 
 BAD = [
-    (["data", "chek"], "contagg data is followed by from-voc, from-yolo or check, not 'chek'. Did you mean 'check'?"),
+    (
+        ["data", "chek"],
+        "contagg data is followed by from-voc, from-yolo, from-coco or check, not 'chek'. Did you mean 'check'?",
+    ),
     (["export", "container_light", "--to", "onnx"], "It is now contagg export onnx MODEL or contagg export pt2 MODEL."),
     (["predcit"], "unknown command 'predcit'. Did you mean 'predict'?"),
     (["predict", "{here}", "{here}", "--topk", "3"], "unrecognized arguments: --topk 3. Did you mean '--top-k'?"),

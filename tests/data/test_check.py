@@ -118,6 +118,15 @@ def test_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys, tmp_path, *words)[1:] == lines[1:]
 
 
+def test_images_of_a_json_without_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_default.json").write_text(json.dumps(content))
+    (tmp_path / "train").rename(tmp_path / "images")
+    said = run(capsys, tmp_path)
+    assert f"contagg data from-coco {tmp_path} -o OUT makes them" in said[0] and "default: 3 images" in said[1]
+
+
 def test_how_data_lie_is_seen(tmp_path: Path) -> None:
     for name, kind in (("a/train.parquet", "parquet"), ("b/train.tar", "tar"), ("c/annotations/x.json", "coco")):
         path = tmp_path / name
@@ -127,10 +136,14 @@ def test_how_data_lie_is_seen(tmp_path: Path) -> None:
     assert guessed(tmp_path / "b" / "none") == "folder"
 
 
+COCO = '{"images": [{}], "annotations": [], "categories": [{}]}'
+
+
 def test_other_peoples_formats_are_told_from_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, layouts in {
         "from-voc": ["Annotations/a.xml", "train/a.xml", "valid/a.xml", "annotations/a.xml images/a.jpg",
                      "Annotations/batch/a.xml"],
+        "from-coco": ["result.json images/a.jpg", "train/_annotations.coco.json train/a.jpg"],
         "from-yolo": ["labels/a.txt data.yaml", "train/labels/a.txt data.yaml", "labels/a.txt classes.txt images/a.jpg",
                       "a.jpg a.txt classes.txt", "obj.data obj.names obj_train_data/a.txt"],
     }.items():  # fmt: skip
@@ -138,14 +151,17 @@ def test_other_peoples_formats_are_told_from_class_folders(tmp_path: Path, capsy
             root = tmp_path / f"{command} {number}"
             for name in layout.split():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).touch()
+                (root / name).write_text(COCO if name.endswith("json") else "")
             with pytest.raises(SystemExit):
                 run(capsys, root)
-            assert f"is not in COCO's form: contagg data {command} {root} -o OUT" in capsys.readouterr().err
+            assert (
+                f"is not in the form that fit takes: contagg data {command} {root} -o OUT makes it"
+                in capsys.readouterr().err
+            )
 
 
 def test_texts_beside_class_folders_are_no_labels(tmp_path: Path) -> None:
-    for name in ("classes.txt", "README.txt", "cat/a.jpg"):
+    for name in ("classes.txt", "README.txt", "figures.json", "cat/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert not converter(tmp_path)

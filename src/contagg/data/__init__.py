@@ -82,6 +82,11 @@ def from_yolo(parser: argparse.ArgumentParser) -> None:
     _converting(parser, "data.yaml, images and labels: boxes or polygons")
 
 
+def from_coco(parser: argparse.ArgumentParser) -> None:
+    """For `contagg data from-coco`."""
+    _converting(parser, "one JSON, or one a split, and images anywhere below")
+
+
 COMMANDS = {
     "data from-voc": Command(
         help="boxes of Pascal VOC (an XML an image) as COCO's JSON, which detectors learn from",
@@ -92,6 +97,11 @@ COMMANDS = {
         help="boxes and polygons of YOLO (a text an image) as COCO's JSON, which detectors learn from",
         run="contagg.data.coco.convert:from_yolo",
         arguments=from_yolo,
+    ),
+    "data from-coco": Command(
+        help="COCO's JSON as tools export it, without splits or with folders of their own, as fit takes it",
+        run="contagg.data.coco.convert:from_coco",
+        arguments=from_coco,
     ),
     "data check": Command(
         help="what there is: images of each class, their sizes, unreadable ones, duplicates",

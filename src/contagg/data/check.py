@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.exported import is_coco
 from contagg.data.coco.labelled import SPLITS
 from contagg.data.config import NAMED_DATA, DataConfig
 from contagg.data.decode import UnreadableSampleError, open_regular, read_image
@@ -99,7 +100,8 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
         return _coco(root, options)
     if kind == "folder" and (command := converter(root)):
         raise UserError(
-            f"{root} is not in COCO's form: contagg data {command} {root} -o OUT, then contagg data check OUT"
+            f"{root} is not in the form that fit takes: contagg data {command} {root} -o OUT makes it, then "
+            "contagg data check OUT"
         )
     parts = {}
     for name, (images, class_names) in open_splits(DataConfig(name=kind, root=None if known else str(root))).items():
@@ -124,7 +126,9 @@ def guessed(root: Path) -> str:
 
 
 def converter(root: Path) -> str:
-    """The command that makes COCO's form of a folder of Pascal VOC's or YOLO's; empty for others."""
+    """The command that makes of a folder of Pascal VOC's, YOLO's or an exporter's COCO what fit takes, or empty."""
+    if any(is_coco(path) for name in (".", *SPLITS) for path in sorted(root.glob(f"{name}/*.json"))):
+        return "from-coco"
     marks = (f"{above}/*.xml" for above in ("[Aa]nnotations", "[Aa]nnotations/*", ".", *SPLITS))
     if any(next(root.glob(pattern), None) for pattern in marks):
         return "from-voc"
@@ -223,8 +227,11 @@ def _coco(root: Path, options: argparse.Namespace) -> dict[str, Part]:
     splits = splits or {path.stem: path for path in every}
     parts = {}
     for split in sorted(splits, key=lambda split: (not split.startswith("train"), split)):
-        folder = root / split if (root / split).is_dir() else root
+        folders = (root / split, root / "images" / split, root / "images")
+        folder = next((folder for folder in folders if folder.is_dir()), root)
         parts[split] = _coco_part(read_annotations(splits[split], folder))
+    if not any(split.startswith(("train", "val")) for split in parts):
+        print(f"without train and val, which fit asks for: contagg data from-coco {root} -o OUT makes them")
     return parts
 
 

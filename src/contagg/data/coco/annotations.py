@@ -153,7 +153,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
             twice or not declared; a box that is not four finite numbers or lies outside its image; no area or mark of
             a crowd that could be one; a broken segmentation, or none where masks are needed; a missing image.
     """
-    content = _content(path)
+    content = read_content(path)
     if not is_folder(folder):
         raise UserError(f"no folder of images at {folder}")
     faults = Faults(path)
@@ -193,7 +193,8 @@ def differing(first: Sequence[Category], names: tuple[Any, Any], second: Sequenc
     return "; ".join(said[:_SHOWN]) + (f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
 
 
-def _content(path: Path) -> dict[str, list[Any]]:
+def read_content(path: Path) -> dict[str, list[Any]]:
+    """The lists of a COCO JSON, unchecked but that they are lists. UserError where it is none, or has no images."""
     if not is_file(path):
         raise UserError(f"no annotations at {path}: a COCO JSON of instances was expected there")
     try:

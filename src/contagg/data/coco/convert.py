@@ -1,9 +1,10 @@
-"""`contagg data from-voc` and `contagg data from-yolo`: a COCO folder that `fit`, `check` and `validate` take."""
+"""`contagg data from-voc`, `from-yolo` and `from-coco`: a COCO folder that `fit`, `check` and `validate` take."""
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
+from contagg.data.coco.exported import CocoReader
 from contagg.data.coco.faults import Faults
 from contagg.data.coco.labelled import Reading, require_new, write
 from contagg.data.coco.voc import VocReader
@@ -27,6 +28,12 @@ def from_yolo(options: argparse.Namespace) -> None:
     """Read texts, and write what they say."""
     root = _root(options)
     _write(YoloReader(root, Faults(root), options.clip_boxes).read(options.hold_out), options.output)
+
+
+def from_coco(options: argparse.Namespace) -> None:
+    """Read JSONs of COCO's form, and write what they say as `fit` takes it."""
+    root = _root(options)
+    _write(CocoReader(root, Faults(root), options.clip_boxes).read(options.hold_out), options.output)
 
 
 def _root(options: argparse.Namespace) -> Path:

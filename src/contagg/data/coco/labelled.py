@@ -31,13 +31,13 @@ class Object:
     Attributes:
         name: Of its class.
         box: Within the image.
-        polygon: x, y, x, y, ... in pixels, where there is one.
+        outline: As COCO writes it, polygons in pixels or run lengths, where there is one.
         crowd: Neither learnt nor counted as missed.
     """
 
     name: str
     box: Box
-    polygon: list[float] | None = None
+    outline: Any = None
     crowd: bool = False
 
 
@@ -152,9 +152,8 @@ def as_coco(images: Sequence[Labelled], classes: Sequence[str]) -> dict[str, Any
             left, top, right, bottom = (round(value, 3) for value in found.box)
             box = [left, top, round(right - left, 3), round(bottom - top, 3)]
             mask: dict[str, Any] = {"area": round(box[2] * box[3], 3)}
-            if found.polygon:
-                polygons = [[round(value, 3) for value in found.polygon]]
-                mask = {"area": area(polygons, image.size), "segmentation": polygons}
+            if found.outline:
+                mask = {"area": area(found.outline, image.size), "segmentation": found.outline}
             ids = {"id": len(annotations) + 1, "image_id": number, "category_id": numbers[found.name]}
             annotations.append({**ids, "bbox": box, "iscrowd": int(found.crowd), **mask})
     return {

@@ -64,6 +64,11 @@ def area(segmentation: Segmentation, size: tuple[int, int]) -> float:
     return float(coco_mask.area(compressed(segmentation, size)))
 
 
+def extent(segmentation: Segmentation, size: tuple[int, int]) -> list[float]:
+    """x, y, width and height of a checked segmentation's pixels."""
+    return [float(value) for value in coco_mask.toBbox(compressed(segmentation, size))]
+
+
 def nothing(size: tuple[int, int]) -> Segmentation:
     """The run lengths of a mask without an object."""
     empty = coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)

@@ -83,7 +83,7 @@ class YoloReader:
                 with self.faults.of(f"{labels.relative_to(self.root)}, line {number}"):
                     self._seen["twice"] += " ".join(words) in objects
                     found = self._object(words, (height, width), classes)
-                    self._seen["polygons" if found.polygon else "boxes"] += 1
+                    self._seen["polygons" if found.outline else "boxes"] += 1
                     objects[" ".join(words)] = found
         return Labelled(file, name, (height, width), list(objects.values()))
 
@@ -107,9 +107,9 @@ class YoloReader:
         xs, ys = [x * size[1] for x in values[::2]], [y * size[0] for y in values[1::2]]
         box = clipped((min(xs), min(ys), max(xs), max(ys)), size, self.clip_boxes)
         corners = ((min(max(x, 0), size[1]), min(max(y, 0), size[0])) for x, y in zip(xs, ys, strict=True))
-        polygon = [value for corner in corners for value in corner]
+        polygon = [round(value, 3) for corner in corners for value in corner]
         check_polygon(polygon, size)
-        return Object(name, box, polygon)
+        return Object(name, box, [polygon])
 
     def _notes(self) -> Iterator[str]:
         if self._seen["without"]:
