@@ -184,6 +184,16 @@ def test_as_many_but_other_classes(tmp_path: Path, there: list[str]) -> None:
     assert not init_weights(model, path) and same(source, model)
 
 
+def test_a_classifier_that_starts_anew_is_told_once(tmp_path: Path) -> None:
+    source, model = network(1), network(2, num_classes=3)
+    state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head.")}
+    for name, weights, said in (("five", source.state_dict(), "is for 5 classes"), ("none", state, "is missing")):
+        path = tmp_path / f"{name}.safetensors"
+        save_weights(path, weights, {"class_names": ["images"]})  # as a run without labels names all there is
+        (line,) = init_weights(model, str(path), class_names=["a", "b", "c"])
+        assert line.endswith(f"the classifier starts anew: the file's {said}, here are 3")
+
+
 def test_features_alone_leave_the_classifier_out(tmp_path: Path) -> None:
     source, model = network(1), network(2, num_classes=0)
     torch.save({"model": source.state_dict()}, tmp_path / "weights.pth")

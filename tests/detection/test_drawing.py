@@ -86,6 +86,14 @@ def test_captions_lie_within_the_picture_and_not_over_each_other(monkeypatch: py
             assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
+def test_a_caption_does_not_cover_all_of_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = rectangles(monkeypatch)
+    draw(np.zeros((640, 640, 3), np.uint8), detected([[500.0, 0.0, 590.0, 9.0], [20.0, 0.0, 99.0, 80.0]]), ["bag"], 0.5)
+    low, high = seen
+    assert low[1] > 9 and low[3] < 40  # below what lies at the upper edge, where it is low
+    assert high[1] == 0  # within what is high enough
+
+
 def test_objects_that_touch_have_other_colours() -> None:
     """Touching nuclei had one colour, that of their class, and merged."""
     row = torch.tensor([[float(10 * n), 0.0, 10 * n + 10, 10] for n in range(40)])

@@ -15,6 +15,7 @@ from contagg.errors import UserError
 from contagg.nn.released import StateDict, from_released, is_released
 
 _RELEASED_STEM = "patch_embed1.proj.weight"
+_FRESH = "the classifier starts anew"
 
 
 def init_weights(
@@ -44,11 +45,12 @@ def init_weights(
     state, changes = fit_state(model, state, source, image_size_of(checkpoint.metadata), fresh_classifier=True)
     if (
         class_names
+        and not any(line.startswith(_FRESH) for line in changes)  # else it has been said, and more to the point
         and (others := checkpoint.other_classes(class_names))
         and (dropped := classifier_names(model, state))
     ):
         state = {name: model.state_dict()[name] if name in dropped else tensor for name, tensor in state.items()}
-        changes.append(f"the classifier starts anew: the file's classes are {_few(others)}, here {_few(class_names)}")
+        changes.append(f"{_FRESH}: the file's classes are {_few(others)}, here {_few(class_names)}")
     try:
         load_into(model, state, source)
     except UserError as error:
@@ -86,7 +88,7 @@ def fit_state(
             classes = f"is for {len(state[name])} classes" if name in state else "is missing"
             state[name] = wanted[name]
             if name.endswith("weight"):
-                lines.append(f"the classifier starts anew: the file's {classes}, here are {len(wanted[name])}")
+                lines.append(f"{_FRESH}: the file's {classes}, here are {len(wanted[name])}")
     return state, lines
 
 

@@ -70,7 +70,7 @@ def distinct(boxes: Tensor) -> list[str]:
 def _labelled(
     image: np.ndarray, boxes: Tensor, captions: Sequence[tuple[str, str]], colours: Sequence[str]
 ) -> np.ndarray:
-    """Captions at their boxes' upper edges, all within the picture, the surest first.
+    """Captions at their boxes' upper edges, the surest first; below what they would cover whole.
 
     One that would cover another object takes its short form, the class, or where there is but one the score; and one
     that would cover another caption is left out.
@@ -83,9 +83,10 @@ def _labelled(
         others = corners[:number] + corners[number + 1 :]
         for text, avoided in ((caption, placed + others), (short, placed)):
             _, _, wide, high = pen.textbbox((0, 0), text, font=font)
-            left, top = corners[number][:2]
+            left, top, _, bottom = corners[number]
             x = max(0, min(left, picture.width - wide - 4))
-            y = max(0, min(top - high - 3 if top > high + 3 else top, picture.height - high - 3))
+            inside = top if bottom - top > 2 * high else bottom + 3
+            y = max(0, min(top - high - 3 if top > high + 3 else inside, picture.height - high - 3))
             area = (x, y, x + wide + 3, y + high + 2)
             if not any(_meet(area, other) for other in avoided):
                 pen.rectangle(area, fill=colour)
