@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from contagg.errors import UserError
 from contagg.lab.arms import Arms, read_arms
-from contagg.lab.findings import Findings
+from contagg.lab.findings import Curve, Findings
 from contagg.lab.pictures import by_epoch, score_against_time
 from contagg.lab.report import text, write
 from contagg.lab.rows import RunsFile, as_text, digest
@@ -207,3 +207,12 @@ def test_the_pace() -> None:
     assert Pace().of(["a"]) is None
     pace = Pace([("a", 10.0), ("a", 20.0), ("b", 45.0)])
     assert pace.of(["a", "b", "new"]) == 15 + 45 + 30 and pace.of([]) == 0
+
+
+def test_a_metric_without_a_value_is_not_answered_with_its_own_name() -> None:
+    with pytest.raises(
+        UserError, match=r"^a run has no value of the metric 'accuracy': all its epochs leave it empty$"
+    ):
+        Curve.of({"metrics": {"epoch": [1, 2], "accuracy": [None, None]}}, "accuracy")
+    with pytest.raises(UserError, match=r"no metric 'acuracy'\. Did you mean 'accuracy'\?"):
+        Curve.of({"metrics": {"epoch": [1, 2], "accuracy": [None, None]}}, "acuracy")

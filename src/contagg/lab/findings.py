@@ -47,8 +47,10 @@ class Line:
 
 
 def no_metric(metric: str, known: Iterable[str]) -> UserError:
-    """The error of runs that have these metrics and not the one that was asked for."""
+    """The error of runs that have these metrics, and of the one that was asked for no value."""
     names = list(known)
+    if metric in names:
+        return UserError(f"a run has no value of the metric {metric!r}: all its epochs leave it empty")
     return UserError(f"the runs have no metric {metric!r}.{nearest(metric, names)} They have {', '.join(names)}")
 
 
