@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from contagg.benchmark.cost import multiply_adds
 from contagg.cli import main as contagg
 from contagg.lab.arms import read_arms
+from contagg.models import create
 from tools.comparisons import TWINS, Entry, Found, Order, Twin, find, order, passing, read_twins
 from tools.twins import main, section
 
@@ -92,6 +95,16 @@ def test_each_command_makes_the_arms_of_its_table(twin: Twin, monkeypatch: pytes
     monkeypatch.setattr("contagg.lab.arms.run", lambda options: asked.append([arm.name for arm in _arms(options).arms]))
     contagg(["compare", *words])
     assert sorted(asked[0]) == sorted(entry.arm for entry in twin.rows)
+
+
+def test_the_deit_costs_more_as_the_page_says() -> None:
+    figure1 = next(twin for twin in read_twins() if twin.name == "figure1")
+    words = shlex.split(figure1.command)
+    name, options = (words[words.index("DeiT") + place].partition("=")[2] for place in (1, 2))
+    deit = create(name, img_size=64, num_classes=10, **yaml.safe_load(options))
+    light = create("container_light_tiny", img_size=64, num_classes=10)
+    ratio = multiply_adds(deit, (64, 64), 3) / multiply_adds(light, (64, 64), 3)
+    assert f"the DeiT of {ratio:.1f} times CONTAINER-LIGHT's multiply-adds" in figure1.here
 
 
 def _arms(options: object) -> object:
