@@ -3,7 +3,6 @@
 tools/twins.yaml says which comparison stands for which table and what the paper has for each arm.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+from contagg.errors import UserError
+from contagg.lab.checking import checked_content
 from contagg.lab.findings import Curve, is_share
 from contagg.lab.intervals import LEVEL, Interval, Pooled, holm, paired
 from contagg.lab.rows import Row
@@ -117,16 +118,36 @@ def read_twins(path: Path = TWINS) -> list[Twin]:
 
 
 def rows_of(path: Path) -> list[Row]:
-    """Of a comparison's file; none where there is no file."""
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+    """Of a comparison's file; none where there is no file. UserError for one that is no such file."""
+    return checked_content(path)["rows"] if path.exists() else []
 
 
 def find(twin: Twin, results: Path) -> Found:
-    """Its runs, of those that are there."""
+    """Its runs, of those that are there. UserError where they cannot stand in one table, see `_check_alike`."""
+    path, arms = results / twin.folder / "runs.json", {entry.arm for entry in twin.rows}
+    rows = [row for row in rows_of(path) if row["arm"] in arms]
     curves: dict[str, dict[int, Curve]] = {}
-    for row in rows_of(results / twin.folder / "runs.json"):
-        curves.setdefault(row["arm"], {})[row["seed"]] = Curve.of(row, twin.metric)
+    for row in rows:
+        # Of two the first, as `contagg compare` takes them.
+        curves.setdefault(row["arm"], {}).setdefault(row["seed"], Curve.of(row, twin.metric))
+    _check_alike(rows, twin, path)
     return Found(twin, curves)
+
+
+def _check_alike(rows: Sequence[Row], twin: Twin, path: Path) -> None:
+    """UserError unless all runs end with a number, at one epoch, of the same data, and each arm's of the same keys."""
+    arms: dict[str, Row] = {}
+    for row in rows:
+        where, first = f"{path}: the run of {row['arm']!r} with seed {row['seed']}", arms.setdefault(row["arm"], row)
+        value, last = row["metrics"][twin.metric][-1], row["metrics"]["epoch"][-1]
+        if value is None or not math.isfinite(value):
+            raise UserError(f"{where} has no {twin.metric} at its last epoch, {last}")
+        if last != (expected := rows[0]["metrics"]["epoch"][-1]):
+            raise UserError(f"{where} ends at epoch {last}, others at {expected}")
+        if row["data"] != rows[0]["data"]:
+            raise UserError(f"{where} is of other data than that of {rows[0]['arm']!r} with seed {rows[0]['seed']}")
+        if row["changes"] != first["changes"]:
+            raise UserError(f"{where} has other keys than that with seed {first['seed']}")
 
 
 def chances(found: Found, pairs: Sequence[tuple[Entry, Entry]]) -> list[float]:
@@ -136,11 +157,22 @@ def chances(found: Found, pairs: Sequence[tuple[Entry, Entry]]) -> list[float]:
     return holm([noise.probability(d.interval.mean, d.seeds) if noise else d.p for d in differences])
 
 
+def too_few(found: Found) -> str:
+    """Why the runs that there are say nothing about differences; empty if they do."""
+    if len(found.entries) < 2:
+        return "The others have not been run yet."
+    if len(found.common_seeds) > 1:
+        return ""
+    if all(len(found.last(entry.arm)) == 1 for entry in found.entries):
+        return "One seed of each says nothing about differences."
+    return "No two seeds have been run of all of them yet, so that nothing is said about differences."
+
+
 def order(found: Found) -> Order | None:
-    """None of one seed, which allows no answer, and of what the paper does not order."""
+    """None where `too_few` says why there is no answer, and of what the paper does not order."""
     pairs = [pair for pair in combinations(found.entries, 2) if None not in (pair[0].paper, pair[1].paper)]
     pairs = [pair for pair in pairs if pair[0].paper != pair[1].paper]
-    if not pairs or len(found.common_seeds) < 2:
+    if not pairs or too_few(found):
         return None
     alike = opposite = 0
     for (one, other), chance in zip(pairs, chances(found, pairs), strict=True):
@@ -154,10 +186,10 @@ def order(found: Found) -> Order | None:
 def told_apart(found: Found) -> str:
     """Which arms differ from the first one, of a comparison that the paper does not have."""
     first, *others = found.entries
-    if not others:
-        return "The others have not been run yet." if found.twin.rows[1:] else "To be set beside what others report."
-    if len(found.common_seeds) < 2:
-        return "One seed of each says nothing about differences."
+    if not found.twin.rows[1:]:
+        return "To be set beside what others report."
+    if reason := too_few(found):
+        return reason
     p = chances(found, [(other, first) for other in others])
     real = [other.name for other, chance in zip(others, p, strict=True) if chance <= 1 - LEVEL]
     if not real:
@@ -183,5 +215,5 @@ def passing(curves: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
 
 def with_interval(found: Interval, sign: str = "", digits: int = 1) -> str:
     """A mean and between what it lies, where that is known."""
-    mean, low, high = (f"{value:{sign}.{digits}f}" for value in (found.mean, found.low, found.high))
+    mean, low, high = (f"{value:{sign}z.{digits}f}" for value in (found.mean, found.low, found.high))
     return mean if math.isnan(found.low) else f"{mean} ({low} to {high})"

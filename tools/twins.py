@@ -18,7 +18,7 @@ from contagg.figures import new_figure
 from contagg.files import write_output
 from contagg.lab.intervals import LEVEL, interval
 from tools import figure1_right
-from tools.comparisons import Entry, Found, Twin, find, order, passing, read_twins, told_apart, with_interval
+from tools.comparisons import Entry, Found, Twin, find, order, passing, read_twins, told_apart, too_few, with_interval
 from tools.json_rows import read_rows
 from tools.pictures import publish
 
@@ -46,7 +46,7 @@ def section(found: Found) -> str:
     head = ["network", *["paper"] * bool(twin.paper_says), "here", "seeds", f"from {first.name}"]
     head += ["epochs to its best"] * twin.curves
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(_line(found, entry) for entry in twin.rows)]
-    said = order(found) or "One seed of each says nothing about the order." if twin.paper_says else told_apart(found)
+    said = order(found) or too_few(found) if twin.paper_says else told_apart(found)
     lines += ["", str(said), ""]
     if found.drawn:
         lines += [f"![{twin.title}](pictures/twin_{twin.name}.png)", ""]
@@ -113,10 +113,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     given = parser.parse_args(arguments)
-    twins = read_twins()
     if not given.results.is_dir():
-        raise UserError(f"--results {given.results} is no folder")
-    every = [find(twin, given.results) for twin in twins]
+        parser.error(f"--results {given.results} is no folder")
+    try:
+        every = [find(twin, given.results) for twin in read_twins()]
+    except UserError as error:
+        parser.error(str(error))
     for found in every:
         if found.drawn:
             publish(given.docs / "pictures" / f"twin_{found.twin.name}.png", picture(found))

@@ -164,11 +164,13 @@ def test_a_detector(tmp_path: Path) -> None:
     (tmp_path / "nuclei").mkdir()
     scores = (({"model.options.affinity": CLOSED}, (0.20, 0.21)), ({}, (0.23, 0.25)))
     rows = [
-        {"changes": changes, "seed": seed, "metrics": {"epoch": [1], "box_ap": [score]}}
+        {"arm": "", "data": "", "changes": changes, "seed": seed, "metrics": {"epoch": [1], "box_ap": [score]}}
         for changes, some in scores
         for seed, score in enumerate(some)
     ]
-    (tmp_path / "nuclei/runs.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "nuclei/runs.json").write_text(
+        json.dumps({"format": 1, "recipe": {}, "data": {}, "costs": {}, "rows": rows})
+    )
     runs = [str(write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed, task="detection")) for seed in range(2)]
     main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *runs])
     page = (tmp_path / "docs/placement-results.md").read_text()

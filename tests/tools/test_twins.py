@@ -1,9 +1,11 @@
 """The paper's tables beside ours: pairs are called different where they are, commands make the arms of their tables."""
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import yaml
 
 from contagg.benchmark.cost import multiply_adds
 from contagg.cli import main as contagg
-from contagg.lab.arms import read_arms
+from contagg.errors import UserError
+from contagg.lab.arms import Arms, read_arms
+from contagg.lab.rows import RunsFile
 from contagg.models import create
 from tools.comparisons import TWINS, Entry, Found, Order, Twin, find, order, passing, read_twins
 from tools.twins import main, section
@@ -32,14 +36,21 @@ def found(folder: Path, twin: Twin, *means: float, seeds: int = 3, noise: float 
         {
             "arm": f"arm {place}",
             "seed": seed,
+            "changes": {},
+            "data": "toy",
             "metrics": {"epoch": [1, 2], "accuracy": [mean / 2, mean + noise * generator.standard_normal()]},
         }
         for place, mean in enumerate(means)
         for seed in range(seeds)
     ]
     (folder / "toy").mkdir(exist_ok=True)
-    (folder / "toy/runs.json").write_text(json.dumps({"rows": rows}))
+    write(folder, rows)
     return find(twin, folder)
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    content = {"format": 1, "recipe": {}, "data": {}, "costs": {}, "rows": rows}
+    (folder / "toy/runs.json").write_text(json.dumps(content))
 
 
 def test_the_order_is_the_papers_the_other_one_or_not_known(tmp_path: Path) -> None:
@@ -71,6 +82,45 @@ def test_a_table_that_the_paper_does_not_have(tmp_path: Path) -> None:
     assert order(found(tmp_path, a_twin(80, 70, None), 0.8, 0.7, 0.1)) == Order(1, 0, 0), "two that the paper has"
 
 
+def test_why_nothing_is_said_of_differences(tmp_path: Path) -> None:
+    assert "One seed of each says nothing" in section(found(tmp_path, a_twin(80, 70), 0.5, 0.5, seeds=1))
+    of = found(tmp_path, a_twin(80, 70), 0.5, 0.6)
+    unpaired = Found(
+        of.twin, {"arm 0": {0: of.curves["arm 0"][0]}, "arm 1": {1: of.curves["arm 1"][1]} | of.curves["arm 1"]}
+    )
+    assert order(unpaired) is None and "No two seeds have been run of all of them" in section(unpaired)
+    assert "The others have not been run yet." in section(Found(of.twin, {"arm 1": of.curves["arm 1"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "other"}, "'arm 1' with seed 2 is of other data than that of 'arm 0' with seed 0"),
+        ({"changes": {"model.name": "other"}}, "'arm 1' with seed 2 has other keys than that with seed 0"),
+        ({"metrics": {"epoch": [1], "accuracy": [0.5]}}, "ends at epoch 1, others at 2"),
+        ({"metrics": {"epoch": [1, 2], "accuracy": [0.5, None]}}, "has no accuracy at its last epoch, 2"),
+        ({"metrics": {"epoch": [1, 2], "accuracy": [0.5, math.nan]}}, "has no accuracy at its last epoch, 2"),
+        ({"metrics": {"epoch": [1, 2], "accuracy": [0.5, "0.6"]}}, "'metrics' of row 6 is missing, or of another kind"),
+    ],
+)
+def test_rows_that_cannot_stand_in_one_table_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    found(tmp_path, a_twin(1, 2), 0.5, 0.6)
+    rows = json.loads((tmp_path / "toy/runs.json").read_text())["rows"]
+    write(tmp_path, [*rows[:-1], rows[-1] | change])
+    with pytest.raises(UserError, match=re.escape(said)):
+        find(a_twin(1, 2), tmp_path)
+    write(tmp_path, [*rows, rows[-1] | {"metrics": {"epoch": [1, 2], "accuracy": [0.0, 0.0]}}])
+    assert find(a_twin(1, 2), tmp_path).last("arm 1")[2] > 50, "of two the first, as contagg compare"
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "laboratory").mkdir()
+    (tmp_path / "laboratory/runs.json").write_text("{")
+    with pytest.raises(SystemExit):
+        main(["--results", str(tmp_path), "--docs", str(tmp_path)])
+    assert "runs.json is no file of contagg compare" in capsys.readouterr().err
+
+
 def test_one_noise_for_all_arms_makes_intervals_of_means_and_differences(tmp_path: Path) -> None:
     of = found(tmp_path, a_twin(1, 2, 3), 0.3, 0.5, 0.8, noise=0.01)
     noise, difference = of.noise, of.difference(of.entries[1])
@@ -91,10 +141,12 @@ def test_each_command_makes_the_arms_of_its_table(twin: Twin, monkeypatch: pytes
     monkeypatch.setattr("contagg.lab.arms.check_references", lambda _: None)  # the photographs are not here
     program, command, *words = shlex.split(twin.command)
     assert (program, command) == ("contagg", "compare") and f"results/{twin.folder}" in words
-    asked: list[list[str]] = []
-    monkeypatch.setattr("contagg.lab.arms.run", lambda options: asked.append([arm.name for arm in _arms(options).arms]))
+    asked: list[Arms] = []
+    monkeypatch.setattr("contagg.lab.arms.run", lambda options: asked.append(read_arms(options.recipe, options.arms)))
     contagg(["compare", *words])
-    assert sorted(asked[0]) == sorted(entry.arm for entry in twin.rows)
+    assert sorted(asked[0].names) == sorted(entry.arm for entry in twin.rows)
+    found = RunsFile(ROOT / "results" / twin.folder, asked[0].recipe).of_arms(asked[0].arms, {}, {})
+    assert len(found) == sum(map(len, find(twin, ROOT / "results").curves.values())), "rows are of this very command"
 
 
 def test_the_deit_costs_more_as_the_page_says() -> None:
@@ -105,10 +157,6 @@ def test_the_deit_costs_more_as_the_page_says() -> None:
     light = create("container_light_tiny", img_size=64, num_classes=10)
     ratio = multiply_adds(deit, (64, 64), 3) / multiply_adds(light, (64, 64), 3)
     assert f"the DeiT of {ratio:.1f} times CONTAINER-LIGHT's multiply-adds" in figure1.here
-
-
-def _arms(options: object) -> object:
-    return read_arms(options.recipe, options.arms)  # type: ignore[attr-defined]
 
 
 def test_the_page_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
