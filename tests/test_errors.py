@@ -1,8 +1,17 @@
 """What a stranger's file says is printed on one line, whatever it is."""
 
+import ast
+import re
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 
-from contagg.errors import LONGEST, UserError, nearest, printable, shortened
+import contagg
+from contagg.errors import LONGEST, UserError, nearest, plural, printable, shortened
+
+SEVERAL = {"len(terms)", "len(known)", "len(others)", "len(prefixes)", "len(CHECKS)"}
+"""What is counted only where there are two or more."""
 
 
 def test_an_error_shows_escapes_and_marks_of_direction_as_text() -> None:
@@ -27,3 +36,27 @@ def test_short_ones_are_as_written() -> None:
 def test_the_nearest_of_a_long_word_is_found_in_time() -> None:
     assert nearest("container_lihgt" + "x" * 10**6, ["container_light"]) == ""
     assert nearest("container_lihgt", ["container_light"]) == " Did you mean 'container_light'?"
+
+
+def test_one_is_no_plural() -> None:
+    assert plural(1, "class", "classes") == "1 class" and plural(0, "class", "classes") == "0 classes"
+    assert plural(1200, "training image") == "1,200 training images"
+
+
+def test_no_text_counts_with_a_noun_that_is_always_a_plural() -> None:
+    """`1 images`: what a length or a sum stands before is said by `plural`."""
+    found = []
+    for path in Path(contagg.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for value, after in pairwise(parts):
+                if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
+                    counted = ast.unparse(value.value)
+                    noun = re.match(r" (more )?(?!is\b)[a-z]+s\b", after.value)
+                    if (
+                        noun
+                        and counted not in SEVERAL
+                        and re.match(r"(len|sum)\(|(count|epochs|images|total)$", counted)
+                    ):
+                        found.append(f"{path.name}, line {node.lineno}: {{{counted}}}{noun[0]}")
+    assert not found, "\n".join(found)

@@ -81,6 +81,15 @@ def _without_middle(text: str, longest: int) -> str:
     return f"{text[: longest - 3 - end]}...{text[len(text) - end :]}"
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts; `many` where that is no `one` with an s.
+
+    >>> plural(1, "run"), plural(1200, "run"), plural(0, "image has", "images have")
+    ('1 run', '1,200 runs', '0 images have')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close."""
     close = difflib.get_close_matches(word[:LONGEST], list(choices), n=1)

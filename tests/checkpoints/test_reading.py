@@ -113,7 +113,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: 
 
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     state = {"weight": torch.ones(2, 3), "bias": torch.ones(2, dtype=torch.int64)}
-    with pytest.raises(UserError, match=r"1 tensors of whole numbers: bias torch\.int64"):
+    with pytest.raises(UserError, match=r"1 tensor of whole numbers: bias torch\.int64"):
         init_weights(nn.Linear(3, 2), str(saved(tmp_path / "whole.pth", state)))
 
 

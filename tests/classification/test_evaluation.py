@@ -75,7 +75,7 @@ def test_a_test_folder_alone_is_validated_by_the_names_of_its_classes(
     printed = run(capsys, "validate", str(checkpoint), "--data.root", str(tmp_path / "own"))
     assert "of 4 images" in printed
     assert "1 of its 3 classes have no images in the data: china" in caplog.text
-    assert "2 images of classes that it does not know are left out: bird" in caplog.text
+    assert "2 images of classes that it does not know left out: bird" in caplog.text
     with (checkpoint.parents[1] / "figures" / "confusion.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0][1:] == CLASSES and [sum(map(int, row[1:])) for row in rows[1:]] == [0, 2, 2]

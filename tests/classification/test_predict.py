@@ -71,7 +71,7 @@ def test_an_unreadable_image_is_named_and_left_out(
     assert [row["image"] for row in found] == [paths[1]]
     assert len(found[0]["classes"]) == 3
     assert "broken.png" in caplog.text
-    assert "none of the 1 images can be read" in fail(capsys, "predict", str(checkpoint), paths[0])
+    assert "none of 1 image can be read" in fail(capsys, "predict", str(checkpoint), paths[0])
 
 
 def test_what_is_not_there(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

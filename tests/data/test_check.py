@@ -39,7 +39,7 @@ def test_a_folder(image_folder: Callable[..., Path], tmp_path: Path, capsys: pyt
     assert lines[5].startswith("  unreadable: 1: tower/cut.png: ")
     assert lines[6] == "  duplicates: 1: flower/copy.png = china/china 0.png"
     assert "val: 5 images, 2 classes" in lines
-    assert "in both train and val: 1 images: china/china 2.JPEG = china/leak.JPEG" in lines
+    assert "in both train and val: 1 image: china/china 2.JPEG = china/leak.JPEG" in lines
     assert lines[-1] == "classes that val lacks: tower"
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["splits"]["train"]["duplicates"] == [["flower/copy.png", "china/china 0.png"]]
@@ -64,10 +64,10 @@ def test_a_flat_folder_and_a_named_set(tmp_path: Path, capsys: pytest.CaptureFix
     for number in range(3):
         piece(number).resize((11 + number, 13)).save(tmp_path / f"{number}.png")
     lines = run(capsys, tmp_path)
-    assert lines[0] == "images: 3 images, 1 classes"
+    assert lines[0] == "images: 3 images, 1 class"
     assert "smallest 11 x 13, median 12 x 13, largest 13 x 13" in lines[2]
     lines = run(capsys, "digits")
-    assert "train: 1438 images, 10 classes" in lines and "validation: 359 images, 10 classes" in lines
+    assert "train: 1,438 images, 10 classes" in lines and "validation: 359 images, 10 classes" in lines
     assert lines.count("  duplicates: 0") == 2
 
 

@@ -227,7 +227,7 @@ def test_train_alone_is_split_and_never_lost(image_folder: MakeFolder) -> None:
     shutil.copytree(root / "train/flower/deep", root / "train/china")
     for path in sorted((root / "train/china").iterdir())[1:]:
         path.unlink()
-    refused(folder(root), "the class 'china' in .* has 1 images: too few to hold out data.validation_fraction 0.2")
+    refused(folder(root), "the class 'china' in .* has 1 image: too few to hold out data.validation_fraction 0.2")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])

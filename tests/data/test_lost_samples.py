@@ -72,13 +72,13 @@ def test_more_images_than_a_split_says_are_told(
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     stream(tmp_path, {})
-    refused(shards_of(tmp_path, f"{'a' * 300}.tar|18"), "1 of 1 shards are not in")
+    refused(shards_of(tmp_path, f"{'a' * 300}.tar|18"), "1 of 1 shard not in")
     refused(
-        shards_of(tmp_path, "shard-{0..2}.tar|18"), r"data\.train_split: 1 of 3 shards are not in .*, such as shard-2\."
+        shards_of(tmp_path, "shard-{0..2}.tar|18"), r"data\.train_split: 1 of 3 shards not in .*, such as shard-2\."
     )
-    refused(shards_of(tmp_path, "shart-{0..1}.tar|12"), r"2 of 2 shards are not in .*, such as shart-0\.tar")
+    refused(shards_of(tmp_path, "shart-{0..1}.tar|12"), r"2 of 2 shards not in .*, such as shart-0\.tar")
     (tmp_path / "shard-2.tar").mkdir()
-    refused(shards_of(tmp_path, "shard-{0..2}.tar|18"), "1 of 3 shards are not in")
+    refused(shards_of(tmp_path, "shard-{0..2}.tar|18"), "1 of 3 shards not in")
 
 
 def damage(path: Path, kind: str) -> None:

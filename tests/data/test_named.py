@@ -74,7 +74,7 @@ def test_fashion_mnist_is_read_from_any_folder(tmp_path: Path, zipped: bool) -> 
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9999))[:20], "no whole idx file"),
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9999))[:10] + b"\xff" * 30, "no whole idx file"),
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(1 << 27), 1), "it holds more than 67,108,864 bytes"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0"), "5 train images, but 1 labels"),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x01\0"), "5 train images, but 1 label"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\x0a"), "the label 10, but"),
     ],
     # Named: the bytes of a gzip file hold the time, and xdist's processes must agree on a test's name.

@@ -203,7 +203,7 @@ def test_a_hostile_label_is_one_line(tmp_path: Path, content: str) -> None:
             tar.addfile(member, io.BytesIO(held))
     data = open_data(shards_of(tmp_path, "shard-0.tar|1", label_key="label")).validation
     with pytest.raises(
-        UserError, match=r"no 'label' \(data\.label_key\) in a json|1 of 1 images of the stream cannot be"
+        UserError, match=r"no 'label' \(data\.label_key\) in a json|1 of 1 image of the stream cannot be"
     ):
         list(evaluating(data, max_corrupt_fraction=0.5))
 

@@ -290,7 +290,7 @@ def test_classes_are_matched_by_name() -> None:
     assert matched.labels.tolist() == [2, 0, 2]
     assert [matched.name(number) for number in range(3)] == ["image 1", "image 2", "image 3"]
     assert line.startswith("1 of its 3 classes have no images in the data: cat; ")
-    assert line.endswith("2 images of classes that it does not know are left out: bird")
+    assert line.endswith("2 images of classes that it does not know left out: bird")
     assert match_classes(images, ("a", "b", "c"), ("a", "b", "c"), "x") == (images, "")
     with pytest.raises(UserError, match=r"tells 2 classes apart \(d, e\), x have 3 \(a, b, c\): none is among them"):
         match_classes(images, ("a", "b", "c"), ("d", "e"), "x")

@@ -89,7 +89,7 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(json.loads(capsys.readouterr().out)) == len(boxes)
     main(["predict", *words, "--score", "0.999", "--folder", str(tmp_path / "none")])
     assert re.search(r"jpg: nothing at 0.999 or more; the best is \d+ \d+ %", capsys.readouterr().out)
-    assert "none of the 1 images can be read" in refused(["predict", str(run), str(broken)], capsys)
+    assert "none of 1 image can be read" in refused(["predict", str(run), str(broken)], capsys)
 
 
 def test_an_image_that_cannot_be_read_ends_no_run(

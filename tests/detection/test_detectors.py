@@ -195,7 +195,7 @@ def test_batches_that_are_none_are_named() -> None:
     model = tiny("retinanet")
     with pytest.raises(UserError, match="a batch without images"):
         model([], [])
-    with pytest.raises(UserError, match="1 images, but 0 targets"):
+    with pytest.raises(UserError, match="1 image, but 0 targets"):
         model([IMAGE])
 
 

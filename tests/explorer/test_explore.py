@@ -205,7 +205,7 @@ def test_how_far_it_is_and_how_long_it_takes_is_said(
 ) -> None:
     lines = told(caplog, monkeypatch, timm.create_model("vit_tiny_patch16_224", img_size=64, depth=4))
     assert lines[0] == "a: running it on 64 x 64 pixels, which may take minutes"
-    assert lines[1].startswith("a: 25 % of the network has run, 1 layers recorded, about ")
+    assert lines[1].startswith("a: 25 % of the network has run, 1 layer recorded, about ")
     words = "\n".join(lines)
     for each in ("layer 3 of 4, ", "receptive field 1 of 4, about ", "a: layer 2 of 4 is in the page, about "):
         assert each in words

@@ -63,5 +63,5 @@ def test_the_optimizer_is_the_recipes() -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.95), 1e-6)}
     assert describe_groups(optimizer) == (
-        "AdamW: 1 tensors (2 numbers) with weight decay 0, 1 tensors (6 numbers) with weight decay 0.3"
+        "AdamW: 1 tensor (2 numbers) with weight decay 0, 1 tensor (6 numbers) with weight decay 0.3"
     )

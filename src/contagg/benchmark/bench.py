@@ -26,7 +26,7 @@ from contagg.benchmark.cost import (
 )
 from contagg.benchmark.picture import accuracy_against_speed
 from contagg.benchmark.variants import DTYPES, Setting, inference, training_step, variants_of
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import save_figure
 from contagg.files import as_csv, write_output
 from contagg.models import create
@@ -96,7 +96,7 @@ def bench(
         if train:
             works[name, "training step"] = training_step(model, setting)
     reference, products = product(setting.device, DTYPES[setting.precision])
-    _say(f"measuring {len(works)} variants, {rounds} rounds")
+    _say(f"measuring {plural(len(works), 'variant')}, {plural(rounds, 'round')}")
     named = {"|".join(key): work for key, work in works.items()}
     seconds = interleaved({"product": reference, **named}, rounds, setting.device)
     rate = products / seconds["product"].median

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contagg.checkpoints.reading import read_checkpoint
 from contagg.device import require_finite
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.nn.released import StateDict, from_released, is_released
 
 _RELEASED_STEM = "patch_embed1.proj.weight"
@@ -85,7 +85,7 @@ def fit_state(
         if name not in wanted:  # features alone are asked for
             del state[name]
         elif fresh_classifier and (name not in state or state[name].shape != wanted[name].shape):
-            classes = f"is for {len(state[name])} classes" if name in state else "is missing"
+            classes = f"is for {plural(len(state[name]), 'class', 'classes')}" if name in state else "is missing"
             state[name] = wanted[name]
             if name.endswith("weight"):
                 lines.append(f"{_FRESH}: the file's {classes}, here are {len(wanted[name])}")
@@ -101,7 +101,7 @@ def renamed(state: StateDict, wanted: Mapping[str, Tensor]) -> tuple[StateDict, 
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     lines = []
     if left := len(state) - len(inside):
-        lines.append(f"the {len(inside)} tensors under {prefix!r} are taken, {left} others are not")
+        lines.append(f"under {prefix!r} {plural(len(inside), 'tensor is', 'tensors are')} taken, {left} elsewhere not")
     if is_released(inside) and not is_released(dict(wanted)):
         inside = from_released(inside)
     # timm flattens the names of some networks when it takes their features: stages.0 becomes stages_0.
@@ -147,7 +147,7 @@ def adapted(model: nn.Module, state: StateDict, source: str, image_size: Any = N
         there, wanted = weight.shape[1], here.shape[1]
         if there != wanted and len(weight) == len(here):
             state[f"{name}.weight"] = adapt_input_conv(wanted, weight, base_chans=there)
-            lines.append(f"{name} adapted from {there} channels to {wanted}")
+            lines.append(f"{name} adapted from {plural(there, 'channel')} to {wanted}")
     return state, lines
 
 
@@ -171,7 +171,9 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
         "of whole numbers": whole_numbers(state, expected),
     }
     if any(problems.values()):
-        found = "; ".join(f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in problems.items() if names)
+        found = "; ".join(
+            f"{plural(len(names), 'tensor')} {kind}: {_few(names)}" for kind, names in problems.items() if names
+        )
         raise UserError(f"{source} does not fit this {type(model).__name__}: {found}")
     require_finite(state, source)
     with torch.no_grad():

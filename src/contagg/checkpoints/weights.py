@@ -13,7 +13,7 @@ from contagg.checkpoints.fitting import load_fitted
 from contagg.checkpoints.hub_config import check_preprocessing
 from contagg.checkpoints.options import check_model
 from contagg.checkpoints.reading import read_checkpoint
-from contagg.errors import UserError, class_name
+from contagg.errors import UserError, class_name, plural
 from contagg.files import write_atomically
 from contagg.models import create
 from contagg.nn.released import StateDict
@@ -81,4 +81,6 @@ def _check_classes(model: nn.Module, metadata: dict[str, Any]) -> None:
         raise UserError(f"class_names must be a list of words, not {names!r}")
     metadata["class_names"] = [class_name(name) for name in names]
     if getattr(model, "num_classes", 0) not in (0, len(names)):
-        raise UserError(f"it names {len(names)} classes, and its network tells {model.num_classes} apart")
+        raise UserError(
+            f"it names {plural(len(names), 'class', 'classes')}, and its network tells {model.num_classes} apart"
+        )

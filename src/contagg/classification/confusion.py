@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from contagg.errors import plural
 from contagg.figures import new_figure, save_figure
 from contagg.files import as_csv, write_output
 
@@ -35,7 +36,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     # The square root keeps a few mistakes in a hundred visible beside the diagonal.
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     right, total = int(np.trace(counts)), int(counts.sum())
-    axes.set_title(f"{total - right} of {total} images taken for another class", fontsize=11)
+    axes.set_title(f"{total - right} of {plural(total, 'image')} taken for another class", fontsize=11)
     axes.set_xlabel("taken for")
     axes.set_ylabel("is")
     _name_axes(axes, class_names)

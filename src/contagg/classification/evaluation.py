@@ -24,7 +24,7 @@ from contagg.data.loaders import evaluation_loader
 from contagg.data.sampling import IGNORE_INDEX
 from contagg.data.sources import has_splits, open_validation
 from contagg.device import choose_device, require_finite
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import percent
 from contagg.training.building import Preprocessing, data_of_run, run_of
 from contagg.training.checkpoint import data_of_states
@@ -65,8 +65,8 @@ class Evaluation:
         if len(set(self.confusion.sum(1).tolist())) > 1:
             named["balanced_accuracy"] = self.balanced_accuracy
         scores = ", ".join(f"{name.replace('_', ' ')} {percent(value, 2)}" for name, value in named.items())
-        skipped = f", {self.skipped} images could not be read" if self.skipped else ""
-        return f"{scores} of {self.images} images{skipped}"
+        skipped = f", {plural(self.skipped, 'image')} could not be read" if self.skipped else ""
+        return f"{scores} of {plural(self.images, 'image')}{skipped}"
 
 
 @torch.inference_mode()
@@ -175,7 +175,7 @@ def _held_out(path: Path, config: DataConfig, moved: str | None) -> Split:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the training states in {run / 'checkpoints'} do not say which data they are of") from error
     if seen.all():
-        raise UserError(f"the run was trained on all {len(images)} images in {root}: they show nothing")
+        raise UserError(f"the run was trained on all {plural(len(images), 'image')} in {root}: they show nothing")
     if seen.any():
         logger.warning("%s: left out are %d of %d images: the run was trained on them", root, seen.sum(), len(images))
     elif moved:  # a copy under other names would be as good as new to this

@@ -19,7 +19,7 @@ from contagg.checkpoints.weights import load_model
 from contagg.data.decode import UnreadableSampleError, read_image
 from contagg.data.folders import find_images
 from contagg.device import choose_device, require_finite
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, plural, printable
 from contagg.figures import percent
 from contagg.training.building import Preprocessing, Transform
 
@@ -85,7 +85,7 @@ def predict(options: argparse.Namespace) -> None:
         for number, row in guesses(model.to(device), on_device, classes, options.top_k)
     }
     if not found:
-        raise UserError(f"none of the {len(paths)} images can be read")
+        raise UserError(f"none of {plural(len(paths), 'image')} can be read")
     {"table": _print_table, "csv": _print_csv, "json": _print_json}[options.output](found)
 
 

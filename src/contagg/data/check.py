@@ -21,7 +21,7 @@ from contagg.data.config import NAMED_DATA, DataConfig
 from contagg.data.decode import UnreadableSampleError, open_regular, read_image
 from contagg.data.folders import is_image
 from contagg.data.sources import open_splits
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.files import write_output
 from contagg.output import counted
 
@@ -82,7 +82,7 @@ def check(options: argparse.Namespace) -> None:
         shared |= {f"{other} and {name}": pairs for other, pairs in again.items()}
         print(told(name, found[name]), flush=True)
     for splits, pairs in shared.items():
-        print(f"in both {splits}: {len(pairs)} images: {_some([' = '.join(pair) for pair in pairs])}")
+        print(f"in both {splits}: {plural(len(pairs), 'image')}: {_some([' = '.join(pair) for pair in pairs])}")
     for line in _differing({name: part.counts for name, part in parts.items()}):
         print(line)
     if options.output:
@@ -191,7 +191,7 @@ def _look(part: Part, index: int) -> tuple[bytes, tuple[int, int], str] | str:
 def told(name: str, found: Findings) -> str:
     """A split in some lines."""
     width = max(map(len, found.counts), default=0)
-    lines = [f"{name}: {found.images} images, {len(found.counts)} classes"]
+    lines = [f"{name}: {plural(found.images, 'image')}, {plural(len(found.counts), 'class', 'classes')}"]
     lines += [f"  {one:{width}}  {count:>8,}" for one, count in found.counts.items()]
     if found.sizes:
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(found.modes.items()))
@@ -246,7 +246,10 @@ def _coco_part(annotations: CocoAnnotations) -> Part:
         crowds += sum(bool(found["iscrowd"]) for found in objects)
         each.append(len(objects))
         sides += [max(found["bbox"][2:]) for found in objects if not found["iscrowd"]]
-    notes = [f"counted are {sum(counts.values())} objects, {crowds} of them crowds; {each.count(0)} images have none"]
+    notes = [
+        f"counted are {plural(sum(counts.values()), 'object')}, {crowds} of them crowds; "
+        f"{plural(each.count(0), 'image has', 'images have')} none"
+    ]
     if sides:
         small, half, large = np.percentile(sides, (5, 50, 95))
         notes += [

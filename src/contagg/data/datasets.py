@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from contagg.data.config import DataConfig
 from contagg.data.decode import UnreadableSampleError, open_regular, read_image
 from contagg.data.fingerprint import Fingerprint, Listing
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, plural, printable
 
 Source = Callable[[int, bytes], bytes | Path | None]
 Read = Callable[[bytes | Path, str], Image.Image]
@@ -213,7 +213,8 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise UserError(
-            f"data: {where} has the label {wrong[0]}, but with {classes} classes labels are 0 to {classes - 1}"
+            f"data: {where} has the label {wrong[0]}, but with {plural(classes, 'class', 'classes')} labels "
+            f"are 0 to {classes - 1}"
         )
 
 
@@ -237,8 +238,8 @@ def match_classes(
     if len(unknown) == len(class_names) or not hasattr(images, "subset"):
         reason = "none is among them" if hasattr(images, "subset") else "those of a stream must agree"
         raise UserError(
-            f"the network tells {len(known)} classes apart ({_few(known)}), {source} have {len(class_names)} "
-            f"({_few(class_names)}): {reason}"
+            f"the network tells {plural(len(known), 'class', 'classes')} apart ({_few(known)}), {source} "
+            f"have {len(class_names)} ({_few(class_names)}): {reason}"
         )
     number = np.array([known.index(name) if name in known else -1 for name in class_names])
     labels = number[images.labels]
@@ -249,7 +250,7 @@ def match_classes(
         parts.append(f"{len(missing)} of its {len(known)} classes have no images in {source}: {_few(missing)}")
     if unknown:
         left_out = int((labels < 0).sum())
-        parts.append(f"{left_out} images of classes that it does not know are left out: {_few(unknown)}")
+        parts.append(f"{plural(left_out, 'image')} of classes that it does not know left out: {_few(unknown)}")
     return matched, "; ".join(parts)
 
 

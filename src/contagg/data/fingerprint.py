@@ -14,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
-from contagg.errors import printable, shortened
+from contagg.errors import plural, printable, shortened
 
 _SHOWN = 80  # characters of a name in a message
 
@@ -77,13 +77,16 @@ class Fingerprint:
             where = f", the first {_shown(listing.names[changed[0]])}" if len(changed) else ""
             return f"{len(changed)} of {len(marks)} {name} images are not {' or '.join(what)}{where}"
         new = np.flatnonzero(~np.isin(marks, old))
-        words = [f"{len(marks)} {name} images, before {len(old)}"] if len(marks) != len(old) else []
+        words = [f"{plural(len(marks), f'{name} image')}, before {len(old)}"] if len(marks) != len(old) else []
         counts, old_counts = (np.array(state["counts"]) for state in (self._states[name], before))
         if len(counts) == len(old_counts) == len(classes) and (counts != old_counts).any():
             other = int(np.flatnonzero(counts != old_counts)[0])
             words.append(f"of class {classes[other]!r} {counts[other]}, before {old_counts[other]}")
         if len(new):
-            words.append(f"{len(new)} {name} images were not there before, such as {_shown(listing.names[new[0]])}")
+            words.append(
+                f"{plural(len(new), f'{name} image was', f'{name} images were')} not there before, such as "
+                f"{_shown(listing.names[new[0]])}"
+            )
         return ", ".join(words) or f"the {name} images are named otherwise or in another order"
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from contagg.data.sampling import EvaluationSampler, KeyedDataset, KeyedSampler, seed_streamed
 from contagg.data.streams import Count, ImageStream, Reading
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 Batch = tuple[Any, torch.Tensor]
 
@@ -275,8 +275,9 @@ def _stream_loader(
     part = Reading(rank=rank, world_size=world_size, workers=max(workers, 1), seed=seed)
     if stream.shards is not None and stream.shards < part.readers:
         raise UserError(
-            f"data: {stream.shards} shards are fewer than {part.readers} readers ({world_size} processes x "
-            f"{part.workers} workers): lower run.workers, or make more shards"
+            f"data: {plural(stream.shards, 'shard is', 'shards are')} fewer than {part.readers} readers "
+            f"({plural(world_size, 'process', 'processes')} x "
+            f"{plural(part.workers, 'worker')}): lower run.workers, or make more shards"
         )
     options = {"workers": workers, "batch_size": batch_size, "pin_memory": pin_memory}
     dataset = _TransformedStream(stream, transform, part, batch_size, max_corrupt_fraction)

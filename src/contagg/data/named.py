@@ -11,7 +11,7 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 from contagg.data.config import DataConfig
 from contagg.data.datasets import ImageData, MemoryImages, balanced_part
 from contagg.data.sampling import hashed, uniform
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 _LONGEST_IDX = 1 << 26  # bytes: 60,000 images take 47 million, and some KB may unpack to any number
 DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -41,7 +41,9 @@ def fashion_mnist(config: DataConfig, most_shift: int = 0) -> ImageData:
     for number, split in enumerate(("train", "t10k")):
         images, labels = _idx(root, f"{split}-images-idx3-ubyte", 3), _idx(root, f"{split}-labels-idx1-ubyte", 1)
         if len(images) != len(labels):
-            raise UserError(f"data: {root} holds {len(images)} {split} images, but {len(labels)} labels")
+            raise UserError(
+                f"data: {root} holds {plural(len(images), f'{split} image')}, but {plural(len(labels), 'label')}"
+            )
         splits.append(MemoryImages(shifted(images, most_shift, number) if most_shift else images, labels))
     return ImageData(train=splits[0], validation=splits[1], class_names=tuple(FashionMNIST.classes))
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from contagg.data.decode import UnreadableSampleError
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,9 @@ class KeyedSampler(Sampler[KeyedIndex]):
         self.batches = length // (batch_size * world_size)
         if not self.batches:
             raise UserError(
-                f"{length} training images are fewer than a batch of {batch_size * world_size} "
-                f"({batch_size} x {world_size} processes): lower optimization.batch_size"
+                f"{plural(length, 'training image is', 'training images are')} fewer than a batch of "
+                f"{batch_size * world_size} ({batch_size} x {plural(world_size, 'process', 'processes')}): "
+                "lower optimization.batch_size"
             )
         self.epoch = 0
         self._start = (0, 0)
@@ -232,7 +233,7 @@ class KeyedDataset(Dataset[tuple[Any, int]]):
         first = [self._reason(index) for index in self.unreadable[:5]]
         more = f" and {count - len(first)} more" if count > len(first) else ""
         raise UserError(
-            f"{count} of {len(self)} images cannot be read, more than data.max_corrupt_fraction "
+            f"{count} of {plural(len(self), 'image')} cannot be read, more than data.max_corrupt_fraction "
             f"{self.max_unreadable_fraction} allows: {'; '.join(first)}{more}"
         )
 

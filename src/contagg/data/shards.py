@@ -22,7 +22,7 @@ from contagg.data.decode import EXTENSIONS, UnreadableSampleError, open_regular,
 from contagg.data.fingerprint import Listing
 from contagg.data.sampling import hashed
 from contagg.data.streams import TORN, Count, ImageStream, Reading, Sample
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, plural, printable
 from contagg.files import is_file
 
 logger = logging.getLogger(__name__)
@@ -48,12 +48,14 @@ def open_shards(config: DataConfig, key: str) -> tuple[ImageStream, tuple[str, .
     paths = [root / name for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if not is_file(path)]
     if missing:
-        raise UserError(f"data.{key}: {len(missing)} of {len(names)} shards are not in {root}, such as {missing[0]}")
+        raise UserError(
+            f"data.{key}: {len(missing)} of {plural(len(names), 'shard')} not in {root}, such as {missing[0]}"
+        )
     cut = [name for name, path in zip(names, paths, strict=True) if _is_cut(path)]
     if len(cut) > config.max_corrupt_fraction * len(names):
         raise UserError(
-            f"data.{key}: {len(cut)} of {len(names)} shards in {root} are empty or cut off, such as {cut[0]}, more "
-            f"than data.max_corrupt_fraction {config.max_corrupt_fraction} allows"
+            f"data.{key}: {len(cut)} of {plural(len(names), 'shard')} in {root} are empty or cut off, "
+            f"such as {cut[0]}, more than data.max_corrupt_fraction {config.max_corrupt_fraction} allows"
         )
     for name in cut:
         logger.warning("the shard %s is empty or cut off", root / name)
@@ -74,7 +76,7 @@ def _shard_names(root: Path, key: str, split: str) -> tuple[list[str], int]:
             raise UserError(f"data.{key} {split!r} must end in | and the number of images, such as '{pattern}|128116'")
         names, length = _expanded(pattern), int(number)
     if not names or len(names) > _MOST_SHARDS:
-        raise UserError(f"data.{key} {split!r} must name 1 to {_MOST_SHARDS} shards")
+        raise UserError(f"data.{key} {split!r} must name 1 to {_MOST_SHARDS:,} shards")
     for name in names:
         if not _SHARD_NAME.fullmatch(name) or ".." in name.split("/"):
             raise UserError(f"data.{key}: {name!r} is no plain name of a shard below data.root")

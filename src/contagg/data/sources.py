@@ -19,7 +19,7 @@ from contagg.data.named import cifar10, digits, fashion_mnist
 from contagg.data.shards import open_shards
 from contagg.data.streams import stream_hugging_face, stream_tensorflow
 from contagg.data.tables import difference, read_parquet
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ def open_data(config: DataConfig) -> ImageData:
     }
     data = named.get(config.name, _of_split_names)(config)
     if config.classes not in (None, len(data.class_names)):
-        raise UserError(f"data.classes is {config.classes}, but {config.name!r} has {len(data.class_names)} classes")
+        raise UserError(
+            f"data.classes is {config.classes}, but {config.name!r} has "
+            f"{plural(len(data.class_names), 'class', 'classes')}"
+        )
     if len(data.class_names) < 2:
         raise UserError(f"data: {config.name!r} has but one class, {data.class_names[0]!r}")
     if config.is_stream:
@@ -213,16 +216,16 @@ def _held_out(config: DataConfig, root: Path, places: Sequence[Path]) -> ImageDa
     if len(emptied):
         count = int((images.labels == emptied[0]).sum())
         raise UserError(
-            f"data: the class {class_names[emptied[0]]!r} in {root} has {count} images: too few to hold out "
+            f"data: the class {class_names[emptied[0]]!r} in {root} has {plural(count, 'image')}: too few to hold out "
             f"data.validation_fraction {config.validation_fraction:g} of them for validation"
         )
     logger.warning(
-        "%s has no %s: %d of its %d images, chosen in each class by a hash of their names, are for validation "
+        "%s has no %s: %d of its %s, chosen in each class by a hash of their names, are for validation "
         "(data.validation_fraction %g)",
         root,
         " or ".join(SPLIT_NAMES["validation"]),
         len(part),
-        len(images),
+        plural(len(images), "image"),
         config.validation_fraction,
     )
     return ImageData(train=images.subset(kept), validation=images.subset(part), class_names=class_names)

@@ -24,7 +24,7 @@ from contagg.data.fingerprint import Listing
 from contagg.data.hugging_face import builder_of
 from contagg.data.sampling import hashed
 from contagg.data.tables import opened
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Count:
         if (count := broken + torn + lost) > self.allowed_fraction * images:
             missing = f" ({lost} of them are not there)" if lost else ""
             raise UserError(
-                f"{count} of {images} images of the stream cannot be read{missing}, more than "
+                f"{count} of {plural(images, 'image')} of the stream cannot be read{missing}, more than "
                 f"data.max_corrupt_fraction {self.allowed_fraction} allows; the lines above name them"
             )
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from contagg.data.config import AugmentationConfig
 from contagg.data.sampling import seed_sample, uniform
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 Transform = Callable[[Image.Image], Tensor]
 Size = tuple[int, int, int]
@@ -192,7 +192,7 @@ def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
         return (sum(values) / len(values),)
     if len(values) == 1:
         return tuple(values) * channels
-    raise UserError(f"mean and std must have 1 or {channels} values, not {len(values)}")
+    raise UserError(f"mean and std must have 1 or {plural(channels, 'value')}, not {len(values)}")
 
 
 def _allow_black(steps: Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from contagg.data.coco.dataset import Target
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 DIVISOR = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,7 +80,9 @@ def check_images(images: Sequence[Tensor]) -> None:
 def check_targets(images: Sequence[Tensor], targets: Sequence[Target] | None, classes: int, masks: bool) -> None:
     """UserError, naming the image, unless each image has a target that fits it: see `dataset` for what that is."""
     if targets is None or len(targets) != len(images):
-        raise UserError(f"{len(images)} images, but {len(targets or [])} targets: training needs one for each")
+        raise UserError(
+            f"{plural(len(images), 'image')}, but {plural(len(targets or []), 'target')}: training needs one for each"
+        )
     for number, (image, target) in enumerate(zip(images, targets, strict=True)):
         try:
             _check_form(tuple(image.shape[1:]), target, masks)

@@ -25,7 +25,7 @@ from contagg.detection.saved import Saved, describe, load_detector
 from contagg.detection.task import Detection
 from contagg.detection.validate import collect
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import save_figure
 from contagg.files import write_output
 from contagg.training.curves import run_figure
@@ -62,7 +62,9 @@ def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoImages, CocoImag
     shared = sum(file in learnt for file in validation.files())
     if shared and is_first_process():
         count = len(validation.images)
-        print(f"warning: {shared} of {count} validation images are training images: scores say less of new ones")
+        print(
+            f"warning: {shared} of {plural(count, 'validation image')} are training images: scores say less of new ones"
+        )
     return splits
 
 
@@ -111,7 +113,7 @@ def check_objects(training: CocoAnnotations, queries: int) -> None:
         count = sum(not annotation["iscrowd"] for annotation in training.objects(index))
         if count > queries:
             raise UserError(
-                f"image {image.id} ({image.file_name}) of {training.path} has {count} objects, but "
+                f"image {image.id} ({image.file_name}) of {training.path} has {plural(count, 'object')}, but "
                 f"model.detr.queries is {queries}: raise it"
             )
 

@@ -12,7 +12,7 @@ from contagg.checkpoints.fitting import adapted, image_size_of, renamed, whole_n
 from contagg.checkpoints.reading import Checkpoint, read_checkpoint
 from contagg.detection.backbone import Features
 from contagg.device import require_finite
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.nn.released import StateDict
 
 _OF_CLASSES = ("cls_logits.", "cls_score.", "bbox_pred.", "mask_fcn_logits.", "class_head.")
@@ -49,20 +49,20 @@ def init_detector(
     for name in fresh:
         given.pop(name, None)
     note = f"; for other classes or of another shape, so these start anew: {_listed(sorted({*fresh}))}" * bool(fresh)
-    return (
-        _load(model, given, f"detector: {{}} of {len(wanted)} tensors loaded from {path}", which, checkpoint.path)
-        + note
-    )
+    line = f"detector: {{}} of {plural(len(wanted), 'tensor')} loaded from {path}"
+    return _load(model, given, line, which, checkpoint.path) + note
 
 
 def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, which: str) -> str:
     path, wanted = checkpoint.path, body.state_dict()
     given, _ = renamed(state, wanted)
     if not given.keys() & wanted.keys():
-        raise UserError(f"model.init_weights {path}: none of its {len(state)} tensors is one of the backbone's")
+        raise UserError(
+            f"model.init_weights {path}: none of its {plural(len(state), 'tensor')} is one of the backbone's"
+        )
     given, lines = adapted(body, given, f"model.init_weights {path}", image_size_of(checkpoint.metadata))
     _check_shapes(given, wanted, checkpoint)
-    said = _load(body, given, f"backbone: {{}} of {len(wanted)} tensors loaded from {path}", which, path)
+    said = _load(body, given, f"backbone: {{}} of {plural(len(wanted), 'tensor')} loaded from {path}", which, path)
     return "; ".join([said, *lines])
 
 
@@ -71,7 +71,7 @@ def _load(model: nn.Module, given: StateDict, said: str, which: str, path: Path)
     found = {name: given[name] for name in wanted if name in given}
     source = f"model.init_weights {path}"
     if whole := whole_numbers(found, wanted):
-        raise UserError(f"{source}: {len(whole)} tensors of whole numbers: {_listed(whole)}")
+        raise UserError(f"{source}: {plural(len(whole), 'tensor')} of whole numbers: {_listed(whole)}")
     require_finite(found, source)
     with torch.no_grad():
         model.load_state_dict(found, strict=False)

@@ -21,7 +21,7 @@ from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, Result, in_file_pixels, kinds_of, results
 from contagg.detection.saved import Saved, load_detector
 from contagg.device import choose_device
-from contagg.errors import UserError, printable, shortened
+from contagg.errors import UserError, plural, printable, shortened
 from contagg.figures import percent
 from contagg.files import write_output
 
@@ -74,7 +74,7 @@ def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator
         read += 1
         yield path, image, found
     if not read:
-        raise UserError(f"none of the {len(paths)} images can be read")
+        raise UserError(f"none of {plural(len(paths), 'image')} can be read")
 
 
 def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
@@ -95,7 +95,7 @@ def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[P
     categories = [{"id": category.id, "name": category.name} for category in saved.categories]
     write_output(folder / "images.json", json.dumps({"images": listed, "categories": categories}).encode())
     files = ", ".join(str(folder / f"{kind}_results.json") for kind in entries)
-    print(f"{len(entries['box'])} detections in COCO's form: {files}; their images: {folder / 'images.json'}")
+    print(f"{plural(len(entries['box']), 'detection')} in COCO's form: {files}; their images: {folder / 'images.json'}")
 
 
 def _print_csv(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:

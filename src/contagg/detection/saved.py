@@ -13,7 +13,7 @@ from contagg.data.coco.config import CocoDataConfig, ResizingConfig
 from contagg.detection.config import DetectorConfig
 from contagg.detection.detectors import Detector, build_detector
 from contagg.detection.detr.config import SetConfig
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 TASK = "detection"
 
@@ -69,6 +69,6 @@ def check_categories(trained: Sequence[Category], given: Sequence[Category], pat
     """UserError unless the data's categories, ids and names, are those that the detector was trained for."""
     if found := differing(trained, ("the file", "the data"), given):
         raise UserError(
-            f"{path} finds {len(trained)} categories and the data declare {len(given)}: {found}; "
-            "take the data that it was trained on, or train anew"
+            f"{path} finds {plural(len(trained), 'category', 'categories')} and the data declare {len(given)}: "
+            f"{found}; take the data that it was trained on, or train anew"
         )

@@ -14,7 +14,7 @@ from contagg.data.coco.loaders import evaluation_loader
 from contagg.detection.evaluation import NAMES, Collected, add_batch, category_names, kinds_of, score
 from contagg.detection.saved import Saved, check_categories, load_detector
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.files import write_output
 from contagg.yaml_file import read_section
 
@@ -58,7 +58,10 @@ def validate(options: argparse.Namespace) -> None:
     kinds = kinds_of(saved.model)
     scores = score(annotations, collected, kinds)
     skipped = f"; {len(collected.unreadable)} more could not be read" if collected.unreadable else ""
-    print(f"{path} on {len(annotations.images) - len(collected.unreadable)} images of {annotations.path}{skipped}")
+    print(
+        f"{path} on {plural(len(annotations.images) - len(collected.unreadable), 'image')} of "
+        f"{annotations.path}{skipped}"
+    )
     rows = [*NAMES, *(f"ap/{name}" for name in category_names(annotations))]
     width = max(map(len, rows))
     for name in rows:

@@ -14,7 +14,7 @@ from torch import nn
 from contagg.checkpoints.locate import weights_file
 from contagg.checkpoints.models import open_epochs
 from contagg.data.decode import open_image
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.explorer.building import Explored
 from contagg.explorer.exploring import explore_one, page_of
 from contagg.explorer.page import Page
@@ -53,7 +53,7 @@ def write(page: Page, arguments: argparse.Namespace) -> None:
         hidden = f", {len(model.recording.unshown)} cannot be shown" if model.recording.unshown else ""
         shared = [field.agreement for field in model.fields]
         agreed = f"; composed and true fields have {100 * sum(shared) / len(shared):.0f} % in common" if shared else ""
-        print(f"{model.name}: {len(model.recording.layers)} layers{hidden}{agreed}")
+        print(f"{model.name}: {plural(len(model.recording.layers), 'layer')}{hidden}{agreed}")
         if model.untrained:
             print(f"note: {model.name} has random weights; give a run, or --weights FILE")
     if arguments.json:

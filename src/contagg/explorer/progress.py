@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, plural, printable
 from contagg.explorer.packing import bytes_of
 from contagg.inspect.forms import RecordedLayer
 from contagg.output import duration
@@ -54,4 +54,6 @@ class Seeing:
                 f"and keys, more than the {MOST_BYTES / 1e6:.0f} MB that a browser takes; give a smaller --size, or "
                 "fewer layers by --layers"
             )
-        self.progress(f"{self.name}: {100 * done:.0f} % of the network has run, {len(layers)} layers recorded", done)
+        self.progress(
+            f"{self.name}: {100 * done:.0f} % of the network has run, {plural(len(layers), 'layer')} recorded", done
+        )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from contagg.affinity import Affinity, Grid
+from contagg.errors import plural
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.forms import Term as RecordedTerm
 from contagg.inspect.stages import labels, stage_and_block
@@ -76,7 +77,7 @@ def written_down(layer: Layer, tokens: Tensor, grid: Grid) -> tuple[RecordedLaye
         form = term.affinity.form(tokens, grid)
         if form is None:
             kind, count = type(term.affinity).__name__, tokens.shape[1]
-            return None, f"A of {kind} has no smaller form, and of {count} tokens it is too large"
+            return None, f"A of {kind} has no smaller form, and of {plural(count, 'token')} it is too large"
         terms.append(RecordedTerm(name=term.name, weight=term.weight, form=form))
     if not terms:
         return None, NO_AFFINITY

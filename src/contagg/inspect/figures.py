@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import new_figure, save_figure
 from contagg.inspect.forms import RecordedLayer
 from contagg.inspect.gathering import Gathering, Head, gather
@@ -65,7 +65,9 @@ def affinity_figure(images: Sequence[tuple[View, Sequence[Gathering]]], *, untra
     gatherings = [gathering for _, chosen in images for gathering in chosen]
     count = sum(len(_shown(gathering)) for gathering in gatherings)
     if count > MOST_MAPS:
-        raise UserError(f"a figure of {count} maps is too long; choose stages, blocks and heads for {MOST_MAPS}")
+        raise UserError(
+            f"a figure of {plural(count, 'map')} is too long; choose stages, blocks and heads for {MOST_MAPS}"
+        )
     rows = _rows(images)
     columns = 1 + max(_width(row) for row in rows)
     shape = min(max(view.size[0] / view.size[1] for view, _ in images), 2.0)
@@ -143,7 +145,7 @@ def _details(gathering: Gathering, name: str) -> str:
     """Grid and heads of the first map, then only the weight or the sum that a map stands for."""
     shown, layer, count = gathering.maps[name], gathering.layer, gathering.heads
     terms = [term for term in gathering.maps if term != "mixed"]
-    heads = f"head {gathering.head} of {count}" if gathering.head != "mean" else f"mean of {count} heads"
+    heads = f"head {gathering.head} of {count}" if gathering.head != "mean" else f"mean of {plural(count, 'head')}"
     if count == 1:
         heads = "one head"
     if shown.sizes:

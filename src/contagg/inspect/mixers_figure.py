@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
+from contagg.errors import plural
 from contagg.figures import GREEN, GREY, ORANGE, SKY, VERMILION, bare, new_figure
 from contagg.inspect.mixers import BANDS, GROUPS, Mixer
 from contagg.inspect.overlay import MARKER, colours, draw_image, draw_overlay
@@ -141,7 +142,7 @@ def _header(
     axes = _axes(figure, left, 0.15, right, _TALL)
     axes.set(xlim=(0, right), ylim=(_TALL, 0))
     axes.text(0, 0.0, "Token mixers: Y = A V", fontsize=17, va="top")
-    learnt = f"A was learnt in {steps} steps, to take noise from parts of the photograph."
+    learnt = f"A was learnt in {plural(steps, 'step')}, to take noise from parts of the photograph."
     told = learnt if steps else "Untrained: A is that of random weights."
     axes.text(0, 0.4, told, fontsize=9.5, va="top", color=DARK if steps else VERMILION)
     lines = (

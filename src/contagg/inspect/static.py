@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from contagg.affinity import Affinity, Grid
 from contagg.affinity.base import tokens_on
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import SIGNED, UNSIGNED, bare, new_figure, save_figure
 from contagg.inspect.aggregations import Layer, Term, aggregations
 from contagg.inspect.overlay import MARKER, minus_signs
@@ -86,7 +86,7 @@ def static_rows(model: nn.Module, at: Position = CENTRE, chosen: Sequence[int] |
         if (terms := [term for term in layer.terms() if not term.affinity.dynamic])
     }
     if not numbered:
-        raise UserError(f"{type(model).__name__} has no static affinity in any of its {len(found)} layers")
+        raise UserError(f"{type(model).__name__} has no static affinity in any of its {plural(len(found), 'layer')}")
     for number in chosen or ():
         if number not in numbered:
             problem = "has no static affinity" if 1 <= number <= len(found) else "does not exist"

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resiz
 
 from contagg.affinity import Grid
 from contagg.data.transforms import per_channel, to_mode
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.inspect.forms import RecordedLayer, Recording
 from contagg.nn.aggregation import affinities, serves_any_size
 
@@ -46,7 +46,7 @@ class View:
     def place(self, at: Position) -> tuple[float, float]:
         """The centre of the pixel at `at`, in pixels of the tensor. UserError for one outside the image."""
         width, height = self.image.size
-        row, column = pixel(at, (height, width), f"the image of {height} rows and {width} columns")
+        row, column = pixel(at, (height, width), f"the image of {plural(height, 'row')} and {plural(width, 'column')}")
         return (row + 0.5) * self.size[0] / height, (column + 0.5) * self.size[1] / width
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from contagg.device import choose_device
-from contagg.errors import UserError, named, printable
+from contagg.errors import UserError, named, plural, printable
 from contagg.lab.arms import Arms
 from contagg.lab.costs import estimate, measure, measured
 from contagg.lab.findings import Curve, Findings, no_metric, sizes_told
 from contagg.lab.making import Opener, Run, metric_names
 from contagg.lab.matching import match
 from contagg.lab.own_code import own_code
-from contagg.lab.report import plural, score, text, write
+from contagg.lab.report import score, text, write
 from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
 from contagg.lab.sizes import Size, network, size

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from contagg.benchmark.bench import csv_of, describe
+from contagg.errors import plural
 from contagg.figures import save_figure
 from contagg.files import write_output
 from contagg.lab.findings import LIKELY, NOISE, REAL, Curve, Findings, Line, is_share
@@ -52,15 +53,6 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     save_figure(score_against_time(findings), paths[2])
     save_figure(by_epoch(findings), paths[3])
     return paths
-
-
-def plural(number: int, what: str) -> str:
-    """How many of what.
-
-    >>> plural(1, "run"), plural(2, "run")
-    ('1 run', '2 runs')
-    """
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _or_null(value: float | int | str) -> float | int | str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from contagg.config import defaults, flatten
 from contagg.data.fingerprint import Fingerprint
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.files import write_atomically
 from contagg.lab.arms import Arm, identity
 from contagg.lab.checking import FORMAT, checked_content
@@ -186,12 +186,13 @@ def _data_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found = []
     if before.get("class_names") != now["class_names"]:
         found.append(
-            f"{len(before.get('class_names', ()))} classes there, {len(now['class_names'])} here, or named otherwise"
+            f"{plural(len(before.get('class_names', ())), 'class', 'classes')} there, "
+            f"{len(now['class_names'])} here, or named otherwise"
         )
     for name, split in now["splits"].items():
         old = before.get("splits", {}).get(name, {})
         if sum(old.get("counts", ())) != sum(split["counts"]):
-            found.append(f"{sum(old.get('counts', ()))} {name} images there and {sum(split['counts'])} here")
+            found.append(f"{plural(sum(old.get('counts', ())), f'{name} image')} there and {sum(split['counts'])} here")
         elif parts := [part for part in ("names", "labels", "contents") if old.get(part) != split[part]]:
             found.append(f"other {' and '.join(parts)} of {name} images")
     return "; ".join(found) or "they were not told apart further"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from contagg.affinity.base import Grid, as_map, clear_padding
 from contagg.affinity.mixture import GateWord
 from contagg.affinity.registry import Factory, Site
-from contagg.errors import UserError, nearest
+from contagg.errors import UserError, nearest, plural
 from contagg.nn.aggregation import affinities, build_aggregation
 from contagg.nn.block import Block
 from contagg.nn.embedding import AbsolutePosition, OverlappingEmbedding, PatchEmbedding
@@ -122,7 +122,7 @@ def a_block_each(where: str, given: Word | Sequence[Word], depth: int) -> tuple[
     """A word or a factory for each of the `depth` blocks of `where`. UserError for anything else."""
     words: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given,) * depth
     if len(words) != depth:
-        raise UserError(f"affinity: {where} has {depth} blocks and {len(words)} words, {words!r}")
+        raise UserError(f"affinity: {where} has {plural(depth, 'block')} and {plural(len(words), 'word')}, {words!r}")
     for word in words:
         if not isinstance(word, str) and not callable(word):
             raise UserError(f"affinity {word!r} of {where} must be one word, or one a block, or make an Affinity")

@@ -22,7 +22,7 @@ from contagg.arguments import load
 from contagg.checkpoints.weights import save_weights
 from contagg.data.sampling import seed_step
 from contagg.device import choose_device
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.placement.closing import Closing, blocks_of, closing
 from contagg.placement.config import Budget
 from contagg.placement.greedy import greedy
@@ -75,7 +75,7 @@ def after(recipe: Any) -> None:
         scores=rises,
         evidence=evidence,
     )
-    print(f"\nloss of {trial.images} training images: {before:.4f} before, {now:.4f} now", flush=True)
+    print(f"\nloss of {plural(trial.images, 'training image')}: {before:.4f} before, {now:.4f} now", flush=True)
     hand_over(finding, folder, recipe, opened, network, image_size(job), weights)
 
 

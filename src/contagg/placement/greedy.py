@@ -6,6 +6,7 @@ from math import inf
 
 import torch
 
+from contagg.errors import plural
 from contagg.output import duration
 
 Losses = Callable[[Collection[int]], list[float]]
@@ -50,7 +51,10 @@ class _Choice:
 
     def measure_all(self) -> None:
         count, about = len(self.costs), duration(self.seconds * len(self.costs))
-        print(f"placement: the loss is measured with each of {count} places closed, in about {about}", flush=True)
+        print(
+            f"placement: the loss is measured with each of {plural(count, 'place')} closed, in about {about}",
+            flush=True,
+        )
         for number in range(count):
             self._measure(number)
 

@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from contagg.errors import plural
 from contagg.figures import BLUE, GREY, UNSIGNED, VERMILION, new_figure, plain_axes
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def gates_figure(finding: "Finding") -> Figure:
     steps, cost, chances = rows[:, 0], rows[:, 1], rows[:, 3:].T
     count = len(finding.places)
     kept, verb = len(finding.chosen), "keeps its" if len(finding.chosen) == 1 else "keep their"
-    figure = new_figure(8, 2.9 + 0.26 * count, f"{kept} of {count} blocks {verb} dynamic affinity")
+    figure = new_figure(8, 2.9 + 0.26 * count, f"{kept} of {plural(count, 'block')} {verb} dynamic affinity")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.26 * count + 0.4, 1.5])
     edges = np.append(steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
     mesh = above.pcolormesh(edges, np.arange(count + 1) - 0.5, chances, cmap=UNSIGNED, vmin=0, vmax=1)

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.placement.config import Budget, PlacementConfig
 from contagg.placement.gates import Gates, hard_concrete
 from contagg.placement.knapsack import best_set
@@ -44,7 +44,7 @@ class Phases:
         phases = cls(round(config.warmup * steps), round(config.freeze * steps))
         if not phases.learn < phases.freeze < steps:
             raise UserError(
-                f"placement: of {steps} steps none lies between placement.warmup {config.warmup:g} and "
+                f"placement: of {plural(steps, 'step')} none lies between placement.warmup {config.warmup:g} and "
                 f"placement.freeze {config.freeze:g}, or after it: raise optimization.epochs"
             )
         return phases

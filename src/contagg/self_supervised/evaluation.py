@@ -20,7 +20,7 @@ from contagg.data.decode import UnreadableSampleError
 from contagg.data.loaders import ImageLoader, evaluation_loader
 from contagg.data.sources import ImageData, open_data
 from contagg.device import choose_device, require_finite
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import percent
 from contagg.files import write_output
 from contagg.models import create
@@ -61,7 +61,7 @@ def knn(options: argparse.Namespace) -> None:
         bank, queries = (features(network, *pair, device) for pair in zip(loaders, cache, strict=True))
         found[name] = accuracies(queries, bank, options.k, options.temperature, device)
         print(f"{name}: " + ", ".join(f"{k}-NN {percent(share, 2)}" for k, share in found[name].items()), flush=True)
-    print(f"of {len(data.validation)} images among {len(data.train)}", flush=True)
+    print(f"of {plural(len(data.validation), 'image')} among {len(data.train)}", flush=True)
     if options.output:
         result = {"data": config.name, "bank": len(data.train), "queries": len(data.validation), "accuracy": found}
         write_output(Path(options.output), json.dumps(result, indent=2).encode())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from contagg.data.sampling import IGNORE_INDEX
 from contagg.device import processes, require_finite
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 QUERIES, BANK = 1024, 32768
 """Similarities computed at once: 128 MiB in float32."""
@@ -61,7 +61,7 @@ class Features:
 def check_neighbours(neighbours: Sequence[int], images: int) -> None:
     """UserError if there are more neighbours asked for than images in the bank."""
     if max(neighbours) > images:
-        raise UserError(f"{max(neighbours)} nearest neighbours are more than the {images} training images")
+        raise UserError(f"{max(neighbours)} nearest neighbours are more than the {plural(images, 'training image')}")
 
 
 def accuracies(

@@ -12,6 +12,7 @@ from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import as_map, as_tokens
 from contagg.affinity.mixture import Mixture
 from contagg.affinity.registry import Factory, Site
+from contagg.errors import plural
 from contagg.export.formats import open_onnx, to_onnx
 from contagg.export.program import graph_of
 from contagg.inspect.figures import affinity_figure
@@ -155,7 +156,7 @@ def export(case: Case) -> None:
     program = exported.module()
     for batch, grid in ((3, GRID), (1, (4, 9) if module.any_grid else GRID)):
         maps = torch.randn(batch, case.channels, *grid)
-        same(program(maps), module(maps), f"exported and not, {batch} images on {grid}", 1e-4)
+        same(program(maps), module(maps), f"exported and not, {plural(batch, 'image')} on {grid}", 1e-4)
 
 
 def onnx(case: Case) -> None:
@@ -168,4 +169,4 @@ def onnx(case: Case) -> None:
         answer = open_onnx(to_onnx(exported, {}))
         for batch, grid in ((2, GRID), (3, (4, 9) if module.any_grid else GRID)):
             maps = torch.randn(batch, case.channels, *grid)
-            same(answer(maps), module(maps), f"ONNX and not, {batch} images on {grid}", 1e-4)
+            same(answer(maps), module(maps), f"ONNX and not, {plural(batch, 'image')} on {grid}", 1e-4)

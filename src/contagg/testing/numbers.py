@@ -17,7 +17,7 @@ from contagg.affinity.base import Affinity
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.registry import Site
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.testing.case import GRID, OTHER_GRIDS, Case, Skipped, by_matrix, cut, moved, padded, same
 
 
@@ -196,7 +196,7 @@ def fold(case: Case) -> None:
             same(
                 folded(values, tokens, GRID),
                 channel * plain,
-                f"forward of fold of {count} gates, and the gates times it",
+                f"forward of fold of {plural(count, 'gate')}, and the gates times it",
             )
             same(folded(values, tokens, GRID), by_matrix(folded, values, tokens, GRID), "a folded one and its matrix")
 

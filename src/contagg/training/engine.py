@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from contagg.data.fingerprint import Fingerprint
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.training.averaging import MovingAverage
 from contagg.training.checkpoint import AtomicCheckpointIO, newest_sound_checkpoint, step_of
 from contagg.training.config import OptimizationConfig, RunConfig
@@ -119,7 +119,8 @@ def check_machine(run: RunConfig) -> None:
     started = os.environ.get("WORLD_SIZE")
     if started is not None and int(started) != run.world_size:
         raise UserError(
-            f"{started} processes were started, but run.devices x run.nodes is {run.world_size}: make them agree"
+            f"{plural(started, 'process was', 'processes were')} started, but run.devices x run.nodes is "
+            f"{run.world_size}: make them agree"
         )
 
 

@@ -9,6 +9,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim import Optimizer
 
+from contagg.errors import plural
 from contagg.training.config import OptimizationConfig
 from contagg.training.schedules import window
 
@@ -45,7 +46,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig, scaled: Scaled
 def describe_groups(optimizer: Optimizer) -> str:
     """One line: how many tensors and numbers have which weight decay, and which rate where it is another."""
     parts = [
-        f"{len(group['params'])} tensors ({sum(p.numel() for p in group['params']):,} numbers) "
+        f"{plural(len(group['params']), 'tensor')} ({plural(sum(p.numel() for p in group['params']), 'number')}) "
         f"with weight decay {group['weight_decay']:g}"
         + ("" if group.get("lr_scale", 1) == 1 else f" and {group['lr_scale']:g} of the rate")
         for group in optimizer.param_groups

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from contagg.errors import plural
 from contagg.output import duration
 from contagg.training.metrics import EpochMetrics
 from contagg.training.optimizer import describe_groups
@@ -29,7 +30,9 @@ class Progress(TQDMProgressBar):
         """Say what is about to be done, and take the time."""
         super().on_train_start()
         if trainer.is_global_zero:
-            epochs = f"{trainer.max_epochs} epochs of {trainer.num_training_batches} batches"
+            epochs = (
+                f"{plural(trainer.max_epochs, 'epoch')} of {plural(trainer.num_training_batches, 'batch', 'batches')}"
+            )
             print(f"{epochs}; {describe_groups(trainer.optimizers[0])}", flush=True)
         self._began = (time.monotonic(), self.metrics.fraction_done(trainer))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.training.config import OptimizationConfig
 
 
@@ -104,7 +104,8 @@ class SetSchedules(Callback):
         self.schedules = schedules = schedules_of(self.config, trainer)
         if schedules.warmup_steps >= schedules.steps:
             raise UserError(
-                f"optimization.warmup_steps {schedules.warmup_steps} must be below the {schedules.steps} steps of the "
+                f"optimization.warmup_steps {schedules.warmup_steps} must be below the "
+                f"{plural(schedules.steps, 'step')} of the "
                 "run"
             )
 

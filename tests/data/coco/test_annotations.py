@@ -56,7 +56,7 @@ def test_boxes_without_a_part_in_the_image_are_counted(
 ) -> None:
     content["annotations"][0] |= {"bbox": box, "segmentation": []}
     found = read(content, tmp_path)
-    assert found.thin == 1 and "1 boxes without width or height in their images: nothing learns" in caplog.text
+    assert found.thin == 1 and "1 box without width or height: nothing learns" in caplog.text
     assert [entry["id"] for entry in found.objects(1)] == [3, 5]
 
 

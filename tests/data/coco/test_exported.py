@@ -112,7 +112,7 @@ def test_a_folder_a_split_and_a_category_above_the_others(tmp_path: Path, capsys
     assert set(found) == {"train", "val", "test"}
     assert all(one["categories"] == [{"id": 1, "name": "cat"}] for one in found.values())
     assert [image["file_name"] for image in found["val"]["images"]] == ["a.png"]
-    assert "1 categories that only name a group of others were left out" in capsys.readouterr().out
+    assert "1 category that only names a group of others: left out" in capsys.readouterr().out
 
 
 RLE = to_rle(MASK)
@@ -143,7 +143,7 @@ def test_crowds_stay_and_objects_without_extent_go(root: Path, capsys: pytest.Ca
     (root.parent / "out").rename(root.parent / "first")
     change(root, bbox=[3, 2, 0, 3])
     assert len(converted(root)["train"]["annotations"]) == 1
-    assert "note: 1 objects without width or height were left out" in capsys.readouterr().out
+    assert "note: 1 object without width or height left out" in capsys.readouterr().out
 
 
 FAULTS: dict[str, dict[str, Any]] = {

@@ -80,13 +80,13 @@ def test_the_other_way_of_counting_is_asked_for(voc: Path, capsys: pytest.Captur
 def test_a_box_from_zero_is_told(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add(voc, "p0", marked((0, 1, 5, 5), name="crow"))
     assert [0, 0, 5, 5] in [a["bbox"] for c in converted(voc).values() for a in c["annotations"]]
-    assert "note: 1 boxes begin at pixel 0, and VOC's first is 1: they were clipped" in capsys.readouterr().out
+    assert "note: 1 box begins at pixel 0, and VOC's first is 1: clipped" in capsys.readouterr().out
 
 
 def test_difficult_objects_are_crowds(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add(voc, "p0", marked((1, 1, 5, 5), name="crow", difficult=1))
     assert sum(a["iscrowd"] for c in converted(voc).values() for a in c["annotations"]) == 1
-    assert "1 difficult objects became crowds" in capsys.readouterr().out
+    assert "1 difficult object became crowds" in capsys.readouterr().out
 
 
 def test_splits_are_those_of_image_sets_or_of_a_hash(voc: Path, tmp_path: Path) -> None:

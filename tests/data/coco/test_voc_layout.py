@@ -101,7 +101,7 @@ def test_images_and_xmls_that_are_left_out_are_told(tmp_path: Path, capsys: pyte
     assert converted(root) == {"train": ["a.png"], "val": ["b.png"]}
     said = capsys.readouterr().out
     assert "note: 1 XMLs stand in none of train.txt, val.txt: left out" in said
-    assert "note: 1 images have no XML and were left out, such as JPEGImages/d.png" in said
+    assert "note: 1 image has no XML, left out: such as JPEGImages/d.png" in said
 
 
 def test_without_validation_some_of_training_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,8 @@ def test_boxes_and_polygons(yolo: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found["val"]["annotations"][0]["bbox"] == [0, 0, 10, 5]
     assert [image["file_name"] for image in found["train"]["images"]] == ["a.png", "b.png"]
     printed = capsys.readouterr().out
-    assert "1 images have no text in labels/" in printed
-    assert "1 objects are polygons and 2 boxes: Mask R-CNN needs polygons" in printed
+    assert "1 image has no text in labels/" in printed
+    assert "1 object is a polygon and 2 boxes: Mask R-CNN needs polygons" in printed
 
 
 def test_a_polygons_mask_is_that_of_its_pixels(yolo: Path) -> None:
@@ -115,7 +115,7 @@ def test_without_validation_some_are_held_out(yolo: Path) -> None:
 def test_a_line_that_stands_twice_is_taken_once(yolo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (yolo / "labels/val/c.txt").write_text("0 0.25 0.25 0.5 0.5\n0 0.25  0.25 0.5 0.5\n")
     assert len(converted(yolo)["val"]["annotations"]) == 1
-    assert "1 lines stand twice" in capsys.readouterr().out
+    assert "1 line stands twice" in capsys.readouterr().out
 
 
 FAULTS = {
@@ -157,7 +157,7 @@ YAMLS = {
     "train: images/train": "'names' must be a list of the classes, not None",
     "train: images/train\nnames: {0: a, 2: b}": "numbered from 0, and 1 is missing",
     "train: images/train\nnames: [a, a]": "the name 'a' stands twice",
-    "train: images/train\nnames: [a]\nnc: 3": "nc is 3, but there are 1 names",
+    "train: images/train\nnames: [a]\nnc: 3": "nc is 3, but it has 1 name",
     "train: images/train\nnames: !!python/object:os.system [a]": "the tag",
     "- a": "must hold keys and values",
     "train: [": "not readable YAML",

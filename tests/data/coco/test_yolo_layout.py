@@ -138,7 +138,7 @@ def test_points_of_a_skeleton_are_no_corners(tmp_path: Path, capsys: pytest.Capt
     add(root, "images/train/a.png", "images/val/b.png", text=f"{LINE.strip()} 0.1 0.1 0.9 0.9\n")
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nkpt_shape: [2, 2]\nnames: [cat, dog]")
     assert names_of(converted(root, tmp_path / "out"))
-    assert "2 objects have points of a skeleton: their boxes alone were taken" in capsys.readouterr().out
+    assert "2 objects have points of a skeleton: the boxes alone were taken" in capsys.readouterr().out
     (tmp_path / "out").rename(tmp_path / "first")
     (root / "data.yaml").write_text("train: images/train\nkpt_shape: many\nnames: [cat, dog]")
     assert "has the kpt_shape 'many': two numbers are expected" in failure(root, capsys)
@@ -173,4 +173,4 @@ def test_an_image_that_a_list_names_twice_is_taken_once(tmp_path: Path, capsys: 
     (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [cat, dog]")
     (root / "train.txt").write_text("images/train/a.png\n./images/train/a.png\n")
     assert names_of(converted(root, tmp_path / "out"))["train"] == ["images/train/a.png"]
-    assert "1 images stand more than once in the list of train" in capsys.readouterr().out
+    assert "1 image stands more than once in the list of train" in capsys.readouterr().out

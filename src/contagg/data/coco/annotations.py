@@ -29,7 +29,7 @@ from contagg.data.coco.entries import (
 from contagg.data.coco.faults import Faults
 from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.data.fingerprint import Listing
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.files import is_file, is_folder
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
                 thin += is_thin
     faults.settle()
     if thin:
-        logger.warning("%s: %d boxes without width or height in their images: nothing learns from them", path, thin)
+        logger.warning("%s: %s without width or height: nothing learns there", path, plural(thin, "box", "boxes"))
     return CocoAnnotations(path, folder, categories, tuple(images), np.array(sizes), thin, _Stored(objects.values()))
 
 

@@ -9,7 +9,7 @@ from contagg.data.coco.faults import Faults
 from contagg.data.coco.labelled import Reading, require_new, write
 from contagg.data.coco.voc import VocReader
 from contagg.data.coco.yolo import YoloReader
-from contagg.errors import UserError, printable
+from contagg.errors import UserError, plural, printable
 
 SHOWN = 10
 """Classes whose objects are counted on the terminal."""
@@ -49,8 +49,8 @@ def _write(reading: Reading, output: Path) -> None:
         counts = Counter({name: 0 for name in reading.classes})
         counts.update(found.name for image in images for found in image.objects)
         listed = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
-        more = f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else ""
-        print(printable(f"{split}: {len(images):,} images, {counts.total():,} objects: {listed}{more}"))
+        more = f" and {plural(len(counts) - SHOWN, 'more class', 'more classes')}" if len(counts) > SHOWN else ""
+        print(printable(f"{split}: {plural(len(images), 'image')}, {plural(counts.total(), 'object')}: {listed}{more}"))
     for note in reading.notes:
         print(f"note: {note}")
     how = "linked: they take no space, and are the same files" if linked else "copied"

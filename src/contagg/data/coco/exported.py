@@ -23,7 +23,7 @@ from contagg.data.coco.labelled import SPLITS, Labelled, Object, Reading, clippe
 from contagg.data.coco.masks import LARGEST, check, extent
 from contagg.data.decode import UnreadableSampleError, read_size
 from contagg.data.folders import walk
-from contagg.errors import UserError, class_name
+from contagg.errors import UserError, class_name, plural
 from contagg.output import counted
 
 
@@ -122,12 +122,14 @@ class CocoReader:
 
     def _notes(self) -> Iterator[str]:
         if self._seen["thin"]:
-            yield f"{self._seen['thin']:,} objects without width or height were left out"
+            yield f"{plural(self._seen['thin'], 'object')} without width or height left out"
         if self._seen["above"]:
-            yield f"{self._seen['above']:,} categories that only name a group of others were left out"
+            groups = plural(self._seen["above"], "category that only names", "categories that only name")
+            yield f"{groups} a group of others: left out"
         if self._seen["boxes"] and self._seen["outlines"]:
             yield (
-                f"{self._seen['outlines']:,} objects have outlines and {self._seen['boxes']:,} boxes alone: Mask R-CNN "
+                f"{plural(self._seen['outlines'], 'object has an outline', 'objects have outlines')} and "
+                f"{self._seen['boxes']:,} a box alone: Mask R-CNN "
                 "needs outlines of all"
             )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 try:
     from faster_coco_eval.core import mask as coco_mask
@@ -93,7 +93,7 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
             isinstance(value, int | float) and -LARGEST < value < LARGEST for value in polygon
         )
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            shown = f"{len(polygon)} values" if isinstance(polygon, list) else repr(polygon)
+            shown = plural(len(polygon), "value") if isinstance(polygon, list) else repr(polygon)
             raise UserError(f"a polygon must be finite numbers x, y, x, y, .. of three points or more, not {shown}")
         # Some beyond the image is cut off. All beyond it would leave nothing; far beyond it, drawing would find no end.
         for axis, length, values in (("x", size[1], polygon[::2]), ("y", size[0], polygon[1::2])):

@@ -16,7 +16,7 @@ from contagg.data.coco.masks import LARGEST
 from contagg.data.coco.voc_layout import Layout, Mark, read_layout
 from contagg.data.decode import UnreadableSampleError, read_regular, read_size
 from contagg.data.folders import is_image
-from contagg.errors import UserError, class_name, nearest
+from contagg.errors import UserError, class_name, nearest, plural
 from contagg.output import counted
 
 MOST_ELEMENTS = 500_000
@@ -167,13 +167,16 @@ class VocReader:
     def _notes(self) -> Iterator[str]:
         if self._seen["at zero"] and not self.from_zero:
             yield (
-                f"{self._seen['at zero']:,} boxes begin at pixel 0, and VOC's first is 1: they were clipped; if your "
-                "tool counts from 0, say --from-zero"
+                f"{plural(self._seen['at zero'], 'box begins', 'boxes begin')} at pixel 0, and VOC's first is 1: "
+                "clipped; if your tool counts from 0, say --from-zero"
             )
         if self._seen["difficult"]:
-            yield f"{self._seen['difficult']:,} difficult objects became crowds: neither learnt nor counted as missed"
+            yield (
+                f"{plural(self._seen['difficult'], 'difficult object')} became crowds: neither learnt nor "
+                "counted as missed"
+            )
         if self._seen["polygons"]:
-            yield f"{self._seen['polygons']:,} polygons were left out: of VOC boxes are read"
+            yield f"{plural(self._seen['polygons'], 'polygon was', 'polygons were')} left out: of VOC boxes are read"
 
 
 def _stems(folder: Path) -> dict[str, list[str]]:
@@ -191,7 +194,10 @@ def _unmarked(root: Path, layout: Layout, found: Mapping[str, Sequence[Labelled]
     left = every - {image.file for images in found.values() for image in images}
     if left := {path for path in left if path.stem not in marked}:
         first = min(left).relative_to(root)
-        yield f"{len(left):,} images have no XML and were left out, such as {first}; one without objects needs one too"
+        yield (
+            f"{plural(len(left), 'image has', 'images have')} no XML, left out: such as {first}; one "
+            "without objects needs one too"
+        )
 
 
 def _image_of(path: Path, document: Element, folder: Path, stems: dict[str, list[str]]) -> Path:

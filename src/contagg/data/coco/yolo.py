@@ -25,7 +25,7 @@ from contagg.data.coco.labelled import (
 )
 from contagg.data.coco.yolo_layout import read_layout
 from contagg.data.decode import UnreadableSampleError, read_size
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.output import counted
 
 _NUMBER = re.compile(r"[-+]?(\d{1,12}\.?\d{0,30}|\.\d{1,30})([eE][-+]?\d{1,2})?")
@@ -66,7 +66,9 @@ class YoloReader:
                 found[split].append(self._image(file, name, classes))
         self.faults.settle()
         if not any(image.objects for image in found["train"]):
-            raise UserError(f"{self.root}: none of {len(found['train'])} training images has a label beside labels/")
+            raise UserError(
+                f"{self.root}: none of {plural(len(found['train']), 'training image')} has a label beside labels/"
+            )
         return Reading(classes, with_validation(found, one_in), [*layout.notes, *self._notes()])
 
     def _image(self, file: Path, name: str, classes: Sequence[str]) -> Labelled:
@@ -102,7 +104,7 @@ class YoloReader:
             return Object(name, clipped(_corners(values, size), size, self.clip_boxes))
         if len(values) < 6 or len(values) % 2:
             raise UserError(
-                f": {len(words)} values; a box has 5, a polygon of n corners 1 + 2 n, and 3 or more corners"
+                f": {plural(len(words), 'value')}; a box has 5, a polygon of n corners 1 + 2 n, and 3 or more corners"
             )
         xs, ys = [x * size[1] for x in values[::2]], [y * size[0] for y in values[1::2]]
         box = clipped((min(xs), min(ys), max(xs), max(ys)), size, self.clip_boxes)
@@ -113,14 +115,21 @@ class YoloReader:
 
     def _notes(self) -> Iterator[str]:
         if self._seen["without"]:
-            yield f"{self._seen['without']:,} images have no text in labels/: they are taken for images without objects"
+            yield (
+                f"{plural(self._seen['without'], 'image has', 'images have')} no text in labels/: taken "
+                "for images without objects"
+            )
         if self._seen["twice"]:
-            yield f"{self._seen['twice']:,} lines stand twice in their texts: each was taken once"
+            yield f"{plural(self._seen['twice'], 'line stands', 'lines stand')} twice in a text: taken once"
         if self._seen["skeletons"]:
-            yield f"{self._seen['skeletons']:,} objects have points of a skeleton: their boxes alone were taken"
+            yield (
+                f"{plural(self._seen['skeletons'], 'object has', 'objects have')} points of a skeleton: "
+                "the boxes alone were taken"
+            )
         if self._seen["boxes"] and self._seen["polygons"]:
             yield (
-                f"{self._seen['polygons']:,} objects are polygons and {self._seen['boxes']:,} boxes: Mask R-CNN needs "
+                f"{plural(self._seen['polygons'], 'object is a polygon', 'objects are polygons')} and "
+                f"{plural(self._seen['boxes'], 'box', 'boxes')}: Mask R-CNN needs "
                 "polygons of all"
             )
 

@@ -17,7 +17,7 @@ from contagg.data.coco.faults import Faults
 from contagg.data.coco.labelled import SPLITS, read_lines, split_names
 from contagg.data.decode import read_regular
 from contagg.data.folders import is_hidden, walk
-from contagg.errors import UserError, class_name
+from contagg.errors import UserError, class_name, plural
 from contagg.yaml_file import LONGEST_FILE, parse_yaml
 
 _NAMES_ALONE = ("classes.txt", "labels/classes.txt", "obj.names")
@@ -56,7 +56,9 @@ class Layout:
                 self.notes.append(f"test was left out: {error}")  # exporters name it where they have none
         for split, images in found.items():
             if again := len(images) - len(set(images)):
-                self.notes.append(f"{again:,} images stand more than once in the list of {split}: each was taken once")
+                self.notes.append(
+                    f"{plural(again, 'image stands', 'images stand')} more than once in the list of {split}: taken once"
+                )
         return {split: list(dict.fromkeys(images)) for split, images in found.items()}
 
     def classes(self) -> list[str]:
@@ -183,5 +185,5 @@ def class_names(content: dict[str, Any], source: str = "data.yaml") -> list[str]
         twice = next(name for name in found if found.count(name) > 1)
         raise UserError(f"{source}: the name {twice!r} stands twice")
     if content.get("nc", len(found)) != len(found):
-        raise UserError(f"{source}: nc is {content['nc']!r:.40}, but there are {len(found)} names")
+        raise UserError(f"{source}: nc is {content['nc']!r:.40}, but it has {plural(len(found), 'name')}")
     return found

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 from contagg.detection.detr.config import SetConfig
 from contagg.detection.detr.matching import ALPHA, GAMMA, Matches, Predictions, match
 from contagg.device import processes
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 
 
 class SetCriterion(nn.Module):
@@ -73,7 +73,7 @@ def check_targets(predictions: Predictions, targets: Sequence[dict[str, Any]], c
     """UserError unless there is a target for each image, and it can be matched; see `SetCriterion`."""
     _, images, queries, _ = predictions.boxes.shape
     if len(targets) != images:
-        raise UserError(f"{images} images, but {len(targets)} targets: training needs one for each")
+        raise UserError(f"{plural(images, 'image')}, but {plural(len(targets), 'target')}: training needs one for each")
     for number, target in enumerate(targets):
         where = f"target of image {target.get('image_id', number)}"
         boxes, labels = target["boxes"], target["labels"]
@@ -82,7 +82,10 @@ def check_targets(predictions: Predictions, targets: Sequence[dict[str, Any]], c
                 f"{where}: boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} must be (N, 4), (N,)"
             )
         if len(labels) > queries:
-            raise UserError(f"{where}: it has {len(labels)} objects, but there are {queries} queries: raise them")
+            raise UserError(
+                f"{where}: it has {plural(len(labels), 'object')}, but there are "
+                f"{plural(queries, 'query', 'queries')}: raise them"
+            )
         if not len(labels):
             continue
         if labels.min() < 0 or labels.max() >= classes:

@@ -17,7 +17,7 @@ from contagg.data.coco.dataset import as_tensor, evaluation_transform
 from contagg.data.decode import open_image
 from contagg.detection.detr.cross_attention import CrossAttention, caption, cross_attention
 from contagg.detection.saved import load_detector
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import new_figure, save_figure
 from contagg.inspect.gathering import Head
 from contagg.inspect.overlay import MARKER, colour_bar, draw_image, draw_overlay, times_uniform
@@ -79,7 +79,7 @@ def looking_figure(
         size: (height, width) of the image as the network took it, in which cells are `stride` wide.
     """
     if len(rows) > MOST_ROWS:
-        raise UserError(f"a figure of {len(rows)} rows is too long; choose queries and heads for {MOST_ROWS}")
+        raise UserError(f"a figure of {plural(len(rows), 'row')} is too long; choose queries and heads for {MOST_ROWS}")
     maps = {"cross-attention": found.attention} | ({} if found.prior is None else {"prior": found.prior})
     height = _PANEL * min(max(size[0] / size[1], 0.5), 2.0) + 0.45
     title = f"Where queries look, decoder layer {found.layer}\ncolour: times uniform (1: as if all tokens gave alike)"
@@ -88,7 +88,7 @@ def looking_figure(
         draw_image(axes[0], image, size)
         axes[0].set_title(f"query {query}: {caption(found.probabilities, query, names)}", fontsize=9)
         _box(axes[0], found.boxes[query - 1], size)
-        heads = f"mean of {len(found.attention)} heads" if head == "mean" else f"head {head}"
+        heads = f"mean of {plural(len(found.attention), 'head')}" if head == "mean" else f"head {head}"
         for panel, (name, values) in zip(axes[1:], maps.items(), strict=True):
             weights = times_uniform(of_head(values, query, head))
             colour_bar(panel, draw_overlay(panel, weights, stride, image, size))
