@@ -190,3 +190,15 @@ def test_jsons_of_no_split(root: Path, capsys: pytest.CaptureFixture[str]) -> No
     for path in (root / "annotations").iterdir():
         path.unlink()
     assert "has no COCO JSON" in failure(root, capsys)
+
+
+@pytest.mark.parametrize(("one_in", "names"), [(1000, "abcdefghij"), (2, "cd")])
+def test_of_few_images_one_is_held_out_and_one_is_not(one_in: int, names: str, tmp_path: Path) -> None:
+    """A hash takes none of ten, or both of two."""
+    root = tmp_path / "coco"
+    files = [f"{name}.png" for name in names]
+    add(root, *files)
+    (root / "result.json").write_text(json.dumps(content(*files)))
+    found = converted(root, "--hold-out", str(one_in))
+    assert sorted(image["file_name"] for one in found.values() for image in one["images"]) == files
+    assert min(len(found[split]["images"]) for split in ("train", "val")) == 1

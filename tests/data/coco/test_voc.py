@@ -205,7 +205,7 @@ def test_folders_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[s
     add(root, "a", marked())
     assert "no object is marked in any image" in failure(root, capsys)
     add(root, "a", marked((1, 1, 5, 5)))
-    assert "of 1 images --hold-out 5 takes" in failure(root, capsys)
+    assert "of 1 image --hold-out can take none for validation" in failure(root, capsys)
     assert "--hold-out 1: of 2 images or more" in failure(root, capsys, "--hold-out", "1")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/kept").touch()

@@ -162,7 +162,7 @@ def test_a_folder_above_called_images_has_no_labels_beside_it(
     add(tmp_path, "images/yolo/train/a.png")  # whose text lies in labels/yolo/train
     root = tmp_path / "images/yolo"
     (root / "data.yaml").write_text("train: train\nval: train\nnames: [cat, dog]")
-    assert "none of 1 training images has a label" in failure(root, capsys)
+    assert "none of 1 training image has a label" in failure(root, capsys)
     (root / "train/a.txt").write_text(LINE)
     assert names_of(converted(root, tmp_path / "out"))["train"] == ["a.png"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.masks import area, check
 from contagg.data.decode import read_regular
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.files import write_atomically
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -98,13 +98,20 @@ def clipped(box: Box, size: tuple[int, int], clip_boxes: float) -> Box:
 def hold_out(images: Sequence[Labelled], one_in: int) -> dict[str, list[Labelled]]:
     """Training and validation: of `one_in` images one, by a hash of its name (without ending), whatever others come.
 
-    UserError where one of both has none.
+    Of a few images the hash may take none, or all: then the least of the hashes is held out, or the greatest kept.
+
+    UserError where one of both has none: there is but one name.
     """
-    chosen = [int(sha256(Path(image.name).stem.encode()).hexdigest(), 16) % one_in == 0 for image in images]
+    hashes = [int(sha256(Path(image.name).stem.encode()).hexdigest(), 16) for image in images]
+    chosen = [number % one_in == 0 for number in hashes]
+    if not any(chosen):
+        chosen = [number == min(hashes) for number in hashes]
+    elif all(chosen):
+        chosen = [number != max(hashes) for number in hashes]
     if all(chosen) or not any(chosen):
         raise UserError(
-            f"of {len(images)} images --hold-out {one_in} takes {sum(chosen)} for validation: give another number, "
-            "or folders for training and validation"
+            f"of {plural(len(images), 'image')} --hold-out can take none for validation: two with different names are "
+            "needed, or folders for training and validation"
         )
     parts = {"train": False, "val": True}
     return {name: [i for i, held in zip(images, chosen, strict=True) if held == part] for name, part in parts.items()}
