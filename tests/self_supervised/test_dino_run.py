@@ -207,7 +207,11 @@ def test_fewer_images_than_a_batch(recipe_file: WriteRecipe, capsys: pytest.Capt
 
 @pytest.mark.parametrize("layout", ["flat", "one class", "train and one class"])
 def test_images_without_classes(
-    layout: str, recipe_file: WriteRecipe, image_folder: Callable[..., Path], tmp_path: Path
+    layout: str,
+    recipe_file: WriteRecipe,
+    image_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As dino#93 and #109 have them: k-NN is off, and no labels are needed."""
     root = image_folder(train=10, val=0)
@@ -223,6 +227,8 @@ def test_images_without_classes(
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
     metrics = (tmp_path / "run" / "metrics.csv").read_text()
     assert "train_loss" in metrics and "knn" not in metrics
+    said = capsys.readouterr().out
+    assert "best.safetensors" not in said and "--metric train_loss" in said
 
 
 def test_neighbours_of_images_without_classes_say_what_to_set(

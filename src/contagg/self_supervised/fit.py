@@ -96,15 +96,17 @@ def report(folder: RunFolder, recipe: DinoRecipe, data: ImageData) -> None:
     teacher = draw_teacher(folder.folder, recipe.dino.outputs)
     last = folder.checkpoints / "last.safetensors"
     labelled = "" if recipe.knn.every else " FOLDER     # of labelled images, one folder per class"
+    best = "; best.safetensors is of the best k-NN accuracy" if recipe.knn.every else ""
+    metric = f"accuracy_knn{recipe.knn.neighbours[0]}" if recipe.knn.every else "train_loss"
     print(
         f"""
-teacher        {last} (of the last epoch; best.safetensors is of the best k-NN accuracy)
+teacher        {last} (of the last epoch{best})
 metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
 curves         {curves}
 collapse       {teacher}
 
 next           contagg knn {last}{labelled}
                contagg fit -c RECIPE.yaml --model.init_weights {last}
-               contagg curves {folder.folder} ANOTHER_RUN --metric accuracy_knn{recipe.knn.neighbours[0]}""",
+               contagg curves {folder.folder} ANOTHER_RUN --metric {metric}""",
         flush=True,
     )
