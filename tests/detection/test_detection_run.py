@@ -42,7 +42,9 @@ def written(content: dict, folder: Path) -> str:
     return str(path)
 
 
-def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_fit_validate_predict(
+    composed: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
     run = tmp_path / "run"
     main(["fit", "-c", written(recipe(composed, run), tmp_path)])
     (row,) = csv.DictReader((run / "metrics.csv").open())
@@ -81,6 +83,12 @@ def test_fit_validate_predict(composed: Path, tmp_path: Path, capsys: pytest.Cap
     assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
     assert len(list((tmp_path / "found").glob("*.png"))) == 1
 
+    assert "of an earlier call" not in caplog.text
+    for name in ("007_before.png", "12.png", "mine.png"):
+        (tmp_path / "found" / name).touch()
+    main(["predict", *words, "--folder", str(tmp_path / "found")])
+    assert "1 file is in" in caplog.text and "such as 007_before.png" in caplog.text
+    capsys.readouterr()
     main(["predict", *words, "--output", "csv"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == len(boxes) and rows[0]["image"] == str(image)

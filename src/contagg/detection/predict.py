@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -81,13 +81,14 @@ def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[P
     names, ids = ([getattr(category, key) for category in saved.categories] for key in ("name", "id"))
     folder = Path(options.folder)
     entries: dict[Kind, list[Result]] = {kind: [] for kind in kinds_of(saved.model)}
-    listed = []
+    listed, pictures = [], set()
     for number, (path, image, found) in enumerate(rows):
         kept = _at_least(found, options.score)
         for kind, some in results(kept, number, image.shape[:2], ids).items():
             entries[kind] += some
         listed.append({"id": number, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
         picture = folder / f"{number:03d}_{shortened(printable(path.stem), 60)}.png"
+        pictures.add(picture.name)
         save_drawing(picture, [image], [found], names, options.score)
         print(printable(f"{path}: {_summary(found, options.score, names)} -> {picture}"), flush=True)
     for kind, some in entries.items():
@@ -96,6 +97,21 @@ def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[P
     write_output(folder / "images.json", json.dumps({"images": listed, "categories": categories}).encode())
     files = ", ".join(str(folder / f"{kind}_results.json") for kind in entries)
     print(f"{plural(len(entries['box']), 'detection')} in COCO's form: {files}; their images: {folder / 'images.json'}")
+    _tell_of_others(folder, {*pictures, *(f"{kind}_results.json" for kind in entries)})
+
+
+def _tell_of_others(folder: Path, written: set[str]) -> None:
+    """Name what an earlier call left in the folder, which images.json knows nothing of: it is a person's to remove."""
+    own = {f"{kind}_results.json" for kind in get_args(Kind)}
+    others = {path.name for path in folder.glob("[0-9][0-9][0-9]*_*.png")} | {n for n in own if (folder / n).is_file()}
+    if left := sorted(others - written):
+        logger.warning(
+            "%s in %s of an earlier call, such as %s: images.json and the new results know nothing of that; "
+            "remove it, or give another --folder",
+            plural(len(left), "file is", "files are"),
+            folder,
+            printable(left[0]),
+        )
 
 
 def _print_csv(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
