@@ -32,7 +32,8 @@ TOLERANCE = 1e-3
 
 NOT_EXPORTED = {
     "mask_rcnn": "Mask R-CNN cannot be exported: it pools as many regions from each level as it finds there, which is "
-    "no graph of fixed shapes; contagg predict --output json is another way out",
+    "no graph of fixed shapes; contagg predict writes boxes and masks as COCO results, "
+    "and --output json the boxes alone",
 }
 
 
