@@ -1,7 +1,7 @@
 """Make the pictures of README.md and docs/gallery.md: `python -m tools.pictures [NAME...]`, as `make pictures` does.
 
 idea       three mixers and their mixture, learnt for one task on photographs (a minute)
-fractions  results/fractions/fashion_mnist.csv
+fractions  results/imagenette, Table 3's
 speed      results/amd-epyc/bench.csv
 mixers     every mixer over a photograph, and the page docs/mixers.md (two minutes)
 digits     predictions, affinity, kernels and curves of the quickstart's run
@@ -9,8 +9,10 @@ digits     predictions, affinity, kernels and curves of the quickstart's run
 
 import argparse
 import csv
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,11 +20,15 @@ from PIL import Image
 from contagg.benchmark.picture import accuracy_against_speed
 from contagg.errors import UserError
 from contagg.figures import BLUE, VERMILION, new_figure, percent, plain_axes, save_figure
+from contagg.lab.intervals import interval
+from tools.comparisons import Found, find, read_twins
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 RUN = ROOT / "runs" / "digits" / "container_light_tiny"
 MOST_BYTES = 300_000
+FRACTIONS = {10: "table3_10", 50: "table3_50", 100: "figure1"}
+"""Per cent of the training images, and where its runs are: a name in tools/twins.yaml."""
 
 
 def publish(path: Path, figure: Figure | None = None, source: Path | None = None) -> None:
@@ -48,33 +54,39 @@ def idea(folder: Path, run: Path) -> None:
 
 
 def fractions(folder: Path, run: Path) -> None:
-    """`fractions.png`: accuracy on Fashion-MNIST against the part of it that was learnt from (Table 3's shape)."""
-    with (ROOT / "results" / "fractions" / "fashion_mnist.csv").open(newline="") as file:
-        publish(folder / "fractions.png", fractions_figure(list(csv.DictReader(file))))
+    """`fractions.png`: accuracy on Imagenette against the part of it that was learnt from (Table 3)."""
+    publish(folder / "fractions.png", fractions_figure(parts_run()))
 
 
-def fractions_figure(rows: list[dict[str, str]]) -> Figure:
-    """A line a network, with its accuracies at its marks, each rounded as in a table."""
+def parts_run() -> dict[int, Found]:
+    """By per cent of the training images, what the twins of Table 3 say, of those that have been run."""
+    twins = {twin.name: twin for twin in read_twins()}
+    found = {part: find(twins[name], ROOT / "results") for part, name in FRACTIONS.items()}
+    return {part: each for part, each in found.items() if each.curves.keys() >= {"CONTAINER-LIGHT", "DeiT"}}
+
+
+def fractions_figure(found: Mapping[int, Found]) -> Figure:
+    """By per cent of the training images, a line a network, with its accuracies and intervals at its marks."""
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
-    for network, colour, name in (
-        ("container_light_tiny", VERMILION, "container_light_tiny"),
-        ("deit", BLUE, "DeiT of the same size"),
+    for arm, name, colour, side in (
+        ("CONTAINER-LIGHT", "container_light_tiny", VERMILION, 1),
+        ("DeiT", "DeiT of the same size", BLUE, -1),
     ):
-        points = [(float(row["percent"]), float(row["accuracy"])) for row in rows if row["network"] == network]
-        parts, accuracies = zip(*points, strict=True)
-        axes.plot(parts, [100 * accuracy for accuracy in accuracies], "o-", color=colour, linewidth=2)
-        for part, accuracy in points:
-            # To the left where the line rises steeply to the right.
-            place, side = ((10, 8), "right") if part == parts[0] else ((0, 9), "center")
-            label = percent(accuracy)
-            axes.annotate(label, (part, 100 * accuracy), place, textcoords="offset points", ha=side, color=colour)
-        middle = (parts[-2] + parts[-1]) / 2, 50 * (accuracies[-2] + accuracies[-1])
-        axes.annotate(name, middle, (0, -24), textcoords="offset points", ha="center", color=colour)
-    axes.set_xticks([10, 50, 100])
-    axes.set_ylim(62, 94)
-    axes.set_xlim(-2, 107)
-    plain_axes(axes, "share of the 60,000 training images, %", "test accuracy, %", "Fashion-MNIST, 3 epochs, one seed")
+        scores = {part: interval(list(each.last(arm).values())) for part, each in found.items()}
+        means = [score.mean for score in scores.values()]
+        reach = [0.0 if math.isnan(score.low) else score.high - score.mean for score in scores.values()]
+        axes.errorbar(list(scores), means, reach, fmt="o-", color=colour, capsize=3, linewidth=2)
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": colour}
+        for part, mean, beyond in zip(scores, means, reach, strict=True):
+            axes.annotate(percent(mean / 100), (part, mean + side * beyond), (0, side * 11), **style)
+        middle = (list(scores)[-1] + list(scores)[-2]) / 2, (means[-1] + means[-2]) / 2
+        axes.annotate(name, middle, (0, side * 24), **style)
+    axes.set_xticks(list(found))
+    axes.set_xlim(-2, max(found) + 7)
+    axes.margins(y=0.18)
+    title = "Imagenette, 64 px, 10 epochs; mean and 95 % interval over seeds"
+    plain_axes(axes, "share of the 9,469 training images, %", "validation accuracy, %", title)
     return figure
 
 

@@ -167,3 +167,18 @@ def test_the_page_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
     drawn = set(re.findall(r"pictures/(twin_\w+\.png)", page))
     assert drawn == {path.name for path in (tmp_path / "pictures").iterdir()}
     assert all((ROOT / "docs/pictures" / name).is_file() for name in drawn) and TWINS.is_file()
+
+
+def test_numbers_in_the_readme_are_those_of_the_page() -> None:
+    sections = {slug(part.split("\n")[0]): part for part in (ROOT / "docs/results.md").read_text().split("\n## ")[1:]}
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if "](docs/results.md#" in line]
+    assert len(rows) > 5
+    for row in rows:
+        _, _, where, result, *_ = row.split("|")
+        parts = "".join(sections[anchor] for anchor in re.findall(r"docs/results\.md#([\w-]+)", where))
+        missing = [number for number in re.findall(r"[-+]?\d+\.\d", result) if number not in parts]
+        assert not missing, f"{row}: {missing}"
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
