@@ -81,8 +81,8 @@ def _without_middle(text: str, longest: int) -> str:
     return f"{text[: longest - 3 - end]}...{text[len(text) - end :]}"
 
 
-def plural(number: int, one: str, many: str = "") -> str:
-    """A number and what it counts; `many` where that is no `one` with an s.
+def plural(number: float, one: str, many: str = "") -> str:
+    """A whole number, or infinity, and what it counts; `many` where that is no `one` with an s.
 
     >>> plural(1, "run"), plural(1200, "run"), plural(0, "image has", "images have")
     ('1 run', '1,200 runs', '0 images have')

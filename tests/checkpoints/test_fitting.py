@@ -124,7 +124,7 @@ def test_what_people_have_is_loaded(tmp_path: Path, what: str) -> None:
     if what in ("DeiT", "timm"):
         assert "'model', not 'model_ema' is taken" in said or "'state_dict', not 'state_dict_ema' is taken" in said
     elif what == "others beside it":
-        assert said.endswith("under 'encoder.' are taken, 2 others are not")
+        assert said.endswith("under 'encoder.' 117 tensors are taken, 2 elsewhere not")
     elif what != "its average beside it":
         assert not said
 
@@ -215,7 +215,7 @@ def test_other_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:
     torch.save(grey.state_dict(), tmp_path / "grey.pth")
     back = network(3)
     (line,) = init_weights(back, str(tmp_path / "grey.pth"))
-    assert line.endswith("adapted from 1 channels to 3")
+    assert line.endswith("adapted from 1 channel to 3")
     torch.testing.assert_close(back(image.expand(-1, 3, -1, -1)), grey(image))
 
 

@@ -160,7 +160,7 @@ def test_names_of_classes_are_printed_as_text(tmp_path: Path, form: str, capsys:
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], ["a", 3], "ab", {"a": 1}, [None, None]])
 def test_a_network_has_a_name_for_each_output(tmp_path: Path, names: Any) -> None:
-    with pytest.raises(UserError, match=r"best\.safetensors.*(names \d classes|list of words|name of a class)"):
+    with pytest.raises(UserError, match=r"best\.safetensors.*(names \d class|list of words|name of a class)"):
         load_model(classifier(tmp_path / "best.safetensors", class_names=names))
 
 

@@ -68,7 +68,7 @@ RENAMED = [*NAMES[:8], b"cow/a new\n.png", *NAMES[9:]]
         ({"training": without(6)}, "14 training images, before 15, of class 'cow' 4, before 5"),
         (
             {"training": Listing(RENAMED, LABELS, SIZES)},
-            r"1 training images were not there before, such as cow/a new\n.png",
+            r"1 training image was not there before, such as cow/a new\n.png",
         ),
         (
             {"training": Listing(NAMES[::-1], LABELS[::-1], SIZES[::-1])},

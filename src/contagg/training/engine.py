@@ -119,7 +119,7 @@ def check_machine(run: RunConfig) -> None:
     started = os.environ.get("WORLD_SIZE")
     if started is not None and int(started) != run.world_size:
         raise UserError(
-            f"{plural(started, 'process was', 'processes were')} started, but run.devices x run.nodes is "
+            f"{plural(int(started), 'process was', 'processes were')} started, but run.devices x run.nodes is "
             f"{run.world_size}: make them agree"
         )
 

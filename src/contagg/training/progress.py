@@ -30,9 +30,8 @@ class Progress(TQDMProgressBar):
         """Say what is about to be done, and take the time."""
         super().on_train_start()
         if trainer.is_global_zero:
-            epochs = (
-                f"{plural(trainer.max_epochs, 'epoch')} of {plural(trainer.num_training_batches, 'batch', 'batches')}"
-            )
+            batches = plural(trainer.num_training_batches, "batch", "batches")
+            epochs = f"{plural(trainer.max_epochs or 0, 'epoch')} of {batches}"
             print(f"{epochs}; {describe_groups(trainer.optimizers[0])}", flush=True)
         self._began = (time.monotonic(), self.metrics.fraction_done(trainer))
 

@@ -119,7 +119,7 @@ def test_the_count_is_averaged_over_the_processes(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([target(1)], "2 images, but 1 targets"),
+        ([target(1)], "2 images, but 1 target"),
         ([target(1), target(6, image_id=41)], "target of image 41: it has 6 objects, but there are 5 queries"),
         ([target(1), target(1, labels=torch.tensor([3]))], "target of image 1: labels 3 to 3 must lie between 0 and 2"),
         ([target(1, labels=torch.tensor([-1])), target(0)], "target of image 0: labels -1 to -1 must lie"),
