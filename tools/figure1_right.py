@@ -98,7 +98,7 @@ def section(results: Path) -> list[str]:
         "Paper: the learnt rows of the first layers of DeiT + PAM are local, like convolutions', without having been "
     ]
     lines[-1] += "told where tokens lie."
-    command = ["", "```", "python -m tools.figure1_right results/imagenette/vit/runs/deit-pam-*/seed_*", "```", ""]
+    command = ["", "```", "python -m tools.figure1_right results/imagenette/vit/runs/deit_pam-*/seed_*", "```", ""]
     if not rows:
         return [*lines, "", "Not run yet.", *command]
     lines += [f"Here: the same, of appendix B's {len(rows)} runs, against the network before training.", ""]

@@ -1,6 +1,8 @@
 """Figure 1 right: a matrix that was made local is found to be so, layer by layer, against the network's own start."""
 
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from torch import nn
 
 import contagg
 from contagg.affinity.token_mlp import TokenMLP
+from contagg.lab.arms import Arm
 from tools import figure1_right
+from tools.comparisons import read_twins
 from tools.figure1_right import evenly_within3, learnt_row, main, of_layers, picture, section
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
@@ -69,6 +73,13 @@ def test_the_page_says_which_layers_are_more_local(runs: list[Path], tmp_path: P
     assert "by more than the noise of seeds: layer 1." in text and "| 1 | 80.0 | +51.6 (+50.1 to +53.2)" in text
     assert of_layers(rows, "within3", "change")[1].mean == 0 and len(picture(rows).axes) == 9
     assert "Not run yet." in "\n".join(section(tmp_path / "nowhere"))
+
+
+def test_the_command_names_the_runs_of_pam(tmp_path: Path) -> None:
+    pam = next(twin for twin in read_twins() if twin.name == "pam")
+    folder = Arm(pam.rows[-1].arm, None, {}, {}).folder
+    runs = re.search(r"figure1_right (\S+)", "\n".join(section(tmp_path)))
+    assert runs and fnmatch(f"results/{pam.folder}/runs/{folder}/seed_0", runs[1])
 
 
 def test_even_weights() -> None:
