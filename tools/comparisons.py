@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from contagg.errors import UserError
 from contagg.lab.checking import checked_content
@@ -117,9 +118,14 @@ def read_twins(path: Path = TWINS) -> list[Twin]:
     return [Twin(name=name, **entry | {"rows": [Entry(*row) for row in entry["rows"]]}) for name, entry in entries]
 
 
+def content_of(path: Path) -> dict[str, Any]:
+    """Of a comparison's file, or one without rows and costs. UserError for one that is no such file."""
+    return checked_content(path) if path.exists() else {"rows": [], "costs": {}}
+
+
 def rows_of(path: Path) -> list[Row]:
-    """Of a comparison's file; none where there is no file. UserError for one that is no such file."""
-    return checked_content(path)["rows"] if path.exists() else []
+    """As `content_of`, the rows alone."""
+    return content_of(path)["rows"]
 
 
 def find(twin: Twin, results: Path) -> Found:

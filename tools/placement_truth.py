@@ -1,6 +1,5 @@
 """All placements of attention that there are, by the rows of `contagg compare`: what each costs and reaches."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from contagg.lab.findings import Curve
 from contagg.lab.intervals import Interval, interval
 from contagg.lab.rows import Row
 from contagg.yaml_file import read_yaml
-from tools.comparisons import with_interval
+from tools.comparisons import content_of, with_interval
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes/placement/imagenette.yaml"
@@ -52,8 +51,8 @@ class Truth:
     @classmethod
     def read(cls, path: Path, recipe: Path = RECIPE) -> "Truth":
         """Of the rows of `contagg compare`; all choices must have the same seeds to count."""
-        content = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-        rows, timed = content["rows"], content.get("costs", {}).get("arms", {})
+        content = content_of(path)
+        rows, timed = content["rows"], content["costs"].get("arms", {})
         found, model = last(rows, "accuracy"), read_yaml(recipe)["model"]
         times = {
             opened(row): (cost["inference_ms"], cost["train_ms"]) for row in rows if (cost := timed.get(row["arm"]))

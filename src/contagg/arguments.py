@@ -128,6 +128,12 @@ def run_or_weights(text: str) -> str:
     return text
 
 
+def add_weights(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """`--weights`, of commands whose model may be a name; `otherwise` says what it has without them."""
+    told = f"for a model given by name: a file or a run{otherwise}"
+    parser.add_argument("--weights", type=run_or_weights, metavar="WEIGHTS", help=told)
+
+
 def model(text: str) -> str:
     """A run folder, a weights file, or the name of one of our networks or timm's."""
     return model_name(text) if is_name(text) else run_or_weights(text)

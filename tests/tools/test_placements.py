@@ -4,6 +4,7 @@ import json
 import re
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,15 @@ OPEN, CLOSED = "attention gated + identity", "identity"
 
 
 def arm(stages: tuple[bool, ...]) -> dict[str, object]:
-    return {"arm": "any", "changes": {"model.options.affinity": [OPEN if is_open else CLOSED for is_open in stages]}}
+    return {
+        "arm": "any",
+        "data": "",
+        "changes": {"model.options.affinity": [OPEN if is_open else CLOSED for is_open in stages]},
+    }
+
+
+def write_runs(path: Path, rows: list[dict[str, Any]], costs: dict[str, Any]) -> None:
+    path.write_text(json.dumps({"format": 1, "recipe": {}, "data": {}, "costs": costs, "rows": rows}))
 
 
 def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
@@ -36,8 +45,9 @@ def write_truth(folder: Path, noise: float = 0.0, seeds: int = 3) -> Path:
     ]
     path = folder / "truth/runs.json"
     path.parent.mkdir(parents=True)
-    timed = {"any": {"inference_ms": 12.34, "train_ms": 43.21}}
-    path.write_text(json.dumps({"rows": rows, "costs": {"arms": timed}}))
+    timed = {"changes": "", "inference_ms": 12.34, "train_ms": 43.21, "inference_mb": 1.0, "train_mb": 2.0}
+    about = {"device": "toy", "threads": 1, "batch": 8, "precision": "fp32"}
+    write_runs(path, rows, {"about": about, "arms": {"any": timed}})
     return path
 
 
@@ -168,9 +178,7 @@ def test_a_detector(tmp_path: Path) -> None:
         for changes, some in scores
         for seed, score in enumerate(some)
     ]
-    (tmp_path / "nuclei/runs.json").write_text(
-        json.dumps({"format": 1, "recipe": {}, "data": {}, "costs": {}, "rows": rows})
-    )
+    write_runs(tmp_path / "nuclei/runs.json", rows, {})
     runs = [str(write_run(tmp_path / f"run{seed}", ["2.1"], seed=seed, task="detection")) for seed in range(2)]
     main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--add", *runs])
     page = (tmp_path / "docs/placement-results.md").read_text()

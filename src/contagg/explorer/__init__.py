@@ -4,11 +4,11 @@ import argparse
 
 from contagg.arguments import (
     Command,
+    add_weights,
     ending,
     existing_file,
     model,
     numbers,
-    run_or_weights,
     whole_above_zero,
     whole_from_zero,
 )
@@ -24,9 +24,7 @@ def explore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", type=numbers, metavar="N,...", help="of a run, from its training states: side by side"
     )
-    parser.add_argument(
-        "--weights", type=run_or_weights, metavar="WEIGHTS", help="for a model given by name: a file or a run"
-    )
+    add_weights(parser)
     parser.add_argument(
         "--layers", action="append", metavar="NAME", help="such as stages.3 or blocks.0.attn; more than once for more"
     )

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from contagg.arguments import Command, image_size, model, run_or_weights
+from contagg.arguments import Command, add_weights, image_size, model, run_or_weights
 from contagg.errors import UserError
 
 FORMATS = ("onnx", "pt2")
@@ -14,12 +14,7 @@ def program(parser: argparse.ArgumentParser, form: str) -> None:
     """For `contagg export onnx` and `contagg export pt2`."""
     parser.set_defaults(form=form)
     parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
-    parser.add_argument(
-        "--weights",
-        type=run_or_weights,
-        metavar="WEIGHTS",
-        help="for a model given by name: a file or a run (default: random)",
-    )
+    add_weights(parser, " (default: random)")
     parser.add_argument(
         "--size",
         type=image_size,

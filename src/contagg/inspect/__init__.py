@@ -5,6 +5,7 @@ import argparse
 from contagg.arguments import (
     Command,
     add_figure,
+    add_weights,
     ending,
     existing_file,
     heads,
@@ -12,7 +13,6 @@ from contagg.arguments import (
     model,
     numbers,
     position,
-    run_or_weights,
     whole_from_zero,
 )
 from contagg.arguments import whole_above_zero as number
@@ -26,7 +26,7 @@ def affinity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=model, help="a model's name, a run folder, or a weights file of a run")
     parser.add_argument("image", type=existing_file, help="an image file; it is shown to the model whole, resized")
     _at(parser)
-    _weights(parser)
+    add_weights(parser)
     parser.add_argument("--stages", type=numbers, metavar="N,...", help="from 1 (default: the last block of each)")
     parser.add_argument("--blocks", type=numbers, metavar="N,...", help="of each stage, from 1")
     parser.add_argument(
@@ -44,7 +44,7 @@ def affinity(parser: argparse.ArgumentParser) -> None:
 def static(parser: argparse.ArgumentParser) -> None:
     """For `contagg inspect static`."""
     parser.add_argument("model", type=model, help="a run folder, a weights file of a run, or a model's name")
-    _weights(parser)
+    add_weights(parser)
     parser.add_argument(
         "--at",
         type=position,
@@ -66,7 +66,7 @@ def statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=number, default=16, metavar="N", help="images at most, evenly spread (16)")
     parser.add_argument("--epochs", type=numbers, metavar="N,...", help="of one run, from its training states")
     parser.add_argument("--layers", action="append", metavar="NAME", help="of a module: all within; more than once")
-    _weights(parser)
+    add_weights(parser)
     parser.add_argument("--size", type=number, metavar="PIXELS", help="of the shorter side (default: the model's own)")
     add_figure(parser, "statistics.png")
     parser.add_argument("--csv", type=ending((".csv",)), metavar="FILE", help="the numbers")
@@ -105,12 +105,6 @@ def _at(parser: argparse.ArgumentParser) -> None:
         default=(0.5, 0.5),
         metavar="ROW,COL",
         help="whole numbers are pixels of the image from 0, fractions parts of its height and width (default 0.5,0.5)",
-    )
-
-
-def _weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", type=run_or_weights, metavar="WEIGHTS", help="for a model given by name: a file or a run"
     )
 
 

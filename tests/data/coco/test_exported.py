@@ -1,17 +1,19 @@
 """`contagg data from-coco`: whatever shape a tool gives COCO's JSON, `fit` can take what comes out."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import conversions
 import numpy as np
 import pytest
 from PIL import Image
 
-from contagg.cli import main
 from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.masks import to_rle
 
+failure = partial(conversions.failure, "from-coco")
 MASK = np.zeros((11, 13), np.uint8)
 MASK[2:5, 3:9] = 1
 BOX = [3, 2, 6, 3]
@@ -37,19 +39,11 @@ def add(root: Path, *images: str) -> None:
 
 
 def converted(root: Path, *options: str) -> dict[str, dict[str, Any]]:
+    found = conversions.converted("from-coco", root, *options)
     out = root.parent / "out"
-    main(["data", "from-coco", str(root), "-o", str(out), *options])
-    for path in (out / "annotations").iterdir():
-        read_annotations(path, out / path.stem)
-    return {path.stem: json.loads(path.read_text()) for path in (out / "annotations").iterdir()}
-
-
-def failure(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        converted(root, *options)
-    said = capsys.readouterr().err
-    assert left.value.code == 2 and said.count("\n") == 1 and not (root.parent / "out").exists()
-    return said
+    for split in found:
+        read_annotations(out / "annotations" / f"{split}.json", out / split)
+    return found
 
 
 @pytest.fixture

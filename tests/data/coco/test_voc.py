@@ -1,9 +1,11 @@
 """`contagg data from-voc`: boxes come out where they lie, faults are named with file and line, no file acts."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import conversions
 import pytest
 from PIL import Image
 
@@ -11,6 +13,7 @@ from contagg.cli import main
 from contagg.data.coco.voc import MOST_ELEMENTS, read_xml
 from contagg.errors import UserError
 
+converted, failure = partial(conversions.converted, "from-voc"), partial(conversions.failure, "from-voc")
 OBJECT = """
   <object>
     <name>{name}</name><difficult>{difficult}</difficult>
@@ -39,21 +42,6 @@ def voc(tmp_path: Path) -> Path:
     for number in range(20):
         add(root, f"p{number}", marked((1, 1, 13, 11), name="pigeon" if number % 2 else "crow"))
     return root
-
-
-def converted(root: Path, *options: str) -> dict[str, dict[str, Any]]:
-    out = root.parent / "out"
-    main(["data", "from-voc", str(root), "-o", str(out), *options])
-    return {path.stem: json.loads(path.read_text()) for path in (out / "annotations").iterdir()}
-
-
-def failure(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        converted(root, *options)
-    said = capsys.readouterr().err
-    assert left.value.code == 2 and said.count("\n") == 1
-    assert not (root.parent / "out").exists() and not (root.parent / ".out.partial").exists()
-    return said
 
 
 def test_boxes_count_from_one_and_hold_their_last_pixel(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:

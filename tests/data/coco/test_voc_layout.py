@@ -1,14 +1,13 @@
 """`contagg data from-voc` takes what tools write, tells what it leaves out, and never writes into what it reads."""
 
-import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import conversions
 import pytest
 from PIL import Image
 
-from contagg.cli import main
-
+failure = partial(conversions.failure, "from-voc")
 XML = """<annotation><filename>{0}</filename><object><name>cell</name>
 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></object></annotation>"""
 
@@ -31,17 +30,9 @@ def listed(root: Path, **lists: list[str]) -> None:
 
 
 def converted(root: Path, *options: str) -> dict[str, list[str]]:
-    out = root.parent / "out"
-    main(["data", "from-voc", str(root), "-o", str(out), *options])
-    found: dict[str, dict[str, Any]] = {p.stem: json.loads(p.read_text()) for p in (out / "annotations").iterdir()}
+    """The images of each split."""
+    found = conversions.converted("from-voc", root, *options)
     return {split: [image["file_name"] for image in content["images"]] for split, content in found.items()}
-
-
-def failure(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    with pytest.raises(SystemExit):
-        converted(root, *options)
-    assert not (root.parent / "out").exists() and not (root.parent / ".out.partial").exists()
-    return capsys.readouterr().err
 
 
 def test_images_of_one_name_in_two_splits_stay_as_they_are(tmp_path: Path) -> None:

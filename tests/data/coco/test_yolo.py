@@ -1,9 +1,9 @@
 """`contagg data from-yolo`: boxes and polygons come out where they lie, faults are named with file and line."""
 
-import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import conversions
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +14,7 @@ from contagg.data.coco.masks import to_mask
 from contagg.data.coco.yolo_layout import class_names
 from contagg.errors import UserError
 
+converted, failure = partial(conversions.converted, "from-yolo"), partial(conversions.failure, "from-yolo")
 YAML = "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n"
 
 
@@ -33,20 +34,6 @@ def yolo(tmp_path: Path) -> Path:
     add(root, "val", "c", "0 0.25 0.25 0.5 0.5\n")
     (root / "data.yaml").write_text(YAML)
     return root
-
-
-def converted(root: Path, *options: str) -> dict[str, dict[str, Any]]:
-    out = root.parent / "out"
-    main(["data", "from-yolo", str(root), "-o", str(out), *options])
-    return {path.stem: json.loads(path.read_text()) for path in (out / "annotations").iterdir()}
-
-
-def failure(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        converted(root, *options)
-    said = capsys.readouterr().err
-    assert left.value.code == 2 and said.count("\n") == 1 and not (root.parent / "out").exists()
-    return said
 
 
 def test_boxes_and_polygons(yolo: Path, capsys: pytest.CaptureFixture[str]) -> None:

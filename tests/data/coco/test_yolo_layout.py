@@ -1,14 +1,14 @@
 """`contagg data from-yolo` takes what tools write: without data.yaml, with paths of other machines, with skeletons."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import conversions
 import pytest
 from PIL import Image
 
-from contagg.cli import main
-
+converted, failure = partial(conversions.converted, "from-yolo"), partial(conversions.failure, "from-yolo")
 LINE = "1 0.5 0.5 0.2 0.4\n"
 BOM = b"\xef\xbb\xbf"
 
@@ -24,21 +24,10 @@ def add(root: Path, *names: str, text: str = LINE) -> None:
         labels.write_text(text)
 
 
-def converted(root: Path, out: Path, *options: str) -> dict[str, dict[str, Any]]:
-    main(["data", "from-yolo", str(root), "-o", str(out), *options])
-    return {path.stem: json.loads(path.read_text()) for path in (out / "annotations").iterdir()}
-
-
 def names_of(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     assert all([c["name"] for c in content["categories"]] == ["cat", "dog"] for content in found.values())
     assert all(a["bbox"] == [8, 3, 4, 4] and a["category_id"] == 2 for c in found.values() for a in c["annotations"])
     return {split: [image["file_name"] for image in content["images"]] for split, content in found.items()}
-
-
-def failure(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit):
-        converted(root, root.parent / "out")
-    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -52,7 +41,7 @@ def failure(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
 def test_classes_txt_alone(images: list[str], folder: str, tmp_path: Path) -> None:
     add(tmp_path / "yolo", *images)
     (tmp_path / "yolo" / folder / "classes.txt").write_text("cat\r\ndog\r\n")
-    found = names_of(converted(tmp_path / "yolo", tmp_path / "out", "--hold-out", "3"))
+    found = names_of(converted(tmp_path / "yolo", "--hold-out", "3"))
     assert sorted(found["train"] + found["val"]) == [f"{n}.png" for n in range(8)] and found["val"]
 
 
@@ -60,7 +49,7 @@ def test_classes_txt_alone(images: list[str], folder: str, tmp_path: Path) -> No
 def test_classes_txt_and_folders_of_splits(images: list[str], tmp_path: Path) -> None:
     add(tmp_path / "yolo", *images)
     (tmp_path / "yolo/classes.txt").write_text("cat\ndog")
-    assert names_of(converted(tmp_path / "yolo", tmp_path / "out")) == {"train": ["a.png"], "val": ["b.png"]}
+    assert names_of(converted(tmp_path / "yolo")) == {"train": ["a.png"], "val": ["b.png"]}
 
 
 def test_darknets_files(tmp_path: Path) -> None:
@@ -72,7 +61,7 @@ def test_darknets_files(tmp_path: Path) -> None:
         "valid.txt": "data/obj_valid_data/b.png\n",
     }.items():
         (tmp_path / "yolo" / name).write_text(text)
-    found = names_of(converted(tmp_path / "yolo", tmp_path / "out"))
+    found = names_of(converted(tmp_path / "yolo"))
     assert found == {"train": ["obj_train_data/a.png"], "val": ["obj_valid_data/b.png"]}
 
 
@@ -90,7 +79,7 @@ def test_paths_of_another_machine(yaml: str, tmp_path: Path) -> None:
     (tmp_path / "yolo/data.yaml").write_text(yaml)
     (tmp_path / "yolo/train.txt").write_text("/home/me/cells/images/train/a.png\n")
     (tmp_path / "yolo/val.txt").write_text("D:\\cells\\images\\val\\b.png\n")
-    found = names_of(converted(tmp_path / "yolo", tmp_path / "out"))
+    found = names_of(converted(tmp_path / "yolo"))
     assert {split: [Path(name).name for name in names] for split, names in found.items()} == {
         "train": ["a.png"],
         "val": ["b.png"],
@@ -110,7 +99,7 @@ def test_a_test_set_that_is_not_there_is_left_out(tmp_path: Path, capsys: pytest
     (tmp_path / "yolo/data.yaml").write_text(
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat, dog]"
     )
-    assert set(names_of(converted(tmp_path / "yolo", tmp_path / "out"))) == {"train", "val"}
+    assert set(names_of(converted(tmp_path / "yolo"))) == {"train", "val"}
     assert "note: test was left out: there is no '../test/images'" in capsys.readouterr().out
 
 
@@ -129,7 +118,7 @@ def test_what_windows_writes_before_a_text_is_no_part_of_it(tmp_path: Path) -> N
     (root / "train.txt").write_text("images/train/a.png")
     for path in (*root.rglob("*.txt"), root / "data.yaml"):
         path.write_bytes(BOM + path.read_bytes().replace(b"\n", b"\r\n"))
-    found = names_of(converted(root, tmp_path / "out"))
+    found = names_of(converted(root))
     assert found == {"train": ["images/train/a.png"], "val": ["b.png"]}
 
 
@@ -137,7 +126,7 @@ def test_points_of_a_skeleton_are_no_corners(tmp_path: Path, capsys: pytest.Capt
     root = tmp_path / "yolo"
     add(root, "images/train/a.png", "images/val/b.png", text=f"{LINE.strip()} 0.1 0.1 0.9 0.9\n")
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nkpt_shape: [2, 2]\nnames: [cat, dog]")
-    assert names_of(converted(root, tmp_path / "out"))
+    assert names_of(converted(root))
     assert "2 objects have points of a skeleton: the boxes alone were taken" in capsys.readouterr().out
     (tmp_path / "out").rename(tmp_path / "first")
     (root / "data.yaml").write_text("train: images/train\nkpt_shape: many\nnames: [cat, dog]")
@@ -152,7 +141,7 @@ def test_nothing_outside_the_folder_is_read(
     monkeypatch.chdir(tmp_path / "yolo")
     Path("data.yaml").write_text("train: ../train/images\nval: ../train/images\nnames: [cat, dog]")
     with pytest.raises(SystemExit):
-        converted(Path(), tmp_path / "out")
+        converted(Path(), out=tmp_path / "out")
     assert "there is no '../train/images' in ., as its data.yaml says" in capsys.readouterr().err
 
 
@@ -164,7 +153,7 @@ def test_a_folder_above_called_images_has_no_labels_beside_it(
     (root / "data.yaml").write_text("train: train\nval: train\nnames: [cat, dog]")
     assert "none of 1 training image has a label" in failure(root, capsys)
     (root / "train/a.txt").write_text(LINE)
-    assert names_of(converted(root, tmp_path / "out"))["train"] == ["a.png"]
+    assert names_of(converted(root))["train"] == ["a.png"]
 
 
 def test_an_image_that_a_list_names_twice_is_taken_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,5 +161,5 @@ def test_an_image_that_a_list_names_twice_is_taken_once(tmp_path: Path, capsys: 
     add(root, "images/train/a.png", "images/val/b.png")
     (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [cat, dog]")
     (root / "train.txt").write_text("images/train/a.png\n./images/train/a.png\n")
-    assert names_of(converted(root, tmp_path / "out"))["train"] == ["images/train/a.png"]
+    assert names_of(converted(root))["train"] == ["images/train/a.png"]
     assert "1 image stands more than once in the list of train" in capsys.readouterr().out
