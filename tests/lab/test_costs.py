@@ -1,6 +1,7 @@
 """Costs: counted against what is known of a network, for each task, and of which device."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import timm
 import torch
+from torch import nn
 from tiny_recipes import DINO, detection
 
 from contagg.affinity import Affinity
@@ -57,8 +59,39 @@ def test_counting_leaves_modes_alone() -> None:
     assert [module.training for module in model.modules()] == before and True in before and False in before
 
 
+class Asking(nn.Module):
+    """Learnt queries, one set for each image, as DETR's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.known = nn.Parameter(torch.ones(7, 11)), nn.Parameter(torch.ones(1), requires_grad=False)
+        self.layer = nn.Linear(11, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.queries.expand(len(images), -1, -1))
+
+
+@pytest.mark.parametrize("counted", [_multiply_adds, lambda model, images: multiply_adds(model)])
+def test_counting_takes_views_of_parameters(counted: Callable[[nn.Module, torch.Tensor], int]) -> None:
+    """Which torch's counter refuses where they could take a gradient; it is said after as before which do."""
+    model = Asking()
+    assert counted(model, torch.zeros(1, 3, 224, 224)) == 7 * 11 * 5
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["known"]
+
+
 def arms_of(recipe: dict[str, Any], folder: Path, *words: str) -> Arms:
     return read_arms(["-c", written(folder, recipe)], [("affinity", [word]) for word in words])
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "detr", "smca_detr", "deformable_detr"])
+def test_of_each_detector(detector: str, composed: Path, tmp_path: Path) -> None:
+    """One image of 96 pixels takes at least what its backbone takes of 64."""
+    recipe = detection(composed)
+    recipe["model"] |= {"detector": detector, "detr": {"width": 32, "queries": 7}}
+    recipe["run"]["folder"] = "unused"
+    arms = read_arms(["-c", written(tmp_path, recipe)], [("arm", ["one"])])
+    backbone = create("container_light_tiny", num_classes=0, **recipe["model"]["options"])
+    assert size(Opener(arms.recipe).job(arms.recipe)).multiply_adds > multiply_adds(backbone, (64, 64))
 
 
 @pytest.mark.parametrize("task", ["dino", "detection"])

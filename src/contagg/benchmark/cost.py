@@ -32,11 +32,28 @@ def multiply_adds(model: nn.Module, size: tuple[int, int] = (224, 224), channels
     """
     was_training = model.training
     model = model.eval()
-    tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    tensors = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    with flop_counter(model) as counter:
         torch.func.functional_call(model, tensors, torch.empty(1, channels, *size, device="meta"))
     model.train(was_training)
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def flop_counter(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """torch's counter of a forward pass without gradients.
+
+    It prepares a backward pass at each module's input, and fails at a view of a parameter (DETR's queries, one for each
+    image), so meanwhile no parameter asks for a gradient.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """How large a run's network is: parameters, and multiply-adds of an image."""
 
 import operator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from contagg.affinity import Affinity
-from contagg.benchmark.cost import parameter_count
+from contagg.benchmark.cost import flop_counter, parameter_count
 from contagg.nn.aggregation import affinities
 from contagg.training.engine import Job
 
@@ -64,32 +65,36 @@ def each_loader(loaders: Any) -> list[Any]:
     return loaders if isinstance(loaders, list) else [loaders]
 
 
-@torch.no_grad()
 def _multiply_adds(model: nn.Module, images: Any) -> int:
     modes = [(module, module.training) for module in model.modules()]  # parts may be frozen in the other one
     model.eval()
-    counter, hooks, beyond = FlopCounterMode(display=False), [], 0
+    try:
+        with flop_counter(model) as counter, _said_by_affinities(model, counter) as beyond:
+            with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
+                model(images)
+        return counter.get_total_flops() // 2 + sum(beyond)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _said_by_affinities(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """What affinities say of themselves beyond what the counter sees of them, one entry each call."""
+    beyond: list[int] = []
     before: dict[nn.Module, int] = {}
 
     def enter(affinity: nn.Module, given: Any) -> None:
         before[affinity] = counter.get_total_flops()
 
     def leave(affinity: nn.Module, given: Any, found: Any) -> None:
-        nonlocal beyond
         assert isinstance(affinity, Affinity)
         values, _, grid = given[:3]
         counted = (counter.get_total_flops() - before[affinity]) // 2
-        beyond += len(values) * affinity.multiply_adds(grid) - counted
+        beyond.append(len(values) * affinity.multiply_adds(grid) - counted)
 
-    for affinity in affinities(model):
-        hooks += [affinity.register_forward_pre_hook(enter), affinity.register_forward_hook(leave)]
-    try:
-        with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
-            model(images)
-            counted = counter.get_total_flops() // 2
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes:
-            module.training = training
-    return counted + beyond
+    with ExitStack() as hooks:
+        for affinity in affinities(model):
+            hooks.callback(affinity.register_forward_pre_hook(enter).remove)
+            hooks.callback(affinity.register_forward_hook(leave).remove)
+        yield beyond

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from contagg.affinity.attention import SelfAttention
 from contagg.affinity.base import Affinity
 from contagg.affinity.depthwise_conv import DepthwiseConv
 from contagg.affinity.mixture import GateWord, Mixture
 from contagg.affinity.registry import Site
+from contagg.benchmark.cost import flop_counter
 from contagg.errors import UserError, plural
 from contagg.testing.case import GRID, OTHER_GRIDS, Case, Skipped, by_matrix, cut, moved, padded, same
 
@@ -219,7 +219,7 @@ def multiply_adds(case: Case) -> None:
     """Closed form and counter agree on two grids."""
     for grid in (GRID, (11, 3)):
         affinity, (values, tokens) = case.drawn(grid), case.inputs(grid, batch=1)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), flop_counter(affinity) as counter:
             affinity(values, tokens, grid)
         counted, said = counter.get_total_flops() // 2, affinity.multiply_adds(grid)
         assert said == counted, f"multiply_adds says {said} on {grid}, a counter finds {counted}"
