@@ -20,7 +20,7 @@ from torch import nn
 import contagg
 from contagg.affinity import Grid
 from contagg.checkpoints.models import open_model
-from contagg.errors import UserError
+from contagg.errors import UserError, plural
 from contagg.figures import BLUE, SIGNED, VERMILION, bare, new_figure, plain_axes
 from contagg.inspect.static import StaticRow, static_rows
 from contagg.lab.intervals import Interval, interval
@@ -113,7 +113,8 @@ def section(results: Path) -> list[str]:
     gained = of_layers(rows, "within3", "change")
     local = [str(layer) for layer, each in enumerate(gained, 1) if each.low > 0]
     if local:
-        lines += ["", f"More local than before training, by more than the noise of seeds: layer {', '.join(local)}."]
+        layers = f"{plural(len(local), 'layer')} ({', '.join(local)})"
+        lines += ["", f"More local than before training, by more than the noise of seeds: {layers}."]
     else:
         lines += ["", "No layer is more local than before training by more than the noise of seeds."]
     return [*lines, "", "![Learnt rows and their locality](pictures/twin_figure1_right.png)", *command]

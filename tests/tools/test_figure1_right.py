@@ -70,7 +70,7 @@ def test_the_page_says_which_layers_are_more_local(runs: list[Path], tmp_path: P
     rows = json.loads((tmp_path / figure1_right.STATIC).read_text())
     assert [row["seed"] for row in rows] == [0, 1, 2], "a run that is added twice is one row"
     text = "\n".join(section(tmp_path))
-    assert "by more than the noise of seeds: layer 1." in text and "| 1 | 80.0 | +51.6 (+50.1 to +53.2)" in text
+    assert "by more than the noise of seeds: 1 layer (1)." in text and "| 1 | 80.0 | +51.6 (+50.1 to +53.2)" in text
     assert of_layers(rows, "within3", "change")[1].mean == 0 and len(picture(rows).axes) == 9
     assert "Not run yet." in "\n".join(section(tmp_path / "nowhere"))
 
