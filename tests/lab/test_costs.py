@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import timm
 import torch
-from torch import nn
 from tiny_recipes import DINO, detection
+from torch import nn
 
 from contagg.affinity import Affinity
 from contagg.benchmark.cost import multiply_adds, parameter_count
