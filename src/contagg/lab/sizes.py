@@ -69,9 +69,9 @@ def _multiply_adds(model: nn.Module, images: Any) -> int:
     modes = [(module, module.training) for module in model.modules()]  # parts may be frozen in the other one
     model.eval()
     try:
-        with flop_counter(model) as counter, _said_by_affinities(model, counter) as beyond:
-            with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
-                model(images)
+        math = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's fused attention
+        with flop_counter(model) as counter, _said_by_affinities(model, counter) as beyond, math:
+            model(images)
         return counter.get_total_flops() // 2 + sum(beyond)
     finally:
         for module, training in modes:
