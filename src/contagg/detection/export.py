@@ -108,9 +108,10 @@ def run(options: argparse.Namespace) -> None:
     if not difference < TOLERANCE:
         raise UserError(f"{path} was not written: its answers differ from the detector's by {difference:.1e}")
     write_output(path, content)
+    suppression = "" if isinstance(saved.model.network, SetNetwork) else ", suppression included"
     print(
         f"{path}: {len(content) / 1e6:.1f} MB, one image of {size[0]} x {size[1]} (height x width), RGB from 0 to 1; "
-        f"{', '.join(OUTPUTS)} best first, suppression included; within {difference:.1e} of the detector's"
+        f"{', '.join(OUTPUTS)} best first{suppression}; within {difference:.1e} of the detector's"
     )
 
 
