@@ -13,6 +13,7 @@ from contagg.checkpoints.weights import load_model
 from contagg.cli import main
 from contagg.data.sources import open_data
 from contagg.errors import UserError
+from contagg.self_supervised import fit
 from contagg.self_supervised.fit import make_job
 from contagg.self_supervised.task import Dino
 from contagg.tasks import recipes
@@ -199,7 +200,10 @@ def test_a_bad_recipe_is_one_line(
     assert message in error and error.count("\n") == 1
 
 
-def test_fewer_images_than_a_batch(recipe_file: WriteRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fewer_images_than_a_batch(
+    recipe_file: WriteRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "build_pair", lambda *_: pytest.fail("networks were built"))
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(recipe_file(optimization__batch_size=101))])
     assert "100 training images are fewer than a batch of 101" in capsys.readouterr().err

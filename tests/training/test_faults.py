@@ -180,6 +180,7 @@ def test_what_the_machine_or_the_model_cannot_do(runs: Runs, options: str, messa
     assert message in runs.output
     assert len([line for line in runs.output.splitlines() if line]) == 1, runs.output
     assert states(runs, "run") == []
+    assert not (runs.folder / "run").exists()
 
 
 def test_started_with_another_number_of_processes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from contagg.classification.pictures import answers, draw_gathering, draw_predic
 from contagg.classification.recipe import ClassificationRecipe
 from contagg.classification.task import Classification
 from contagg.data.loaders import evaluation_loader, train_loader
+from contagg.data.sampling import require_batch
 from contagg.data.sources import ImageData, open_data
 from contagg.data.transforms import mixup
 from contagg.device import choose_device
@@ -34,8 +35,10 @@ def open_images(recipe: ClassificationRecipe) -> ImageData:
 
 
 def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
-    """What the engine trains."""
+    """What the engine trains. UserError for what does not fit: weights, fewer images than a batch."""
     classes, run, size = len(data.class_names), recipe.run, recipe.optimization.batch_size
+    if not recipe.data.is_stream:  # a stream fills a batch by going round
+        require_batch(len(data.train), size, run.world_size)
     model, options = build_model(recipe.model, classes, data.class_names)
     preprocessing = Preprocessing.of(model, recipe.model, recipe.augmentation, recipe.data.bit_depth)
     task = Classification(

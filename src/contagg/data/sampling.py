@@ -68,6 +68,16 @@ def seed_streamed(seed: int, epoch: int, rank: int, worker: int, number: int) ->
     seed_sample(int(hashed(_STREAM, seed, epoch, rank, worker, number)[0]))
 
 
+def require_batch(length: int, batch_size: int, world_size: int) -> None:
+    """UserError for fewer training images than a batch of all processes."""
+    if length < batch_size * world_size:
+        raise UserError(
+            f"{plural(length, 'training image is', 'training images are')} fewer than a batch of "
+            f"{batch_size * world_size} ({batch_size} x {plural(world_size, 'process', 'processes')}): "
+            "lower optimization.batch_size"
+        )
+
+
 class KeyedSampler(Sampler[KeyedIndex]):
     """Yields (index, key) for one process of `world_size`, for whole batches only, from any batch of an epoch on.
 
@@ -97,13 +107,8 @@ class KeyedSampler(Sampler[KeyedIndex]):
     ) -> None:
         self.length, self.seed, self.shuffle, self.repeats = length, seed, shuffle, repeats
         self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
+        require_batch(length, batch_size, world_size)
         self.batches = length // (batch_size * world_size)
-        if not self.batches:
-            raise UserError(
-                f"{plural(length, 'training image is', 'training images are')} fewer than a batch of "
-                f"{batch_size * world_size} ({batch_size} x {plural(world_size, 'process', 'processes')}): "
-                "lower optimization.batch_size"
-            )
         self.epoch = 0
         self._start = (0, 0)
 

@@ -14,6 +14,7 @@ from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_spl
 from contagg.data.coco.loaders import evaluation_loader, train_loader
 from contagg.data.decode import UnreadableSampleError
 from contagg.data.fingerprint import Fingerprint
+from contagg.data.sampling import require_batch
 from contagg.detection.batching import DIVISOR, Detections
 from contagg.detection.config import DetectionRecipe
 from contagg.detection.detectors import build_detector, features_of
@@ -69,9 +70,10 @@ def open_splits(data: CocoDataConfig, masks: bool) -> tuple[CocoImages, CocoImag
 
 
 def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> Job:
-    """What the engine trains. UserError for a backbone or weights that do not fit."""
+    """What the engine trains. UserError for a backbone or weights that do not fit, or fewer images than a batch."""
     training, validation = splits
     optimization, run = recipe.optimization, recipe.run
+    require_batch(len(training), optimization.batch_size, run.world_size)
     model = build_detector(recipe.model, len(training.annotations.categories))
     if recipe.model.init_weights:
         message = init_detector(

@@ -8,6 +8,7 @@ import torch
 from contagg.data.config import AugmentationConfig
 from contagg.data.crops import make_crops
 from contagg.data.loaders import evaluation_loader, train_loader
+from contagg.data.sampling import require_batch
 from contagg.data.sources import ImageData, open_data, open_unlabelled
 from contagg.errors import UserError
 from contagg.self_supervised.collapse import draw_teacher
@@ -37,7 +38,8 @@ def open_images(recipe: DinoRecipe) -> ImageData:
 
 
 def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
-    """What the engine trains. UserError for what does not fit: crops, neighbours."""
+    """What the engine trains. UserError for what does not fit: crops, neighbours, fewer images than a batch."""
+    require_batch(len(data.train), recipe.optimization.batch_size, recipe.run.world_size)
     if recipe.knn.every:
         check_neighbours(recipe.knn.neighbours, len(data.train))
     student, teacher, options = build_pair(recipe.model, recipe.dino, recipe.crops)
