@@ -95,6 +95,17 @@ def test_images_and_xmls_that_are_left_out_are_told(tmp_path: Path, capsys: pyte
     assert "note: 1 image has no XML, left out: such as JPEGImages/d.png" in said
 
 
+def test_of_two_images_of_one_name_the_one_without_an_xml_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "voc"
+    for name in "ab":
+        add(root, name)
+    Image.new("L", (13, 11)).save(root / "JPEGImages/a.jpg")
+    assert sum(converted(root).values(), []) in (["a.png", "b.png"], ["b.png", "a.png"])
+    assert "note: 1 image has no XML, left out: such as JPEGImages/a.jpg" in capsys.readouterr().out
+
+
 def test_without_validation_some_of_training_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "voc"
     for number in range(9):

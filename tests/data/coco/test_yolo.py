@@ -105,6 +105,13 @@ def test_a_line_that_stands_twice_is_taken_once(yolo: Path, capsys: pytest.Captu
     assert "1 line stands twice" in capsys.readouterr().out
 
 
+def test_a_text_is_of_one_image(yolo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (50, 60)).save(yolo / "images/train/a.jpg")
+    Image.new("RGB", (50, 60)).save(yolo / "images/train/b.jpg")  # which has none, as b.png
+    words = "images/train/a.png: labels/train/a.txt is its text and that of images/train/a.jpg: which image is it of?"
+    assert words in failure(yolo, capsys)
+
+
 FAULTS = {
     "2 0.5 0.5 0.2 0.4": "labels/val/c.txt, line 2: class 2 is none of the 2 that are named, from 0",
     "-1 0.5 0.5 0.2 0.4": "line 2: class -1 is none",

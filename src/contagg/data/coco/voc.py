@@ -191,8 +191,9 @@ def _unmarked(root: Path, layout: Layout, found: Mapping[str, Sequence[Labelled]
     """What is to be said of images that lie among the others without an XML."""
     folders, marked = {mark.folder for mark in layout.every}, {mark.xml.stem for mark in layout.every}
     every = {folder / name for folder in folders for names in _stems(folder).values() for name in names}
-    left = every - {image.file for images in found.values() for image in images}
-    if left := {path for path in left if path.stem not in marked}:
+    taken = {image.file for images in found.values() for image in images}
+    twins = {file.with_suffix("") for file in taken}  # an XML is one image's, whatever others are called like it
+    if left := {path for path in every - taken if path.stem not in marked or path.with_suffix("") in twins}:
         first = min(left).relative_to(root)
         yield (
             f"{plural(len(left), 'image has', 'images have')} no XML, left out: such as {first}; one "

@@ -45,6 +45,7 @@ class YoloReader:
     faults: Faults
     clip_boxes: float = 1.0
     _seen: Counter[str] = field(default_factory=Counter)
+    _images_of: dict[Path, Path] = field(default_factory=dict)
     _keypoints: int = 0
 
     def read(self, one_in: int = 5) -> Reading:
@@ -78,6 +79,9 @@ class YoloReader:
             raise UserError(f": {error.reason}") from error
         labels = labels_of(self.root, file)
         self._seen["without"] += labels is None
+        if labels and (other := self._images_of.setdefault(labels, file)) != file:
+            text, other = (path.relative_to(self.root) for path in (labels, other))
+            raise UserError(f": {text} is its text and that of {other}: which image is it of?")
         objects: dict[str, Object] = {}
         for number, line in enumerate(read_lines(labels) if labels else (), 1):
             words = line.split()
