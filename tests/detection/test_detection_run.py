@@ -94,7 +94,14 @@ def test_fit_validate_predict(
     assert len(rows) == len(boxes) and rows[0]["image"] == str(image)
     assert float(rows[0]["left"]) == pytest.approx(boxes[0]["bbox"][0], abs=0.01)
     main(["predict", *words, "--output", "json"])
-    assert len(json.loads(capsys.readouterr().out)) == len(boxes)
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["image"] == str(image) and len(listed["objects"]) == len(boxes)
+    for form, of_nothing in {
+        "csv": f"image,class,score,left,top,width,height\n{image},,,,,,\n",
+        "json": json.dumps([{"image": str(image), "objects": []}], indent=2) + "\n",
+    }.items():  # and not a word of the image that cannot be read
+        main(["predict", *words, "--score", "1", "--output", form])
+        assert capsys.readouterr().out.replace("\r", "") == of_nothing
     main(["predict", *words, "--score", "0.999", "--folder", str(tmp_path / "none")])
     assert re.search(r"jpg: nothing at 0.999 or more; the best is \d+ \d+ %", capsys.readouterr().out)
     assert "none of 1 image can be read" in refused(["predict", str(run), str(broken)], capsys)
@@ -199,3 +206,5 @@ def test_what_cannot_be_trained_is_told_in_one_line(
     path = written(recipe(composed, tmp_path / "run", "retinanet"), tmp_path)
     told = refused(["fit", "-c", path, *words], capsys)
     assert message in told and "Traceback" not in told
+    if "fewer than a batch" in message:
+        assert not (tmp_path / "run").exists()  # before the network is built

@@ -27,7 +27,7 @@ from contagg.files import write_output
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("image", "class", "score", "left", "top", "width", "height")
+_COLUMNS = ("class", "score", "left", "top", "width", "height")
 _TOLD = 5
 
 
@@ -115,27 +115,26 @@ def _tell_of_others(folder: Path, written: set[str]) -> None:
 
 
 def _print_csv(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
-    writer = csv.DictWriter(sys.stdout, _COLUMNS)
+    """A line for each object; an image in which none is found has one with nothing but its name."""
+    writer = csv.DictWriter(sys.stdout, ("image", *_COLUMNS))
     writer.writeheader()
     for path, _, found in rows:
-        writer.writerows(_entries(path, _at_least(found, options.score), saved))
+        name = {"image": printable(str(path))}
+        writer.writerows(name | entry for entry in _entries(_at_least(found, options.score), saved) or [{}])
 
 
 def _print_json(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
-    entries = [entry for path, _, found in rows for entry in _entries(path, _at_least(found, options.score), saved)]
-    print(json.dumps(entries, indent=2, ensure_ascii=False))
+    images = [
+        {"image": printable(str(path)), "objects": _entries(_at_least(found, options.score), saved)}
+        for path, _, found in rows
+    ]
+    print(json.dumps(images, indent=2, ensure_ascii=False))
 
 
-def _entries(path: Path, found: Detections, saved: Saved) -> list[dict[str, Any]]:
+def _entries(found: Detections, saved: Saved) -> list[dict[str, Any]]:
     """What is found in an image, as `_COLUMNS` name it; lengths in pixels."""
     return [
-        dict(
-            zip(
-                _COLUMNS,
-                (printable(str(path)), saved.categories[label].name, round(score, 6), *_rounded(box)),
-                strict=True,
-            )
-        )
+        dict(zip(_COLUMNS, (saved.categories[label].name, round(score, 6), *_rounded(box)), strict=True))
         for label, score, box in zip(*(found[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
     ]
 
