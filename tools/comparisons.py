@@ -145,8 +145,8 @@ def _check_alike(rows: Sequence[Row], twin: Twin, path: Path) -> None:
     arms: dict[str, Row] = {}
     for row in rows:
         where, first = f"{path}: the run of {row['arm']!r} with seed {row['seed']}", arms.setdefault(row["arm"], row)
-        value, last = row["metrics"][twin.metric][-1], row["metrics"]["epoch"][-1]
-        if value is None or not math.isfinite(value):
+        curve, last = Curve.of(row, twin.metric), row["metrics"]["epoch"][-1]
+        if curve.epochs[-1] != last or curve.ends_in_hole:
             raise UserError(f"{where} has no {twin.metric} at its last epoch, {last}")
         if last != (expected := rows[0]["metrics"]["epoch"][-1]):
             raise UserError(f"{where} ends at epoch {last}, others at {expected}")
@@ -209,7 +209,7 @@ def passing(curves: Mapping[int, Curve], reference: Mapping[int, Curve]) -> str:
     seeds = sorted(curves.keys() & reference.keys())
     reached = []
     for seed in seeds:
-        best, curve = max(reference[seed].values), curves[seed]
+        best, curve = max(filter(math.isfinite, reference[seed].values)), curves[seed]
         reached.append(next((e for e, v in zip(curve.epochs, curve.values, strict=True) if v >= best), None))
     known = [epoch for epoch in reached if epoch is not None]
     if not known:

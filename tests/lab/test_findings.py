@@ -124,13 +124,15 @@ def test_an_arm_that_diverged_has_no_mean(bad: float, tmp_path: Path) -> None:
         rows[6]["metrics"]["validation_loss"] = [3.0, 2.0, 1.2]
 
     found = findings(tmp_path, NAMES[:4], seeds=2, metric="validation_loss", change=diverge)
-    assert found.diverged == ["first"] and [line.arm for line in found.lines] == ["better", "worse", "same"]
+    assert found.diverged == {"first": [0]} and [line.arm for line in found.lines] == ["better", "worse", "same"]
     told = text(found)
-    assert "since a run's validation loss at the last epoch is no finite number: first" in told
+    assert "since a run's validation loss at the last epoch is no finite number: first (seed 0)\n" in told
+    assert "no finite number at some epoch before the last, which is no best one: worse (seed 0)\n" in told
     assert "the first arm, 'first', is among these: differences are from 'better' instead" in told
     write(found, tmp_path)
     content = (tmp_path / "compare.json").read_text()
-    json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    said = json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert said["diverged"] == {"first": [0]} and said["no_finite_number"] == {"first": {"0": [3]}, "worse": {"0": [1]}}
 
 
 def test_nothing_is_said_where_every_arm_diverged(tmp_path: Path) -> None:
@@ -138,8 +140,24 @@ def test_nothing_is_said_where_every_arm_diverged(tmp_path: Path) -> None:
         for row in rows:
             row["metrics"]["accuracy"][-1] = math.nan
 
-    with pytest.raises(UserError, match="accuracy: each arm has a run whose last epoch gives no finite number"):
-        findings(tmp_path, NAMES[:2], seeds=1, change=diverge)
+    message = (
+        r"^accuracy: each arm has a run whose last epoch gives no finite number, so none has a mean: "
+        r"first \(seeds 0, 1\); better \(seeds 0, 1\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        findings(tmp_path, NAMES[:2], seeds=2, change=diverge)
+
+
+def test_cocos_minus_one_is_no_precision(tmp_path: Path) -> None:
+    """It says that there was nothing to find, and is averaged with nothing."""
+
+    def find_nothing(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["metrics"]["box_ap/cat"] = [0.1, 0.2, 0.3]
+        rows[3]["metrics"]["box_ap/cat"] = [-1.0, -1.0, -1.0]  # better, seed 1
+
+    told = text(findings(tmp_path, NAMES[:2], seeds=2, metric="box_ap/cat", change=find_nothing))
+    assert "30.00" in told and "better (seed 1). COCO has no number where validation images hold no such object" in told
 
 
 def test_arms_without_a_seed_in_common(tmp_path: Path) -> None:
@@ -211,8 +229,8 @@ def test_the_pace() -> None:
 
 def test_a_metric_without_a_value_is_not_answered_with_its_own_name() -> None:
     with pytest.raises(
-        UserError, match=r"^a run has no value of the metric 'accuracy': all its epochs leave it empty$"
+        UserError, match=r"^the run of 'a' with seed 3 has no value of the metric 'accuracy': all its epochs leave it"
     ):
-        Curve.of({"metrics": {"epoch": [1, 2], "accuracy": [None, None]}}, "accuracy")
+        Curve.of({"arm": "a", "seed": 3, "metrics": {"epoch": [1, 2], "accuracy": [None, None]}}, "accuracy")
     with pytest.raises(UserError, match=r"no metric 'acuracy'\. Did you mean 'accuracy'\?"):
         Curve.of({"metrics": {"epoch": [1, 2], "accuracy": [None, None]}}, "acuracy")

@@ -47,16 +47,17 @@ class Line:
 
 
 def no_metric(metric: str, known: Iterable[str]) -> UserError:
-    """The error of runs that have these metrics, and of the one that was asked for no value."""
+    """The error of runs that have these metrics, and not the one that was asked for."""
     names = list(known)
-    if metric in names:
-        return UserError(f"a run has no value of the metric {metric!r}: all its epochs leave it empty")
     return UserError(f"the runs have no metric {metric!r}.{nearest(metric, names)} They have {', '.join(names)}")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's metric: the epochs that have it, and its values there, not all of which need be finite."""
+    """A run's metric: the epochs that have it, and its values there, not all of which need be finite.
+
+    COCO's -1, which is no precision but says that there was nothing to find, is NaN.
+    """
 
     epochs: tuple[int, ...]
     values: tuple[float, ...]
@@ -65,10 +66,26 @@ class Curve:
     def of(cls, row: Row, metric: str) -> "Curve":
         """UserError where the run does not have the metric; gives the nearest."""
         known = row["metrics"]
-        if metric not in known or not any(value is not None for value in known[metric]):
+        if metric not in known:
             raise no_metric(metric, known)
         pairs = [pair for pair in zip(known["epoch"], known[metric], strict=True) if pair[1] is not None]
-        return cls(tuple(int(epoch) for epoch, _ in pairs), tuple(float(value) for _, value in pairs))
+        if not pairs:
+            run = f"the run of {row['arm']!r} with seed {row['seed']}"
+            raise UserError(f"{run} has no value of the metric {metric!r}: all its epochs leave it empty")
+        values = (float(value) for _, value in pairs)
+        if is_share(metric):
+            values = (math.nan if value < 0 else value for value in values)
+        return cls(tuple(int(epoch) for epoch, _ in pairs), tuple(values))
+
+    @property
+    def holes(self) -> list[int]:
+        """The epochs whose value is no finite number."""
+        return [epoch for epoch, value in zip(self.epochs, self.values, strict=True) if not math.isfinite(value)]
+
+    @property
+    def ends_in_hole(self) -> bool:
+        """Whether the last epoch's value is no finite number."""
+        return not math.isfinite(self.values[-1])
 
 
 class Findings:
@@ -81,7 +98,9 @@ class Findings:
     Attributes:
         curves: Each arm's that has a run, by seed.
         missing: Arms without a run.
-        diverged: Arms one of whose runs ends with a metric that is no finite number: no mean says anything of them.
+        diverged: Arms one of whose runs ends with a metric that is no finite number, so that no mean says anything of
+            them, and the seeds of these runs.
+        holes: Of arms with such an epoch, by seed, all of these epochs.
         first: The arm that was to be compared with, whether or not it has a mean.
         lines: One for each other arm; the first is what the others are compared with.
         pooled: One noise for all arms; None where it says no more than pairs do.
@@ -105,11 +124,14 @@ class Findings:
         self.metric = metric or str(next(iter(self._rows[names[0]].values())).get("monitor", ""))
         curves = {n: {s: Curve.of(row, self.metric) for s, row in self._rows[n].items()} for n in names}
         self.first = arms.arms[0].name
-        self.diverged = [name for name in names if not all(math.isfinite(c.values[-1]) for c in curves[name].values())]
+        holes = {n: {s: curve.holes for s, curve in own.items() if curve.holes} for n, own in curves.items()}
+        self.holes = {name: own for name, own in holes.items() if own}
+        self.diverged = {n: ends for n in names if (ends := [s for s, c in curves[n].items() if c.ends_in_hole])}
         self.curves = {name: curves[name] for name in names if name not in self.diverged}
         if not self.curves:
             raise UserError(
-                f"{self.metric}: each arm has a run whose last epoch gives no finite number, so none has a mean"
+                f"{self.metric}: each arm has a run whose last epoch gives no finite number, so none has a mean: "
+                f"{seeds_told(self.diverged)}{nothing_to_find(self.metric)}"
             )
         _check_epochs(self.curves, file)
         self.last = {name: {seed: curve.values[-1] for seed, curve in own.items()} for name, own in self.curves.items()}
@@ -187,6 +209,21 @@ def verdict(p: float, p_pooled: float) -> str:
     if math.isnan(p) and math.isnan(p_pooled):
         return ""
     return REAL if p <= 1 - LEVEL else LIKELY if p_pooled <= 1 - LEVEL else NOISE
+
+
+def seeds_told(seeds: Mapping[str, Iterable[int]]) -> str:
+    """Arms and some of their seeds.
+
+    >>> seeds_told({"dwconv3": [0, 2], "attention": [1]})
+    'dwconv3 (seeds 0, 2); attention (seed 1)'
+    """
+    each = {name: list(map(str, own)) for name, own in seeds.items()}
+    return "; ".join(f"{name} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for name, own in each.items())
+
+
+def nothing_to_find(metric: str) -> str:
+    """Why an average precision may be no number."""
+    return ". COCO has no number where validation images hold no such object" * ("_ap" in metric)
 
 
 def is_share(metric: str) -> bool:

@@ -12,7 +12,17 @@ from contagg.benchmark.bench import csv_of, describe
 from contagg.errors import plural
 from contagg.figures import save_figure
 from contagg.files import write_output
-from contagg.lab.findings import LIKELY, NOISE, REAL, Curve, Findings, Line, is_share
+from contagg.lab.findings import (
+    LIKELY,
+    NOISE,
+    REAL,
+    Curve,
+    Findings,
+    Line,
+    is_share,
+    nothing_to_find,
+    seeds_told,
+)
 from contagg.lab.intervals import LEVEL
 from contagg.lab.pictures import by_epoch, score_against_time
 from contagg.lab.rows import Row
@@ -47,6 +57,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
         "costs": dict(findings.about),
         "missing": findings.missing,
         "diverged": findings.diverged,
+        "no_finite_number": findings.holes,
         "arms": [{key: _or_null(value) for key, value in asdict(line).items()} for line in findings.lines],
     }
     write_output(paths[1], (json.dumps(content, indent=1) + "\n").encode())
@@ -77,7 +88,9 @@ def _below(findings: Findings) -> list[str]:
     lines = [f"no run yet: {'; '.join(findings.missing)}"] if findings.missing else []
     if findings.diverged:
         why = f"a run's {findings.metric.replace('_', ' ')} at the last epoch is no finite number"
-        lines.append(f"without a mean, since {why}: {'; '.join(findings.diverged)}")
+        lines.append(f"without a mean, since {why}: {seeds_told(findings.diverged)}{nothing_to_find(findings.metric)}")
+    if holes := {name: own for name, own in findings.holes.items() if name not in findings.diverged}:
+        lines.append(f"no finite number at some epoch before the last, which is no best one: {seeds_told(holes)}")
     if findings.first != first.arm:
         lines.append(f"the first arm, {findings.first!r}, is among these: differences are from {first.arm!r} instead")
     for kind, words in (
