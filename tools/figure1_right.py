@@ -20,11 +20,14 @@ from torch import nn
 import contagg
 from contagg.affinity import Grid
 from contagg.checkpoints.models import open_model
+from contagg.classification.recipe import ClassificationRecipe
 from contagg.errors import UserError, plural
 from contagg.figures import BLUE, SIGNED, VERMILION, bare, new_figure, plain_axes
 from contagg.inspect.static import StaticRow, static_rows
 from contagg.lab.intervals import Interval, interval
-from contagg.yaml_file import read_yaml
+from contagg.tasks import recipes
+from contagg.training.recipe_file import read_recipe
+from contagg.training.rows import read_metrics
 from tools.comparisons import with_interval
 from tools.json_rows import put_row, read_rows
 from tools.pictures import ROOT
@@ -38,13 +41,10 @@ NUMBERS = {"within3": "share within 3 x 3 tokens, %", "distance": "mean distance
 
 def learnt_row(run: Path) -> dict[str, Any]:
     """Of a finished run. UserError for what is none, or has no dense static affinity."""
-    recipe = run / "recipe.yaml"
-    if not recipe.is_file():
-        raise UserError(f"{run} is no run folder: it has no recipe.yaml")
-    keys = read_yaml(recipe)
-    model, seed = keys["model"], keys["run"]["seed"]
+    recipe = _recipe_of(run)
+    model, seed = recipe.model, recipe.run.seed
     torch.manual_seed(seed)
-    start = static_rows(contagg.create(model["name"], img_size=model["image_size"], **model["options"]))
+    start = static_rows(contagg.create(model.name, img_size=model.image_size, **model.options))
     network = open_model(str(run))[0]
     learnt = static_rows(network)
     if any(row.term.affinity.local is not None for row in learnt):
@@ -55,6 +55,32 @@ def learnt_row(run: Path) -> dict[str, Any]:
         "learnt": [_numbers(row) for row in learnt],
         "rows": {str(row.number): _rows_shown(network, row.number) for row in (learnt[0], learnt[-1])},
     }
+
+
+def _recipe_of(run: Path) -> ClassificationRecipe:
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: it has no recipe.yaml")
+    recipe = read_recipe(["-c", str(path)], recipes())
+    if recipe.task != "classification":
+        raise UserError(f"{run} is of the task {recipe.task!r}: give a run of DeiT + PAM")
+    epoch = max(epoch for column in read_metrics(run).values() for epoch, _ in column)
+    if epoch < recipe.optimization.epochs:
+        raise UserError(f"{run} is at epoch {epoch} of {recipe.optimization.epochs}: it is not finished")
+    return recipe
+
+
+def read_static(path: Path) -> list[dict[str, Any]]:
+    """The rows that there are. UserError for such that are none, or of networks of other depths."""
+    rows = read_rows(path)
+    for row in rows:
+        if not (isinstance(row.get("seed"), int) and isinstance(row.get("rows"), dict) and row["rows"]):
+            raise UserError(f"{path}: a row has no seed, or no rows of tokens")
+        for which in ("start", "learnt"):
+            layers = row.get(which)
+            if not isinstance(layers, list) or not layers or len(layers) != len(rows[0]["learnt"]):
+                raise UserError(f"{path}: {which!r} of seed {row['seed']} has not the layers that other rows have")
+    return rows
 
 
 def _numbers(row: StaticRow) -> dict[str, float]:
@@ -92,7 +118,7 @@ def of_layers(rows: Sequence[Mapping[str, Any]], name: str, which: str) -> list[
 
 def section(results: Path) -> list[str]:
     """Lines of docs/results.md."""
-    rows = read_rows(results / STATIC)
+    rows = read_static(results / STATIC)
     lines = ["## Figure 1, right: what the static affinities learn", ""]
     lines += [
         "Paper: the learnt rows of the first layers of DeiT + PAM are local, like convolutions', without having been "

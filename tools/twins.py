@@ -19,7 +19,6 @@ from contagg.files import write_output
 from contagg.lab.intervals import LEVEL, interval
 from tools import figure1_right
 from tools.comparisons import Entry, Found, Twin, find, order, passing, read_twins, told_apart, too_few, with_interval
-from tools.json_rows import read_rows
 from tools.pictures import publish
 
 ROOT = Path(__file__).parent.parent
@@ -116,19 +115,24 @@ def main(arguments: list[str] | None = None) -> None:
     if not given.results.is_dir():
         parser.error(f"--results {given.results} is no folder")
     try:
-        every = [find(twin, given.results) for twin in read_twins()]
+        print(_publish(given.results, given.docs))
     except UserError as error:
         parser.error(str(error))
+
+
+def _publish(results: Path, docs: Path) -> Path:
+    """Write pictures and page; returns the page's path. UserError for rows that cannot be shown."""
+    every = [find(twin, results) for twin in read_twins()]
+    parts = {found.twin.name: section(found) for found in every}
+    parts["pam"] += "\n" + "\n".join(figure1_right.section(results))
     for found in every:
         if found.drawn:
-            publish(given.docs / "pictures" / f"twin_{found.twin.name}.png", picture(found))
-    parts = {found.twin.name: section(found) for found in every}
-    parts["pam"] += "\n" + "\n".join(figure1_right.section(given.results))
-    if rows := read_rows(given.results / figure1_right.STATIC):
-        publish(given.docs / "pictures/twin_figure1_right.png", figure1_right.picture(rows))
+            publish(docs / "pictures" / f"twin_{found.twin.name}.png", picture(found))
+    if rows := figure1_right.read_static(results / figure1_right.STATIC):
+        publish(docs / "pictures/twin_figure1_right.png", figure1_right.picture(rows))
     page = "\n".join([INTRODUCTION, *parts.values()])
-    write_output(given.docs / "results.md", (page.rstrip() + "\n").encode())
-    print(given.docs / "results.md")
+    write_output(docs / "results.md", (page.rstrip() + "\n").encode())
+    return docs / "results.md"
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from torch import nn
 
 import contagg
 from contagg.affinity.token_mlp import TokenMLP
+from contagg.errors import UserError
 from contagg.lab.arms import Arm
-from tools import figure1_right
+from tools import figure1_right, twins
 from tools.comparisons import read_twins
 from tools.figure1_right import evenly_within3, learnt_row, main, of_layers, picture, section
 
@@ -45,8 +46,15 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Of three seeds."""
     for seed in (0, 1, 2):
         (tmp_path / str(seed)).mkdir()
-        keys = {"model": {"name": "vit_tiny_mixer", "image_size": 8 * SIDE, "options": OPTIONS}, "run": {"seed": seed}}
+        keys = {
+            "task": "classification",
+            "model": {"name": "vit_tiny_mixer", "image_size": 8 * SIDE, "options": OPTIONS},
+            "data": {"name": "folder", "root": "gone"},
+            "optimization": {"epochs": 2, "warmup_epochs": 0},
+            "run": {"seed": seed, "folder": "gone"},
+        }
         (tmp_path / str(seed) / "recipe.yaml").write_text(yaml.safe_dump(keys))
+        (tmp_path / str(seed) / "metrics.csv").write_text("epoch,step,accuracy\n1,1,0.1\n2,2,0.2\n")
     monkeypatch.setattr(figure1_right, "open_model", lambda run: (local(int(Path(run).name)), {}))
     return [tmp_path / str(seed) for seed in (0, 1, 2)]
 
@@ -86,6 +94,59 @@ def test_even_weights() -> None:
     pairs = [(i, j) for i in range(7) for j in range(7) if abs(i - j) <= 1]
     others = [(i, j) for i in range(3) for j in range(3) if abs(i - j) <= 1]
     assert evenly_within3((7, 3)) == pytest.approx(len(pairs) * len(others) / 21**2)
+
+
+RECIPES = {
+    "task: classification": "model",
+    "model: {name: vit_tiny_mixer}": "task",
+    "task: detection\nmodel: {backbone: container_light_tiny, norm: train}\ndata: {root: a}\nrun: {folder: a}": (
+        "is of the task 'detection': give a run of DeiT + PAM"
+    ),
+    "- a": "holds no recipe",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_of_others_are_refused_in_one_line(
+    recipe: str, tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs[0] / "recipe.yaml").write_text(recipe)
+    assert RECIPES[recipe] in refused(runs[0], tmp_path, capsys)
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (runs[0] / "metrics.csv").write_text("epoch,step,accuracy\n1,1,0.1\n")
+    assert "0 is at epoch 1 of 2: it is not finished" in refused(runs[0], tmp_path, capsys)
+    (runs[0] / "metrics.csv").unlink()
+    assert "is no run folder: it has no metrics.csv" in refused(runs[0], tmp_path, capsys)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "[{}]", '[{"seed": 0}]', "[" * 10**5])
+def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / figure1_right.STATIC
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"static\.json"):
+        section(tmp_path)
+    with pytest.raises(SystemExit):
+        twins.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    assert "static.json" in capsys.readouterr().err and not (tmp_path / "docs").exists()
+
+
+def test_rows_of_networks_of_two_depths_are_refused(tmp_path: Path, runs: list[Path]) -> None:
+    main([*map(str, runs), "--results", str(tmp_path)])
+    rows = json.loads((tmp_path / figure1_right.STATIC).read_text())
+    del rows[1]["learnt"][2]
+    (tmp_path / figure1_right.STATIC).write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="'learnt' of seed 1 has not the layers that other rows have"):
+        section(tmp_path)
+
+
+def refused(run: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as left:
+        main([str(run), "--results", str(results)])
+    assert left.value.code == 2
+    return capsys.readouterr().err
 
 
 def test_other_folders_are_refused(
