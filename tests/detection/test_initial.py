@@ -86,6 +86,7 @@ def test_heads_for_other_classes_start_anew(kind: str, classes: int, names: list
         "detr": ["class_head"],
     }[kind]
     assert "start anew" in said and heads[0] in said
+    assert "not in the file: none" in said  # it has them, of other classes
     for name in differing(source, model):
         assert any(head in name for head in heads), name
     for name, tensor in model.state_dict().items():
@@ -99,6 +100,19 @@ def test_another_kind_of_detector_gives_its_backbone(tmp_path: Path) -> None:
     save_weights(path, source.state_dict(), {"task": "detection"})
     assert started(model, path).startswith("backbone: ")
     assert not differing(features_of(source), features_of(model))
+
+
+def test_a_file_of_another_network_is_told(tmp_path: Path) -> None:
+    """DETR keeps stages that two networks may share in part, so that no shape need differ."""
+    path = tmp_path / "classifier.safetensors"
+    save_weights(path, contagg.create("container_tiny").state_dict(), {"model": {"name": "container_tiny"}})
+    features = Features("container_light_tiny.caltech101", [8], frozen=True)
+    said = init_detector(features, features, str(path))
+    assert "it is of the network 'container_tiny', the backbone is 'container_light_tiny'" in said
+    own = contagg.create("container_light_tiny").state_dict()
+    for metadata in ({"model": {"name": "container_light_tiny"}}, {"detector": {"backbone": "container_light_tiny"}}):
+        save_weights(path, own, metadata)
+        assert "it is of the network" not in init_detector(features, features, str(path))
 
 
 def test_a_classifiers_average_in_a_wrapper(tmp_path: Path) -> None:

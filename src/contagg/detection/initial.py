@@ -1,6 +1,6 @@
 """A detector's start from weights: those of a detector, or of a classifier for its backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from contagg.checkpoints.fitting import adapted, image_size_of, renamed, whole_n
 from contagg.checkpoints.reading import Checkpoint, read_checkpoint
 from contagg.detection.backbone import Features
 from contagg.device import require_finite
-from contagg.errors import UserError, plural
+from contagg.errors import UserError, plural, printable
 from contagg.nn.released import StateDict
 
 _OF_CLASSES = ("cls_logits.", "cls_score.", "bbox_pred.", "mask_fcn_logits.", "class_head.")
@@ -39,8 +39,9 @@ def init_detector(
     state, which = checkpoint.network(ema)
     wanted, body = model.state_dict(), _body(features)
     given, alone = renamed(state, wanted)[0], renamed(state, body.state_dict())[0]
+    other = _other_network(checkpoint.metadata, features.name)
     if len(given.keys() & wanted.keys()) <= len(alone.keys() & body.state_dict().keys()):
-        return _load_backbone(body, checkpoint, state, which)
+        return _load_backbone(body, checkpoint, state, which) + other
     others = checkpoint.other_classes(class_names)
     fresh = [name for name in wanted if name in given and others and _is_of_classes(name)]
     fresh += [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
@@ -49,8 +50,8 @@ def init_detector(
     for name in fresh:
         given.pop(name, None)
     note = f"; for other classes or of another shape, so these start anew: {_listed(sorted({*fresh}))}" * bool(fresh)
-    line = f"detector: {{}} of {plural(len(wanted), 'tensor')} loaded from {path}"
-    return _load(model, given, line, which, checkpoint.path) + note
+    line = f"detector: {{}} of {plural(len(wanted), 'tensor')} loaded from {checkpoint.path}"
+    return _load(model, given, line, which, checkpoint.path, fresh) + note + other
 
 
 def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, which: str) -> str:
@@ -66,7 +67,16 @@ def _load_backbone(body: nn.Module, checkpoint: Checkpoint, state: StateDict, wh
     return "; ".join([said, *lines])
 
 
-def _load(model: nn.Module, given: StateDict, said: str, which: str, path: Path) -> str:
+def _other_network(metadata: Mapping[str, Any], backbone: str) -> str:
+    """What is to be said where a run's file is of another network: what two have in common may be little."""
+    parts = ((metadata.get(section), key) for section, key in (("model", "name"), ("detector", "backbone")))
+    names = [part[key] for part, key in parts if isinstance(part, dict) and isinstance(part.get(key), str)]
+    there, here = (name.partition(".")[0] for name in ([*names, backbone][0], backbone))  # a tag is of weights
+    return f"; it is of the network {printable(there)!r}, the backbone is {here!r}" * (there != here)
+
+
+def _load(model: nn.Module, given: StateDict, said: str, which: str, path: Path, fresh: Sequence[str] = ()) -> str:
+    """Load what is given. `fresh` are tensors that the file has, and that are told of elsewhere."""
     wanted = model.state_dict()
     found = {name: given[name] for name in wanted if name in given}
     source = f"model.init_weights {path}"
@@ -75,7 +85,7 @@ def _load(model: nn.Module, given: StateDict, said: str, which: str, path: Path)
     require_finite(found, source)
     with torch.no_grad():
         model.load_state_dict(found, strict=False)
-    missing, left = (sorted(one.keys() - other.keys()) for one, other in ((wanted, found), (given, found)))
+    missing, left = sorted(wanted.keys() - found.keys() - set(fresh)), sorted(given.keys() - found.keys())
     which = f" ({which})" if which else ""
     return f"{said.format(len(found))}{which}; not in the file: {_listed(missing)}; not used: {_listed(left)}"
 
