@@ -21,7 +21,7 @@ from contagg.errors import UserError
 from contagg.training.building import Preprocessing, build_model
 from contagg.training.curves import draw_run
 from contagg.training.engine import Job, make_run
-from contagg.training.run_folder import RunFolder
+from contagg.training.run_folder import RunFolder, metrics_told
 
 
 def fit(recipe: ClassificationRecipe) -> None:
@@ -93,7 +93,7 @@ def report(folder: RunFolder, recipe: ClassificationRecipe, data: ImageData) -> 
 best weights   {best}
                read back: {found}
 last weights   {folder.checkpoints / "last.safetensors"}
-metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+metrics        {metrics_told(folder, recipe.run.loggers)}
 curves         {curves}
 confusion      {confusion}
 predictions    {predictions}

@@ -32,7 +32,7 @@ from contagg.files import write_output
 from contagg.training.curves import run_figure
 from contagg.training.engine import Job, make_run
 from contagg.training.rows import read_metrics
-from contagg.training.run_folder import RunFolder, is_first_process
+from contagg.training.run_folder import RunFolder, is_first_process, metrics_told
 
 _SHOWN = ("box_ap50", "mask_ap50", "box_ap", "mask_ap", "train_loss", "learning_rate")
 
@@ -141,7 +141,7 @@ def report(folder: RunFolder, recipe: DetectionRecipe, splits: tuple[CocoImages,
         f"""
 best weights   {best}
                read back: {read_back}; all numbers in {folder.figures / "scores.json"}
-metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+metrics        {metrics_told(folder, recipe.run.loggers)}
 curves         {curves}
 predictions    {picture}
 

@@ -19,7 +19,7 @@ from contagg.self_supervised.task import Dino
 from contagg.training.building import Preprocessing
 from contagg.training.curves import draw_run
 from contagg.training.engine import Batches, Job, make_run
-from contagg.training.run_folder import RunFolder
+from contagg.training.run_folder import RunFolder, metrics_told
 
 
 def fit(recipe: DinoRecipe) -> None:
@@ -103,7 +103,7 @@ def report(folder: RunFolder, recipe: DinoRecipe, data: ImageData) -> None:
     print(
         f"""
 teacher        {last} (of the last epoch{best})
-metrics        {folder.metrics}, and in TensorBoard: tensorboard --logdir {folder.folder}
+metrics        {metrics_told(folder, recipe.run.loggers)}
 curves         {curves}
 collapse       {teacher}
 

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,6 +115,18 @@ class RunFolder:
                 raise BusyFolderError(
                     f"another process is training in {self.folder}: wait for it, or give --run.folder another folder"
                 ) from error
+
+
+def metrics_told(folder: RunFolder, loggers: Sequence[str]) -> str:
+    """Where a finished run's numbers are, by the loggers that had them.
+
+    >>> metrics_told(RunFolder("runs/a"), ["tensorboard"])
+    'runs/a/metrics.csv, and in TensorBoard: tensorboard --logdir runs/a'
+    >>> metrics_told(RunFolder("runs/a"), [])
+    'runs/a/metrics.csv'
+    """
+    board = f", and in TensorBoard: tensorboard --logdir {folder.folder}" * ("tensorboard" in loggers)
+    return f"{folder.metrics}{board}"
 
 
 def is_first_process() -> bool:
