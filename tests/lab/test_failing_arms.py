@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from laboratory import fail, rows, written
+from tiny_recipes import DINO
 from torch import Tensor
 
 import contagg
@@ -23,6 +24,18 @@ def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureF
     assert "hot, seed 0: failed: " in out and "[1/2] identity, seed 0: accuracy" in out
     assert "1 run failed, the first 'hot' with seed 0: " in err and "log.txt" in err
     assert set(rows(tmp_path / "out")) == {("identity", 0)}
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_runs_that_never_measure_what_is_compared_are_not_made(
+    every: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DINO without labels, or whose first question to the neighbours comes after the last epoch."""
+    recipe = DINO | {"knn": {"every": every}, "run": DINO["run"] | {"folder": "unused"}}
+    assert fail(written(tmp_path, recipe), tmp_path / "out", "--arm", "a") == "2"
+    error = capsys.readouterr().err
+    assert "arm 'a': its runs never measure accuracy_knn10, by which" in error and "--metric train_loss" in error
+    assert not (tmp_path / "out").exists()
 
 
 class FailsWhenCalled(Affinity):

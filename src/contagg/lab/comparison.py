@@ -19,9 +19,9 @@ from contagg.lab.own_code import own_code
 from contagg.lab.report import score, text, write
 from contagg.lab.rows import Row, RunsFile, summary
 from contagg.lab.schedule import Outcome, Schedule, seconds_of
-from contagg.lab.sizes import Size, network, size
+from contagg.lab.sizes import Size, each_loader, network, size
 from contagg.output import duration
-from contagg.training.engine import check_machine
+from contagg.training.engine import Job, check_machine
 from contagg.training.signals import StoppedError
 
 
@@ -49,7 +49,7 @@ def compare(arms: Arms, folder: Path, options: argparse.Namespace) -> None:
     opener = Opener(arms.recipe, workers=0)
     if options.match:
         arms = match(arms, opener, options.match)
-    plan = _planned(arms, opener)
+    plan = _planned(arms, opener, options.metric)
     made = _made(arms, file, plan, seeds, options.metric)
     runs = [Run(arm, seed, arms.recipe, folder) for seed in seeds for arm in arms.arms if (arm.name, seed) not in made]
     if options.dry_run:
@@ -83,15 +83,25 @@ class _Plan:
     monitors: Mapping[str, str]
 
 
-def _planned(arms: Arms, opener: Opener) -> _Plan:
-    """Each arm is built once before anything is trained."""
+def _planned(arms: Arms, opener: Opener, metric: str | None) -> _Plan:
+    """Each arm is built once before anything is trained. UserError where nothing is asked of it that it measures."""
     sizes, data, code, monitors = {}, {}, {}, {}
     for arm in arms.arms:
         with named(f"arm {arm.name!r}"):
             job = opener.job(arm.recipe)
+            if metric is None and not _is_judged(job):
+                raise UserError(
+                    f"its runs never measure {job.monitor}, by which runs of {arm.recipe.task} are compared: say "
+                    "another, --metric train_loss"
+                )
             sizes[arm.name], data[arm.name], monitors[arm.name] = size(job), summary(job.fingerprint), job.monitor
             code[arm.name] = own_code(network(job))
     return _Plan(sizes, data, code, monitors)
+
+
+def _is_judged(job: Job) -> bool:
+    """Whether a run of it is validated: DINO's are not without labels."""
+    return bool(each_loader(job.validation_batches(0, 1))) and job.validate_every <= job.optimization.epochs
 
 
 def _made(
