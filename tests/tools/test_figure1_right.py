@@ -96,12 +96,16 @@ def test_even_weights() -> None:
     assert evenly_within3((7, 3)) == pytest.approx(len(pairs) * len(others) / 21**2)
 
 
+OF_A_DETECTOR = """
+task: detection
+model: {detector: detr, backbone: container_light_tiny, norm: train}
+data: {root: a}
+run: {folder: a}
+"""
 RECIPES = {
     "task: classification": "model",
     "model: {name: vit_tiny_mixer}": "task",
-    "task: detection\nmodel: {backbone: container_light_tiny, norm: train}\ndata: {root: a}\nrun: {folder: a}": (
-        "is of the task 'detection': give a run of DeiT + PAM"
-    ),
+    OF_A_DETECTOR: "is of the task 'detection': give a run of DeiT + PAM",
     "- a": "holds no recipe",
 }
 
