@@ -127,6 +127,7 @@ def test_arms_may_differ_in_where_their_data_lie(
     shutil.copytree(one, other)
     next((other / "train/a").glob("*.png")).unlink()
     words = ["-c", str(made / "tiny.yaml"), "--model.channels", "3", "--data.name", "folder", "--data.fraction", "1"]
+    words += ["--optimization.batch_size", "8"]
     arms = read_arms([*words, "--data.root", str(one)], [("arm", ["here"]), ("arm", ["there", f"data.root={other}"])])
     opener = Opener(arms.recipe)
     counts = [summary(opener.job(arm.recipe).fingerprint)["splits"]["training"]["counts"] for arm in arms.arms]

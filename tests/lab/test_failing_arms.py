@@ -31,10 +31,10 @@ def test_runs_that_never_measure_what_is_compared_are_not_made(
     every: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """DINO without labels, or whose first question to the neighbours comes after the last epoch."""
-    recipe = DINO | {"knn": {"every": every}, "run": DINO["run"] | {"folder": "unused"}}
+    recipe = DINO | {"knn": DINO["knn"] | {"every": every}, "run": DINO["run"] | {"folder": "unused"}}
     assert fail(written(tmp_path, recipe), tmp_path / "out", "--arm", "a") == "2"
     error = capsys.readouterr().err
-    assert "arm 'a': its runs never measure accuracy_knn10, by which" in error and "--metric train_loss" in error
+    assert "arm 'a': its runs never measure accuracy_knn3, by which" in error and "--metric train_loss" in error
     assert not (tmp_path / "out").exists()
 
 
