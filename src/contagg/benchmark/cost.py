@@ -32,8 +32,8 @@ def multiply_adds(model: nn.Module, size: tuple[int, int] = (224, 224), channels
     """
     was_training = model.training
     model = model.eval()
-    tensors = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     with flop_counter(model) as counter:
+        tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
         torch.func.functional_call(model, tensors, torch.empty(1, channels, *size, device="meta"))
     model.train(was_training)
     return counter.get_total_flops() // 2
