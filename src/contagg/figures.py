@@ -6,7 +6,7 @@ over white to a lighter orange, so that the two ends differ in grey as well.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
@@ -85,13 +85,19 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_output(path, content.getvalue())
 
 
-def overlap(box: Bbox, others: Iterable[Bbox]) -> float:
-    """The area, in square pixels, that a box shares with each of the others, summed: what a name would hide there."""
-    common = (Bbox.intersection(box, other) for other in others)
-    return sum(part.width * part.height for part in common if part is not None)
+def overlap(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> np.ndarray:
+    """The area, in square pixels, that each box shares with each of the others, summed: what a name would hide there.
+
+    >>> unit = Bbox.unit()
+    >>> overlap([unit, unit.translated(9, 0)], [unit.translated(0.5, 0), unit.translated(0, -0.25)]).tolist()
+    [1.25, 0.0]
+    """
+    here, there = (np.array([box.extents for box in some]).reshape(-1, 4) for some in (boxes, others))
+    low = np.maximum(here[:, None, :2], there[:, :2])
+    high = np.minimum(here[:, None, 2:], there[:, 2:])
+    return (high - low).clip(min=0).prod(axis=-1).sum(axis=-1)
 
 
-def outside(box: Bbox, frame: Bbox) -> float:
-    """The area, in square pixels, of a box beyond a frame."""
-    inside = Bbox.intersection(box, frame)
-    return box.width * box.height - (inside.width * inside.height if inside is not None else 0)
+def outside(boxes: Sequence[Bbox], frame: Bbox) -> np.ndarray:
+    """The area, in square pixels, of each box beyond a frame."""
+    return np.array([box.width * box.height for box in boxes]) - overlap(boxes, [frame])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from laboratory import RECIPE, rows, written
+from laboratory import RECIPE, compare, rows, written
 
 RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 30}}  # long enough to be met at work
 WORDS = ("--affinity", "identity", "dwconv3", "--seeds", "1", "--jobs", "2", "--rounds", "0")
@@ -20,9 +20,7 @@ EVERY_STEP = ("--run.checkpoint_minutes", "0")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison that was left alone."""
     folder = tmp_path_factory.mktemp("whole")
-    process = start(written(folder, RECIPE_OF_STEPS), folder / "out", *WORDS)
-    printed, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, printed
+    compare(written(folder, RECIPE_OF_STEPS), folder / "out", *WORDS)
     return folder
 
 
@@ -53,9 +51,7 @@ def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -
     assert process.returncode == (143 if how == signal.SIGTERM else -how), printed
     wait_for(lambda: not held(out))  # what a killed command leaves behind saves and ends by itself
     assert len(states(out)) >= 2 and not (out / "runs.json").exists()
-    again = start(recipe, out, *WORDS)
-    printed, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, printed
+    compare(recipe, out, *WORDS)
     for key, row in rows(whole / "out").items():
         assert rows(out)[key]["metrics"] == row["metrics"]
         assert row["seconds"] is not None and rows(out)[key]["seconds"] is None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from contagg.classification import fit
 from contagg.cli import main
@@ -125,8 +126,13 @@ def _child(arguments: list[str], printed: Path, meddle: Callable[[], None], envi
         sys.stdout, sys.stderr = file, file
         signal.signal(signal.SIGINT, signal.default_int_handler)
         fit.open_data = _few_held_out
+        Figure.savefig = _without_ink
         meddle()
         main(arguments)
+
+
+def _without_ink(self: Figure, *_: object, **__: object) -> None:
+    """Nothing is drawn, which would take a third of a run: tests of pictures make their own runs."""
 
 
 def _few_held_out(config: DataConfig) -> ImageData:

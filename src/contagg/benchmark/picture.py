@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -69,8 +70,8 @@ def _name(
         tries = [_at(axes, name, (fast, y), side, colour) for side in _SIDES]
         tries.append(_at(axes, name, (slow, y), (-1, 0), colour))
         extents = [text.get_window_extent() for text in tries]
-        hidden = [overlap(box, lines) + _NAMES_BY_LINES * overlap(box, boxes) + outside(box, frame) for box in extents]
-        best = hidden.index(min(hidden))
+        names_hidden, lines_hidden = overlap(extents, boxes), overlap(extents, lines)
+        best = int(np.argmin(lines_hidden + _NAMES_BY_LINES * names_hidden + outside(extents, frame)))
         boxes.append(extents[best])
         for number, text in enumerate(tries):
             if number != best:

@@ -119,11 +119,9 @@ def _name(
         text.remove()
         ways = [(ring, turn) for ring in _RINGS for turn in _TURNS]
         boxes = [_placed(marks[name], size.width, size.height, ring * pixel, turn) for ring, turn in ways]
-        hidden = [
-            overlap(box.padded(_GAP * pixel), taken) + 10 * outside(box, frame) + ring * pixel
-            for (ring, _), box in zip(ways, boxes, strict=True)
-        ]
-        best = hidden.index(min(hidden))
+        padded = [box.padded(_GAP * pixel) for box in boxes]
+        far = np.array([ring * pixel for ring, _ in ways])
+        best = int(np.argmin(overlap(padded, taken) + 10 * outside(boxes, frame) + far))
         taken.append(boxes[best])
         offset = (boxes[best].x0 - marks[name][0]) / pixel, (boxes[best].y0 - marks[name][1]) / pixel
         _write(axes, name, (x, y), offset, colour, led=ways[best][0] >= _RINGS[2])

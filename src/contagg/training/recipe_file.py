@@ -1,6 +1,7 @@
 """From a YAML file and command-line options to a checked recipe, or one line on what is wrong. Needs no torch."""
 
 import argparse
+import functools
 import importlib
 import json
 import re
@@ -85,6 +86,7 @@ def _recipe_class(task: Any, options: argparse.Namespace, tasks: Tasks) -> type:
     return getattr(importlib.import_module(module), name)
 
 
+@functools.cache  # a comparison reads a recipe for each of its arms
 def _parser(recipe_class: type) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog="contagg fit", usage="contagg fit -c FILE [--key value ...]", exit_on_error=False, parser_mode=_TEXT
