@@ -7,7 +7,6 @@ gaps, polygons and run lengths. Image i of a seed is the same on every machine, 
 import argparse
 import io
 import json
-import sys
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -206,7 +205,4 @@ def to_polygons(mask: np.ndarray) -> list[list[float]] | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.compose_coco", description=(__doc__ or "").split("\n")[0])
     arguments(parser)
-    try:
-        run(parser.parse_args())
-    except UserError as error:
-        sys.exit(f"compose_coco: {error}")
+    run(parser.parse_args())

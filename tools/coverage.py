@@ -136,8 +136,5 @@ def _of_torchvision(name: str) -> tuple[nn.Module, int]:
 
 
 if __name__ == "__main__":
-    try:
-        for written in table(sys.argv[1:] or list(networks())):
-            print(written, flush=True)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    for written in table(sys.argv[1:] or list(networks())):
+        print(written, flush=True)

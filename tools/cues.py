@@ -136,13 +136,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     source, folder = options.pop("source"), options.pop("folder")
     composition = Composition(**options)
-    try:
-        composition.check()
-        for split in FILES:
-            write_split(source, folder, split, composition)
-        write_output(folder / "composition.json", json.dumps(asdict(composition), indent=2).encode())
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    composition.check()
+    for split in FILES:
+        write_split(source, folder, split, composition)
+    write_output(folder / "composition.json", json.dumps(asdict(composition), indent=2).encode())
     print(
         f"{folder}: {composition.train} and {composition.val} images; the square lies {composition.distance} pixels off"
     )

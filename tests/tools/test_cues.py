@@ -75,5 +75,5 @@ def test_what_does_not_fit(composition: Composition, message: str) -> None:
 
 def test_a_source_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["cues", str(tmp_path), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match=r"error: there is no .*train\.parquet"):
+    with pytest.raises(UserError, match=r"there is no .*train\.parquet"):
         cues.main()
