@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 import contagg.models  # noqa: F401  registers the networks
 from contagg.benchmark.cost import multiply_adds, parameter_count
@@ -42,8 +43,7 @@ def counts(arguments: argparse.Namespace) -> None:
     width = max(map(len, arguments.models))
     print(f"{'model':<{width}}  {'parameters, M':>13}  {'multiply-adds, G':>16}")
     for name in arguments.models:
-        with torch.device("meta"):
-            model = create(name)
+        model = _shapes(name)
         try:
             if not serves_any_size(model) and hasattr(model, "set_input_size"):
                 model.set_input_size(arguments.size)  # type: ignore[operator]
@@ -53,9 +53,15 @@ def counts(arguments: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {parameter_count(model) / 1e6:>13.2f}  {cost / 1e9:>16.2f}")
 
 
+def _shapes(name: str) -> nn.Module:
+    """A network on the meta device: its 20M weights are not drawn, which would take most of the time."""
+    with torch.device("meta"):
+        return create(name)
+
+
 def counted(row: Row) -> tuple[float, float]:
     """Parameters in millions and multiply-adds in billions of our network for a row, at 224 x 224."""
-    model = create(row.model)
+    model = _shapes(row.model)
     return parameter_count(model) / 1e6, multiply_adds(model) / 1e9
 
 
