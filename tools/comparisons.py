@@ -193,7 +193,7 @@ def told_apart(found: Found) -> str:
     """Which arms differ from the first one, of a comparison that the paper does not have."""
     first, *others = found.entries
     if not found.twin.rows[1:]:
-        return "To be set beside what others report."
+        return "One network and one recipe: no comparison, to be read beside what others report."
     if reason := too_few(found):
         return reason
     p = chances(found, [(other, first) for other in others])

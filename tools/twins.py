@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contagg.errors import UserError
-from contagg.figures import new_figure
+from contagg.figures import new_figure, plain_axes
 from contagg.files import write_output
 from contagg.lab.intervals import LEVEL, interval
 from tools import figure1_right
@@ -42,8 +42,9 @@ def section(found: Found) -> str:
     lines = [f"## {twin.title}", "", f"{says}: {twin.here}.", ""]
     if not found.entries:
         return "\n".join([*lines, "Not run yet.", "", *_command(twin)])
-    head = ["network", *["paper"] * bool(twin.paper_says), "here", "seeds", f"from {first.name}"]
-    head += ["epochs to its best"] * twin.curves
+    head = ["network", *["paper"] * bool(twin.paper_says), "here", "seeds"]
+    if twin.rows[1:]:
+        head += [f"from {first.name}", *["epochs to its best"] * twin.curves]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(_line(found, entry) for entry in twin.rows)]
     said = order(found) or too_few(found) if twin.paper_says else told_apart(found)
     lines += ["", str(said), ""]
@@ -60,6 +61,8 @@ def _line(found: Found, entry: Entry) -> str:
     if twin.paper_says:
         cells += ["" if entry.paper is None else f"{entry.paper:.1f}"]
     cells += [with_interval(interval(list(values.values()), found.noise)) if values else "no run yet", str(len(values))]
+    if not twin.rows[1:]:
+        return f"| {' | '.join(cells)} |"
     compared = entry is not first and bool(values.keys() & reference.keys())
     cells += [with_interval(found.difference(entry), "+") if compared else ""]
     if twin.curves:
@@ -86,7 +89,8 @@ def _draw_curves(found: Found, axes: Axes) -> None:
         low, mean, high = ([scale * of(column) for column in columns] for of in (min, fmean, max))
         axes.fill_between(epochs, low, high, color=f"C{place}", alpha=0.2, lw=0)
         axes.plot(epochs, mean, color=f"C{place}", label=entry.name, lw=1.8)
-    axes.set(xlabel="epoch", ylabel=f"{found.twin.label}, %; band: all seeds")
+    band = "; band: all seeds" if any(len(found.curves[entry.arm]) > 1 for entry in found.entries) else ""
+    plain_axes(axes, "epoch", f"{found.twin.label}, %{band}", whole=True)
     axes.legend(frameon=False)
 
 
