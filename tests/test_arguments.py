@@ -40,6 +40,24 @@ def test_defaults_and_endings() -> None:
             parser.parse_args(["container", __file__, option, "r.txt"])
 
 
+def test_what_is_in_the_way_of_an_output_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file.csv").touch()
+    for free in ("new/deep/a.csv", "file.csv", "there/a.csv"):
+        assert arguments.output_file(str(tmp_path / free)) == tmp_path / free
+    for free in ("new/deep", "there"):
+        assert arguments.output_folder(str(tmp_path / free)) == tmp_path / free
+    (tmp_path / "there.csv").mkdir()
+    for check in (arguments.output_file, arguments.ending((".csv",))):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"there\.csv is a folder"):
+            check(str(tmp_path / "there.csv"))
+        with pytest.raises(argparse.ArgumentTypeError, match=r"file\.csv is no folder"):
+            check(str(tmp_path / "file.csv/deep/a.csv"))
+    for wrong in ("file.csv", "file.csv/deep"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"file\.csv is no folder"):
+            arguments.output_folder(str(tmp_path / wrong))
+
+
 def test_models_and_files(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.safetensors").touch()

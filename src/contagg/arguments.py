@@ -11,8 +11,10 @@ from typing import Any
 
 from contagg.checkpoints.locate import find_weights, is_name
 from contagg.errors import UserError
-from contagg.files import FIGURE_ENDINGS, is_file, is_folder
+from contagg.files import FIGURE_ENDINGS, is_file, is_folder, obstacle
 from contagg.names import unknown_model
+
+MOST_THREADS = 1024
 
 Position = tuple[int | float, int | float]
 
@@ -62,6 +64,16 @@ def _whole(text: str, least: int, named: str) -> int:
     if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {named}")
     return int(text)
+
+
+def threads(text: str) -> int:
+    """Of the processor. ArgumentTypeError for so many that the system would end the process."""
+    number = whole_above_zero(text)
+    if number > MOST_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"{number:,} threads are more than {MOST_THREADS:,}; see how many cores there are"
+        )
+    return number
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -114,9 +126,26 @@ def ending(endings: tuple[str, ...]) -> Callable[[str], str]:
     def check(text: str) -> str:
         if Path(text).suffix not in endings:
             raise argparse.ArgumentTypeError(f"{text!r} must end in one of {', '.join(endings)}")
+        output_file(text)
         return text
 
     return check
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written when the work is done. ArgumentTypeError where something is in its way."""
+    return _output(Path(text), folder=False)
+
+
+def output_folder(text: str) -> Path:
+    """A folder that files can be written into when the work is done."""
+    return _output(Path(text), folder=True)
+
+
+def _output(path: Path, folder: bool) -> Path:
+    if problem := obstacle(path, folder):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written: {problem}")
+    return path
 
 
 def run_or_weights(text: str) -> str:

@@ -47,6 +47,22 @@ def write_output(path: Path, content: bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def obstacle(path: Path, folder: bool = False) -> str:
+    """What keeps a file, or a `folder` of files, from being written there; empty where nothing does.
+
+    >>> obstacle(Path(__file__) / "a.png").endswith("files.py is no folder")
+    True
+    """
+    if not folder and is_folder(path):
+        return f"{path} is a folder"
+    above = path if folder else path.parent
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not is_folder(above):
+        return f"{above} is no folder"
+    return "" if os.access(above, os.W_OK | os.X_OK) else f"{above} takes no new files"
+
+
 def as_csv(rows: Iterable[Iterable[object]]) -> bytes:
     """Rows as the content of a CSV file; the first is that of the columns' names."""
     text = io.StringIO(newline="")

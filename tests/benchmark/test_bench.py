@@ -140,6 +140,12 @@ def test_counts_agree_with_fvcore() -> None:
 
 
 def test_bad_arguments() -> None:
-    for words in (["--variants", "plane"], ["--rounds", "0"], ["--precisions", "fp64"]):
+    for words in (
+        ["--variants", "plane"],
+        ["--rounds", "0"],
+        ["--precisions", "fp64"],
+        ["--threads", "100000"],
+        ["--out", __file__],
+    ):
         with pytest.raises(argparse.ArgumentError):
             options("container", *words)

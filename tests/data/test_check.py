@@ -118,6 +118,20 @@ def test_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys, tmp_path, *words)[1:] == lines[1:]
 
 
+@pytest.mark.parametrize(
+    ("boxes", "said"), [([], "has no annotation that can be used"), ([[0.1, 0.1, 0.5, 0.5]], "must be in pixels")]
+)
+def test_coco_that_fit_refuses(
+    boxes: list[list[float]], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = coco(tmp_path)
+    content["annotations"] = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": box} for box in boxes]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.json").write_text(json.dumps(content))
+    last = run(capsys, tmp_path)[-1]
+    assert last.startswith("  neither learnt from nor judged by, fit refuses it: ") and said in last
+
+
 def test_images_of_a_json_without_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = coco(tmp_path)
     (tmp_path / "annotations").mkdir()

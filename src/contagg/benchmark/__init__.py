@@ -1,9 +1,8 @@
 """What networks cost: the commands that measure it. Needs no torch."""
 
 import argparse
-from pathlib import Path
 
-from contagg.arguments import Command, image_size, model_name, whole_above_zero, words
+from contagg.arguments import Command, image_size, model_name, output_folder, threads, whole_above_zero, words
 
 VARIANTS = ("plain", "fused", "compiled", "fused+compiled")
 PRECISIONS = ("fp32", "bf16")
@@ -71,9 +70,11 @@ def _measured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=number, default=8, metavar="N", help="images per batch (default 8)")
     parser.add_argument("--size", type=number, default=224, metavar="PIXELS", help="height and width (default 224)")
     parser.add_argument("--rounds", type=number, default=7, metavar="N", help="each measures every variant (default 7)")
-    parser.add_argument("--threads", type=number, metavar="N", help="processor threads (default: torch's)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="processor threads (default: torch's)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.csv, bench.json and bench.png there")
+    parser.add_argument(
+        "--out", type=output_folder, metavar="FOLDER", help="write bench.csv, bench.json and bench.png there"
+    )
 
 
 COMMANDS = {

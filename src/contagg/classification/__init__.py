@@ -2,7 +2,16 @@
 
 import argparse
 
-from contagg.arguments import Command, add_checkpoint, add_device, add_loading, data_folder, images, whole_above_zero
+from contagg.arguments import (
+    Command,
+    add_checkpoint,
+    add_device,
+    add_loading,
+    data_folder,
+    images,
+    output_folder,
+    whole_above_zero,
+)
 from contagg.tasks import Task
 
 
@@ -20,7 +29,8 @@ def validate(parser: argparse.ArgumentParser) -> None:
         "--data.root", dest="root", type=data_folder, help="where they lie (default: where the run had them)"
     )
     parser.add_argument("--data.validation_split", dest="validation_split", help="which split, for timm's data sets")
-    parser.add_argument("--output", help="folder for confusion.png and confusion.csv (default: the run's figures)")
+    told = "folder for confusion.png and confusion.csv (default: the run's figures)"
+    parser.add_argument("--output", type=output_folder, help=told)
 
 
 def predict(parser: argparse.ArgumentParser) -> None:

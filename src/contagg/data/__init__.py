@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from contagg.arguments import Command, data_folder, whole_above_zero
+from contagg.arguments import Command, data_folder, output_file, whole_above_zero
 from contagg.data.config import NAMED_DATA, PREFIXES
 from contagg.errors import nearest
 
@@ -40,7 +40,7 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", help="for coco: one JSON below the folder (default: those in annotations/)")
     parser.add_argument("--images", default=".", help="for coco, with --annotations: the images' folder below it")
     parser.add_argument("--workers", type=whole_above_zero, default=4, help="images read at once (default 4)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="all that was found, as .json")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="all that was found, as .json")
 
 
 def _converting(parser: argparse.ArgumentParser, of: str) -> None:

@@ -87,7 +87,9 @@ def check(options: argparse.Namespace) -> None:
         print(line)
     if options.output:
         content = {"splits": {name: vars(one) for name, one in found.items()}, "shared": shared}
-        write_output(options.output, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        write_output(
+            options.output, json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        )
 
 
 def parts_of(options: argparse.Namespace) -> dict[str, Part]:
@@ -258,6 +260,10 @@ def _coco_part(annotations: CocoAnnotations) -> Part:
             f"longer side of an object in pixels: median {half:.0f}, nine in ten from {small:.0f} to {large:.0f} "
             "(model.anchor_size, once the image is resized)",
         ]
+    try:
+        annotations.require_objects()
+    except UserError as error:
+        notes.append(f"neither learnt from nor judged by, fit refuses it: {error}")
     return Part(
         names=[entry.file_name for entry in annotations.images],
         read=partial(_read_coco, annotations),

@@ -1,7 +1,6 @@
 """The task of finding objects and outlining them: what it brings to the command line. Needs no torch."""
 
 import argparse
-from pathlib import Path
 
 from contagg.arguments import (
     Command,
@@ -16,7 +15,10 @@ from contagg.arguments import (
     images,
     model_name,
     numbers,
+    output_file,
+    output_folder,
     run_or_weights,
+    threads,
     whole_above_zero,
 )
 from contagg.checkpoints.locate import task_of
@@ -40,7 +42,8 @@ def validate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data.annotations", dest="annotations", help="JSON below it (default: the run's)")
     parser.add_argument("--data.images", dest="images", help="folder of images below it (default: the run's)")
-    parser.add_argument("--output", help="folder for scores.json and COCO's result files (default: none)")
+    told = "folder for scores.json and COCO's result files (default: none)"
+    parser.add_argument("--output", type=output_folder, help=told)
 
 
 def predict(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +83,8 @@ def memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="(default: all)")
     parser.add_argument("--height", type=whole_above_zero, default=800, metavar="PIXELS", help="default 800")
     parser.add_argument("--width", type=whole_above_zero, default=1333, metavar="PIXELS", help="default 1333")
-    parser.add_argument("--threads", type=whole_above_zero, default=1, metavar="N", help="of the processor (default 1)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write memory.csv and memory.json there")
+    parser.add_argument("--threads", type=threads, default=1, metavar="N", help="of the processor (default 1)")
+    parser.add_argument("--out", type=output_folder, metavar="FOLDER", help="write memory.csv and memory.json there")
 
 
 def export(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +97,7 @@ def export(parser: argparse.ArgumentParser) -> None:
         metavar="H,W",
         help="multiples of 32 (default: of a wide image as the run resized it)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: MODEL.onnx)")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="where to write (default: MODEL.onnx)")
 
 
 TASK = Task(

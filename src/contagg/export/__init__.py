@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from contagg.arguments import Command, add_weights, image_size, model, run_or_weights
+from contagg.arguments import Command, add_weights, image_size, model, output_file, output_folder, run_or_weights
 from contagg.errors import UserError
 
 FORMATS = ("onnx", "pt2")
@@ -21,7 +21,7 @@ def program(parser: argparse.ArgumentParser, form: str) -> None:
         metavar="H,W",
         help="serve this image size only (default: any, unless the model has a learnt N x N)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write (default: MODEL.{form})")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help=f"where to write (default: MODEL.{form})")
 
 
 def weights(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def weights(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="anyone's for a name, such as the authors' checkpoint",
     )
-    parser.add_argument("out", type=Path, help="the folder to write config.json and model.safetensors into")
+    parser.add_argument("out", type=output_folder, help="the folder to write config.json and model.safetensors into")
 
 
 def target(options: argparse.Namespace) -> Path:

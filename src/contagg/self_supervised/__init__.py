@@ -8,6 +8,7 @@ from contagg.arguments import (
     add_loading,
     data_folder,
     model_name,
+    output_file,
     run_or_weights,
     whole_above_zero,
 )
@@ -42,7 +43,7 @@ def knn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=whole_above_zero, default=224, help="with --model (default 224)")
     parser.add_argument("--baselines", action="store_true", help="also of raw pixels and of the network untrained")
     parser.add_argument("--cache", help="a folder where features are kept, and taken from the next time")
-    parser.add_argument("--output", help="a .json file for the numbers")
+    parser.add_argument("--output", type=output_file, help="a .json file for the numbers")
     add_loading(parser, batch_size=128)
     add_device(parser)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from contagg.arguments import Command, existing_folder
+from contagg.arguments import Command, existing_folder, output_file
 from contagg.training.rows import metric_of
 
 
@@ -11,7 +11,7 @@ def curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=existing_folder, nargs="+", help="run folders")
     parser.add_argument("--metric", default="accuracy", help="a column of metrics.csv (default accuracy)")
     parser.add_argument("--against", choices=("epoch", "step"), default="epoch", help="(default epoch)")
-    parser.add_argument("--output", default="curves.png", help="the picture (default curves.png)")
+    parser.add_argument("--output", type=output_file, default="curves.png", help="the picture (default curves.png)")
 
 
 def check_curves(options: argparse.Namespace) -> None:

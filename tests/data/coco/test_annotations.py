@@ -84,6 +84,12 @@ BAD: dict[str, Change] = {
     ),
     "image 70 is 0 x 30 pixels": lambda content: content["images"][0].update(height=0),
     "image 70 is missing: no .*gone.jpg": lambda content: content["images"][0].update(file_name="gone.jpg"),
+    "image 70 is said to be '../x/a.png': nothing outside": lambda content: content["images"][0].update(
+        file_name="../x/a.png"
+    ),
+    "image 70 is said to be '/etc/a.png': nothing outside": lambda content: content["images"][0].update(
+        file_name="/etc/a.png"
+    ),
     "image 70 is missing: no .*xxx": lambda content: content["images"][0].update(file_name="x" * 300 + "/y.png"),
     "image 70 is missing: no .*zzz": lambda content: content["images"][0].update(file_name="z" * 6000),
     r"image 70 is missing: no .*a\\x00b": lambda content: content["images"][0].update(file_name="a\0b/c.png"),

@@ -109,6 +109,34 @@ def test_a_folder_a_split_and_a_category_above_the_others(tmp_path: Path, capsys
     assert "1 category that only names a group of others: left out" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ids", [(0, 3), (9, 3)])
+def test_a_project_called_as_its_class_is(
+    ids: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "coco"
+    for split in ("train", "valid"):
+        add(root, f"{split}/a.png")
+        said = content("a.png")
+        said["categories"] = [{"id": n, "name": "cat", "supercategory": "none"} for n in ids]
+        (root / split / "_annotations.coco.json").write_text(json.dumps(said))
+    found = converted(root)
+    assert all(one["categories"] == [{"id": 1, "name": "cat"}] for one in found.values())
+    assert "1 category that only names a group of others: left out" in capsys.readouterr().out
+
+
+def test_two_classes_of_one_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = root / "annotations/train.json"
+    path.write_text(path.read_text().replace("dog", "cat"))
+    said = conversions.failure("from-coco", root, capsys)
+    assert "'cat' is also the name of category 3, and both have objects" in said
+
+
+def test_fractions_are_refused_as_fit_refuses_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace(str(BOX), "[0.25, 0.25, 0.5, 0.5]"))
+    assert "no box reaches beyond the first pixel: boxes of COCO" in conversions.failure("from-coco", root, capsys)
+
+
 RLE = to_rle(MASK)
 SHAPES: dict[str, dict[str, Any]] = {
     "no box": {"bbox": None, "area": None, "segmentation": RLE},

@@ -1,5 +1,6 @@
 """`contagg data from-voc` takes what tools write, tells what it leaves out, and never writes into what it reads."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_lists_as_windows_writes_them_with_spaces_in_names(tmp_path: Path) -> No
         add(root, name)
     listed(root, train=["blood, 1 (copy)", "b  1", "b"], val=["c -1", ""])
     assert converted(root) == {"train": ["blood, 1 (copy).png", "b.png"], "val": ["c.png"]}
+
+
+def test_lists_that_cannot_be_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "voc"
+    for name in "abc":
+        add(root, name)
+    listed(root, train=["a"])
+    converted(root)
+    assert "note: ImageSets/Main has train.txt but not both train.txt and val.txt" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(root / "ImageSets")
+    listed(root, train=["a", "z"], val=["b"])
+    assert failure(root, capsys).endswith("train.txt lists 'z' without an XML\n")
 
 
 def test_folders_below_annotations(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`contagg data from-yolo`: boxes and polygons come out where they lie, faults are named with file and line."""
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +125,8 @@ FAULTS = {
     "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4": "line 2: 8 values; a box has 5, a polygon of n corners 1 + 2 n",
     "0 0.5 0.5 0 0.4": "line 2: the box from 10, 3 to 10, 7 has no width or height",
     "0 0.9 0.5 0.4 0.4": "line 2: the box from 14, 3 to 22, 7 leaves the 20 x 10 pixels by 2; --clip-boxes allows some",
-    "0 10 5 4 4": "leaves the 20 x 10 pixels by 220",
+    "0 10 5 4 4": "line 2: 10 is no fraction of the image: YOLO counts from 0 to 1, not in pixels",
+    "9" * 50: "line 2: '999999999999999...99999999999999' is no number",
     "0 0.1 0.1 0.1 0.2 0.101 0.3": "line 2: the polygon encloses no pixel",
     "0 0.1 0.1 0.3 0.3 1.4 0.2": "leaves the 20 x 10 pixels by 8",
 }
@@ -180,3 +183,30 @@ def test_names_are_shown_as_they_can_be_printed() -> None:
     assert class_names({"names": ["a\x1b[31m", 3]}) == ["a\\x1b[31m", "3"]
     with pytest.raises(UserError, match="must be a text"):
         class_names({"names": [["a"]]})
+
+
+def test_a_name_that_is_no_utf8(yolo: Path) -> None:
+    for kind, ending in (("images", ".png"), ("labels", ".txt")):
+        odd = os.fsdecode(b"\xff" + ending.encode())
+        (yolo / kind / "train" / f"a{ending}").rename(yolo / kind / "train" / odd)
+    (yolo / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\n")  # held out by a hash of names
+    found = converted(yolo)
+    names = [image["file_name"] for content in found.values() for image in content["images"]]
+    assert sorted(names) == ["b.png", "\udcff.png"]
+    folder = next(split for split, content in found.items() if content["images"][0]["file_name"] == "\udcff.png")
+    assert (yolo.parent / "out" / folder / "\udcff.png").is_file()
+
+
+def test_what_keeps_from_learning_is_told(yolo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (yolo / "labels/val/c.txt").write_text("")
+    converted(yolo)
+    assert "no image of val has an object, and fit refuses that" in capsys.readouterr().out
+    (yolo / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog]\n")
+    shutil.rmtree(yolo.parent / "out")
+    converted(yolo)
+    assert "2 images are in both train and val, which is then no test" in capsys.readouterr().out
+
+
+def test_a_name_that_yaml_takes_for_nothing(yolo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (yolo / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, null]\n")
+    assert "data.yaml: the name of a class must be a text, not None; 'null' is one in quotes" in failure(yolo, capsys)

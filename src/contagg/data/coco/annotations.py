@@ -236,6 +236,8 @@ def _images(entries: list[Any], folder: Path, faults: Faults) -> tuple[dict[int 
             if min(height, width) < 1 or height * width > LARGEST_MAX_PIXELS:
                 raise UserError(f" is {height} x {width} pixels: from 1 to {LARGEST_MAX_PIXELS:,} in all can be read")
             file = folder / name
+            if (name.startswith("/") or ".." in name) and _leaves(folder, file):
+                raise UserError(f" is said to be {name!r:.80}: nothing outside {folder} is read")
             if file.parent not in present:  # one listing a folder: asking for each file takes long on shared disks
                 present[file.parent] = _listing(file.parent)
             if file.name not in present[file.parent]:
@@ -243,6 +245,12 @@ def _images(entries: list[Any], folder: Path, faults: Faults) -> tuple[dict[int 
             found[number] = ImageEntry(number, name, height, width)
             sizes.append(present[file.parent][file.name])
     return found, sizes
+
+
+def _leaves(folder: Path, file: Path) -> bool:
+    """Whether a JSON, which may be a stranger's, names a file that is not below the folder of images."""
+    home = os.path.normpath(folder.absolute())
+    return not os.path.normpath(file.absolute()).startswith(home.rstrip(os.sep) + os.sep)
 
 
 def _listing(folder: Path) -> dict[str, int]:

@@ -42,6 +42,7 @@ class CocoReader:
     clip_boxes: float = 1.0
     _seen: Counter[str] = field(default_factory=Counter)
     _names: list[str] = field(default_factory=list)
+    _idle: set[str] = field(default_factory=set)
 
     def read(self, one_in: int = 5) -> Reading:
         """All images and objects. UserError where there is nothing of the kind, or nothing in it."""
@@ -62,12 +63,20 @@ class CocoReader:
     def _categories(self, path: Path, content: Mapping[str, Any]) -> dict[str, str]:
         """Names by id, as a text, in the order of the ids."""
         found: dict[str, str] = {}
+        used = _used(content)
         for entry in content["categories"]:
             with self.faults.of(f"{self._shown(path)}, category {entry!r:.80}"):
-                name = class_name(text(entry, "name"))
-                if name in found.values() or _id(entry, "id") in found:
-                    raise UserError(": its id or name is given twice")
-                found[_id(entry, "id")] = name
+                name, number = class_name(text(entry, "name")), _id(entry, "id")
+                if number in found:
+                    raise UserError(": its id is given twice")
+                like = [one for one, other in found.items() if other == name]
+                idle = next((one for one in (*like, number) if like and one not in used), None)
+                found[number] = name
+                if like and idle is None:
+                    raise UserError(f": {name!r} is also the name of category {like[0]}, and both have objects")
+                if idle is not None:
+                    self._idle.add(name)
+                    del found[idle]
         return dict(sorted(found.items(), key=lambda pair: (len(pair[0]), pair[0])))
 
     def _chosen(self, contents: Mapping[str, tuple[Path, Mapping[str, Any]]], used: Counter[str]) -> list[str]:
@@ -75,7 +84,7 @@ class CocoReader:
         entries = [entry for _, content in contents.values() for entry in content["categories"]]
         above = {str(entry.get("supercategory")) for entry in entries if entry["name"] != entry.get("supercategory")}
         left = [name for name in self._names if name in above and not used[name]]
-        self._seen["above"] = len(left)
+        self._seen["above"] = len(left) + len(self._idle)
         return [name for name in self._names if name not in left]
 
     def _images(
@@ -196,6 +205,12 @@ def _id(entry: Any, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise UserError(f": its {key!r} must be a number or a text, not {value!r:.40}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _used(content: Mapping[str, Any]) -> set[str]:
+    """The ids of categories that have objects; what is wrong with an annotation is said where it is read."""
+    ids = (entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict))
+    return {_id({"id": one}, "id") for one in ids if isinstance(one, int | float | str) and not isinstance(one, bool)}
 
 
 def _size_of(file: Path, entry: Mapping[str, Any]) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def hold_out(images: Sequence[Labelled], one_in: int) -> dict[str, list[Labelled
 
     UserError where one of both has none: there is but one name.
     """
-    hashes = [int(sha256(Path(image.name).stem.encode()).hexdigest(), 16) for image in images]
+    hashes = [int(sha256(Path(image.name).stem.encode("utf-8", "surrogateescape")).hexdigest(), 16) for image in images]
     chosen = [number % one_in == 0 for number in hashes]
     if not any(chosen):
         chosen = [number == min(hashes) for number in hashes]
@@ -173,6 +173,11 @@ def as_coco(images: Sequence[Labelled], classes: Sequence[str]) -> dict[str, Any
     }
 
 
+def as_json(content: Any) -> bytes:
+    """Readable letters in UTF-8; what cannot be so, as the names of files from another time, as JSON's escapes."""
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
 def check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
     """UserError for a polygon that encloses no pixel of an image of `size` (height, width)."""
     try:
@@ -209,7 +214,7 @@ def write(splits: Mapping[str, Sequence[Labelled]], classes: Sequence[str], outp
         for name, images in splits.items():
             (partial / name).mkdir(exist_ok=True)
             path = partial / "annotations" / f"{name}.json"
-            write_atomically(path, json.dumps(as_coco(images, classes), ensure_ascii=False).encode())
+            write_atomically(path, as_json(as_coco(images, classes)))
             read_annotations(path, partial / name, clip_boxes=0.01)  # what is written is what `fit` takes
         partial.replace(output)
     except OSError as error:

@@ -56,10 +56,12 @@ def read_layout(root: Path, by_hash: bool) -> Layout:
     marks = _marks(root)
     lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
     wanted = split_names(lists, f"{root}/ImageSets/Main")
+    alone = "" if {"train", "val"} <= wanted.keys() else " and ".join(f"{name}.txt" for name in wanted.values())
     if not {"train", "val"} <= wanted.keys():
         wanted = {"train": "trainval", "test": "test"} if {"trainval", "test"} <= lists.keys() else {}
     if by_hash or not wanted:
-        return Layout({"all": marks}, marks)
+        said = f"ImageSets/Main has {alone} but not both train.txt and val.txt: split by a hash of the names instead"
+        return Layout({"all": marks}, marks, [said] if alone and not by_hash else [])
     found = {split: _listed(lists[name], {mark.name: mark for mark in marks}) for split, name in wanted.items()}
     left = {mark.name for mark in marks} - {mark.name for some in found.values() for mark in some}
     said = f"{len(left):,} XMLs stand in none of {', '.join(f'{name}.txt' for name in wanted.values())}: left out"
@@ -71,7 +73,8 @@ def _listed(path: Path, known: dict[str, Mark]) -> list[Mark]:
     lines = [line.strip() for line in read_lines(path) if line.strip()]
     names = [line if line in known else line.split()[0] for line in lines]
     if missing := [line for line, name in zip(lines, names, strict=True) if name not in known]:
-        raise UserError(f"{path} lists {missing[0]!r}, and {len(missing) - 1} more, without an XML")
+        more = f", and {len(missing) - 1:,} more," if len(missing) > 1 else ""
+        raise UserError(f"{path} lists {missing[0]!r:.80}{more} without an XML")
     return [known[name] for name in dict.fromkeys(names)]
 
 

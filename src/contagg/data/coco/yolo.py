@@ -25,10 +25,11 @@ from contagg.data.coco.labelled import (
 )
 from contagg.data.coco.yolo_layout import read_layout
 from contagg.data.decode import UnreadableSampleError, read_size
-from contagg.errors import UserError, plural
+from contagg.errors import UserError, plural, shortened
 from contagg.output import counted
 
 _NUMBER = re.compile(r"[-+]?(\d{1,12}\.?\d{0,30}|\.\d{1,30})([eE][-+]?\d{1,2})?")
+_FARTHEST = 2.0  # a box may leave its image a little; a whole image's width beyond it are pixels, or a typing error
 
 
 @dataclass
@@ -96,7 +97,7 @@ class YoloReader:
     def _object(self, words: list[str], size: tuple[int, int], classes: Sequence[str]) -> Object:
         wrong = next((word for word in words if not _NUMBER.fullmatch(word)), None)
         if wrong is not None:
-            raise UserError(f": {wrong!r:.40} is no number")
+            raise UserError(f": {shortened(wrong, 40)!r} is no number")
         number, *values = map(float, words)
         if number not in range(len(classes)):
             raise UserError(f": class {words[0]} is none of the {len(classes)} that are named, from 0")
@@ -104,6 +105,8 @@ class YoloReader:
         if self._keypoints and len(values) == 4 + self._keypoints:
             self._seen["skeletons"] += 1
             del values[4:]
+        if pixels := next((word for word, value in zip(words[1:], values, strict=False) if abs(value) > _FARTHEST), ""):
+            raise UserError(f": {pixels} is no fraction of the image: YOLO counts from 0 to 1, not in pixels")
         if len(values) == 4:
             return Object(name, clipped(_corners(values, size), size, self.clip_boxes))
         if len(values) < 6 or len(values) % 2:

@@ -180,7 +180,9 @@ def class_names(content: dict[str, Any], source: str = "data.yaml") -> list[str]
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"{source}: 'names' must be a list of the classes, not {names!r:.80}")
-    found = [class_name(str(name) if isinstance(name, int | float) else name) for name in names]
+    if wrong := [name for name in names if not isinstance(name, str | int | float)]:
+        raise UserError(f"{source}: the name of a class must be a text, not {wrong[0]!r:.40}; 'null' is one in quotes")
+    found = [class_name(str(name)) for name in names]
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise UserError(f"{source}: the name {twice!r} stands twice")
