@@ -104,7 +104,8 @@ def test_a_training_step_trains_a_copy() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"])
+# Small ones differ in width alone.
+@pytest.mark.parametrize("name", [*(n for n in CONFIGS if not n.endswith("_tiny")), "vit_tiny_mixer", "deit_small_pam"])
 @pytest.mark.parametrize("variant", ["plain", "fused"])
 def test_one_graph_without_breaks(name: str, variant: str) -> None:
     torch._dynamo.reset()

@@ -1,7 +1,6 @@
 """`contagg data check`: what a person has, before hours are spent on it. Reads every image once."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from PIL import Image
 
 from contagg.data.coco.annotations import CocoAnnotations, read_annotations
 from contagg.data.coco.exported import is_coco
-from contagg.data.coco.labelled import SPLITS
+from contagg.data.coco.labelled import SPLITS, as_json
 from contagg.data.config import NAMED_DATA, DataConfig
 from contagg.data.decode import UnreadableSampleError, open_regular, read_image
 from contagg.data.folders import is_image
@@ -87,9 +86,7 @@ def check(options: argparse.Namespace) -> None:
         print(line)
     if options.output:
         content = {"splits": {name: vars(one) for name, one in found.items()}, "shared": shared}
-        write_output(
-            options.output, json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        )
+        write_output(options.output, as_json(content, indent=2))
 
 
 def parts_of(options: argparse.Namespace) -> dict[str, Part]:

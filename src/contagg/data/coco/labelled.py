@@ -173,9 +173,9 @@ def as_coco(images: Sequence[Labelled], classes: Sequence[str]) -> dict[str, Any
     }
 
 
-def as_json(content: Any) -> bytes:
+def as_json(content: Any, indent: int | None = None) -> bytes:
     """Readable letters in UTF-8; what cannot be so, as the names of files from another time, as JSON's escapes."""
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json.dumps(content, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
