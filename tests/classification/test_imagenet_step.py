@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from contagg.cli import main
@@ -20,6 +21,7 @@ HERE = {  # what one CPU has; the rest is the recipe's: 224 pixels, bf16, augmen
 }
 
 
+@pytest.mark.slow  # 40 s: all of 20M parameters in a batch of the recipe
 def test_container_next_steps_with_its_recipe(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for split, count in (("train", 2), ("val", 1)):

@@ -40,7 +40,7 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("runs/*/*/checkpoints/*.ckpt"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
     """Two jobs are stopped between two steps; the same command then ends as one that was left alone."""
     recipe, out = str(whole / "tiny.yaml"), tmp_path / "out"
@@ -65,6 +65,7 @@ def held(folder: Path) -> bool:
     return bool(found.stdout.split())
 
 
+@pytest.mark.slow  # 87 s: each command and its workers import torch
 def test_two_commands_share_the_work(whole: Path, tmp_path: Path) -> None:
     words = ("--affinity", "identity", "dwconv3", "pool3", "--seeds", "1", "--rounds", "0")
     processes = [start(str(whole / "tiny.yaml"), tmp_path / "out", *words) for _ in range(2)]

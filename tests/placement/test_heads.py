@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fit_processes import TINY, Runs
+from fit_processes import TINY, Runs, with_ink
 from PIL import Image
 
 import contagg
@@ -174,7 +174,7 @@ def test_timms_transformer_is_placed_loads_by_words_and_trains_on(trained: Runs)
     trained = copy.copy(trained)
     trained.command = "place"
     keys = ("--from", str(trained.folder / "run"), "--budget", "0.9", "--placement.kernel_size", "3")
-    assert trained.fit("placed", *keys) == 0, trained.output
+    assert trained.fit("placed", *keys, meddle=with_ink) == 0, trained.output
     folder = trained.folder / "placed"
     found = json.loads((folder / "placement.json").read_text())
     words, costs = found["affinity"], found["costs"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fit_processes import TINY, Runs
+from fit_processes import TINY, Runs, with_ink
 from kills import ALL, assert_equal, die, die_after_epoch, die_after_step, die_writing_state
 from tiny_recipes import DINO, detection
 
@@ -50,7 +50,7 @@ def test_killed_in_every_phase(placing: Runs) -> None:
 
 
 def test_what_is_handed_over(placing: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    assert placing.fit("run", *PLACED) == 0, placing.output
+    assert placing.fit("run", *PLACED, meddle=with_ink) == 0, placing.output
     folder = placing.folder / "run"
     found = json.loads((folder / "placement.json").read_text())
     assert 0 < len(found["chosen"]) + 1 <= 4
@@ -150,7 +150,7 @@ def test_a_run_of_fit_is_refused_and_stays_as_it_is(placing: Runs) -> None:
     assert placing.fit("none") == 2 and "placement.budget" in placing.output
 
 
-@pytest.mark.parametrize("task", ["dino", "detection"])
+@pytest.mark.parametrize("task", ["dino", pytest.param("detection", marks=pytest.mark.slow)])
 def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path: Path) -> None:
     recipe = mixed(DINO if task == "dino" else detection(composed))
     if task == "detection":

@@ -131,8 +131,15 @@ def _child(arguments: list[str], printed: Path, meddle: Callable[[], None], envi
         main(arguments)
 
 
+_savefig = Figure.savefig
+
+
 def _without_ink(self: Figure, *_: object, **__: object) -> None:
-    """Nothing is drawn, which would take a third of a run: tests of pictures make their own runs."""
+    """Nothing is drawn, which would take a third of a run: tests that look at pictures meddle with `with_ink`."""
+
+
+def with_ink() -> None:
+    Figure.savefig = _savefig
 
 
 def _few_held_out(config: DataConfig) -> ImageData:

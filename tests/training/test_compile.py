@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 import torch
 from fit_processes import Runs
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ def weights(runs: Runs, name: str) -> dict[str, torch.Tensor]:
     return load_file(runs.folder / name / "checkpoints" / "last.safetensors")
 
 
+@pytest.mark.slow  # 28 s of a compiler
 def test_a_compiled_run_is_captured_and_its_weights_have_plain_names(runs: Runs) -> None:
     short = ("--optimization.epochs", "2")
     assert runs.fit("plain", *COMPILED, *short, "--run.compile", "false", meddle=without_cpp) == 0, runs.output

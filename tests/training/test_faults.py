@@ -234,7 +234,11 @@ def fit_command(runs: Runs, name: str) -> list[str]:
     return [sys.executable, "-c", script, "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name)]
 
 
-@pytest.mark.parametrize("ending", [["|", "head", "-1"], [">&-"], [">/dev/full", "2>/dev/full"], [">&-", "2>&-"]])
+ENDINGS = [["|", "head", "-1"], [">&-", "2>&-"]]
+SLOW = [[">&-"], [">/dev/full", "2>/dev/full"]]  # 22 s each, as a command of its own imports torch
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, *(pytest.param(ending, marks=pytest.mark.slow) for ending in SLOW)])
 def test_a_log_that_cannot_be_written_costs_no_epoch(runs: Runs, ending: list[str]) -> None:
     few = ["--optimization.epochs", "2", "--run.checkpoint_minutes", "60"]
     command = " ".join([shlex.join([*fit_command(runs, "run"), *few]), *ending])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from fit_processes import Runs, _few_held_out
+from fit_processes import Runs, _few_held_out, with_ink
 from PIL import Image
 
 from contagg.checkpoints.weights import load_model
@@ -14,10 +14,8 @@ from contagg.data.sources import DataConfig
 
 
 def test_a_run_leaves_all_that_it_names(runs: Runs) -> None:
-    assert (
-        runs.fit("run", "--optimization.ema_decay", "0.5", "--run.log_every", "2", "--run.loggers", "[tensorboard,csv]")
-        == 0
-    ), runs.output
+    options = ("--optimization.ema_decay", "0.5", "--run.log_every", "2", "--run.loggers", "[tensorboard,csv]")
+    assert runs.fit("run", *options, meddle=with_ink) == 0, runs.output
     folder = runs.folder / "run"
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -33,7 +33,7 @@ KILLS = int(os.environ.get("KILLS", "204"))
 """Of all tasks, with one process and with two."""
 
 
-@pytest.mark.parametrize("task", ["detection", "dino"])
+@pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.slow), "dino"])
 def test_a_killed_run_ends_bit_for_bit_as_a_whole_one(task: str, composed: Path, tmp_path: Path) -> None:
     """In the midst of an epoch, in validation, and between the weights and the state of an epoch."""
     killed = victim(task, composed)
