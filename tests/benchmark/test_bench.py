@@ -104,7 +104,7 @@ def test_a_training_step_trains_a_copy() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-# Small ones differ in width alone.
+# Small ones differ in width and depth alone.
 @pytest.mark.parametrize("name", [*(n for n in CONFIGS if not n.endswith("_tiny")), "vit_tiny_mixer", "deit_small_pam"])
 @pytest.mark.parametrize("variant", ["plain", "fused"])
 def test_one_graph_without_breaks(name: str, variant: str) -> None:

@@ -181,5 +181,13 @@ def test_numbers_in_the_readme_are_those_of_the_page() -> None:
         assert not missing, f"{row}: {missing}"
 
 
+def test_accuracies_beside_seconds_are_those_of_the_page() -> None:
+    (part,) = re.findall(
+        r"## Beyond: CONTAINER for large images\n(.*?)```", (ROOT / "docs/results.md").read_text(), re.DOTALL
+    )
+    cells = re.findall(r"MB \| (\d+\.\d \([^)]+\)) \|", (ROOT / "docs/speed.md").read_text())
+    assert len(cells) == 6 and all(f"| {cell} |" in part for cell in cells)
+
+
 def slug(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")

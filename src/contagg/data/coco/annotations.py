@@ -249,8 +249,7 @@ def _images(entries: list[Any], folder: Path, faults: Faults) -> tuple[dict[int 
 
 def _leaves(folder: Path, file: Path) -> bool:
     """Whether a JSON, which may be a stranger's, names a file that is not below the folder of images."""
-    home = os.path.normpath(folder.absolute())
-    return not os.path.normpath(file.absolute()).startswith(home.rstrip(os.sep) + os.sep)
+    return not Path(os.path.normpath(file.absolute())).is_relative_to(os.path.normpath(folder.absolute()))
 
 
 def _listing(folder: Path) -> dict[str, int]:

@@ -56,8 +56,9 @@ def read_layout(root: Path, by_hash: bool) -> Layout:
     marks = _marks(root)
     lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
     wanted = split_names(lists, f"{root}/ImageSets/Main")
-    alone = "" if {"train", "val"} <= wanted.keys() else " and ".join(f"{name}.txt" for name in wanted.values())
+    alone = ""
     if not {"train", "val"} <= wanted.keys():
+        alone = " and ".join(f"{name}.txt" for name in wanted.values())
         wanted = {"train": "trainval", "test": "test"} if {"trainval", "test"} <= lists.keys() else {}
     if by_hash or not wanted:
         said = f"ImageSets/Main has {alone} but not both train.txt and val.txt: split by a hash of the names instead"
