@@ -17,7 +17,19 @@ CHECK = {check.__name__: check for check in CHECKS}
 INAPPLICABLE = {"reach", "prefix_tokens"} | ({"onnx"} if importlib.util.find_spec("onnxruntime") is None else set())
 
 
-@pytest.mark.parametrize("word", [*list_affinities(), "attention + dwconv5", "attention + token mlp"])
+# Of each family one stays in the suite: exporting these long graphs takes most of half a minute each.
+LONG_GRAPHS = {"delta", "cross scan16", "window7 shifted"}
+WORDS = [
+    pytest.param(word, marks=pytest.mark.slow) if word in LONG_GRAPHS else word
+    for word in (*list_affinities(), "attention + dwconv5", "attention + token mlp")
+]
+
+
+def test_what_is_slow_is_registered() -> None:
+    assert set(list_affinities()) >= LONG_GRAPHS
+
+
+@pytest.mark.parametrize("word", WORDS)
 def test_every_registered_kind_is_whole(word: str) -> None:
     assert check_affinity(word).keys() <= INAPPLICABLE
 
