@@ -106,7 +106,10 @@ def test_closed_heads_have_no_queries_and_keys() -> None:
     assert not partly.dynamic and partly.projections() == []
 
 
-@pytest.mark.parametrize("word", ["attention/16 static3 in heads 4 2", "attention static5 in heads 1 2"])
+@pytest.mark.parametrize(
+    "word",
+    [pytest.param("attention/16 static3 in heads 4 2", marks=pytest.mark.slow), "attention static5 in heads 1 2"],
+)
 def test_words_of_some_and_of_all_heads_are_whole(word: str) -> None:
     assert check_affinity(word).keys() <= {"reach", "onnx"}
 
