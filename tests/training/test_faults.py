@@ -234,11 +234,16 @@ def fit_command(runs: Runs, name: str) -> list[str]:
     return [sys.executable, "-c", script, "fit", "-c", str(runs.recipe), "--run.folder", str(runs.folder / name)]
 
 
-ENDINGS = [["|", "head", "-1"]]
-SLOW = [[">&-"], [">&-", "2>&-"], [">/dev/full", "2>/dev/full"]]  # 22 s each, as a command of its own imports torch
+SLOW_ENDINGS = [
+    [">&-"],
+    [">&-", "2>&-"],
+    [">/dev/full", "2>/dev/full"],
+]  # 22 s each, as a command of its own imports torch
 
 
-@pytest.mark.parametrize("ending", [*ENDINGS, *(pytest.param(ending, marks=pytest.mark.slow) for ending in SLOW)])
+@pytest.mark.parametrize(
+    "ending", [["|", "head", "-1"], *(pytest.param(it, marks=pytest.mark.slow) for it in SLOW_ENDINGS)]
+)
 def test_a_log_that_cannot_be_written_costs_no_epoch(runs: Runs, ending: list[str]) -> None:
     few = ["--optimization.epochs", "2", "--run.checkpoint_minutes", "60"]
     command = " ".join([shlex.join([*fit_command(runs, "run"), *few]), *ending])
