@@ -12,7 +12,8 @@ import pytest
 from laboratory import RECIPE, compare, rows, written
 
 RECIPE_OF_STEPS = RECIPE | {"optimization": RECIPE["optimization"] | {"epochs": 30}}  # long enough to be met at work
-WORDS = ("--affinity", "identity", "dwconv3", "--seeds", "1", "--jobs", "2", "--rounds", "0")
+WORDS = ("--affinity", "identity", "dwconv3", "--seeds", "1", "--rounds", "0")
+TWO_JOBS = ("--jobs", "2")  # only where they are stopped: each is a process that imports torch
 EVERY_STEP = ("--run.checkpoint_minutes", "0")
 
 
@@ -44,7 +45,7 @@ def states(folder: Path) -> list[Path]:
 def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
     """Two jobs are stopped between two steps; the same command then ends as one that was left alone."""
     recipe, out = str(whole / "tiny.yaml"), tmp_path / "out"
-    process = start(recipe, out, *WORDS, *EVERY_STEP)
+    process = start(recipe, out, *WORDS, *TWO_JOBS, *EVERY_STEP)
     wait_for(lambda: len({path.parents[2] for path in states(out)}) == 2)
     process.send_signal(how)
     printed, _ = process.communicate(timeout=300)
