@@ -54,8 +54,9 @@ def test_features_have_their_declared_channels_and_strides(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dict_deepcopy_and_half_precision(name: str) -> None:
-    # A block of each stage: float16 is slow on a CPU. Those with a word a block stay whole.
-    alike = name in CONFIGS and not any(len(words) > 1 for words in map(set, CONFIGS[name].blocks))
+    # A block of each stage, unless each has a word of its own: float16 is slow on a CPU, and a scan, a product of
+    # three functions of the tokens, grows with each block until its norms have statistics.
+    alike = name in CONFIGS and all(len(set(words)) == 1 for words in CONFIGS[name].blocks)
     shorter = {"depths": (1, 1, 1, 1)} if alike else {}
     model = small(name, **shorter).eval()
     images = torch.randn(1, 3, SIZE, SIZE)

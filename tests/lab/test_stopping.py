@@ -43,7 +43,7 @@ def states(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
-    """Two jobs are stopped between two steps; the same command then ends as one that was left alone."""
+    """Two jobs are stopped between two steps; the command without jobs then ends as one that was left alone."""
     recipe, out = str(whole / "tiny.yaml"), tmp_path / "out"
     process = start(recipe, out, *WORDS, *TWO_JOBS, *EVERY_STEP)
     wait_for(lambda: len({path.parents[2] for path in states(out)}) == 2)

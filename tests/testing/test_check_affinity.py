@@ -19,7 +19,7 @@ INAPPLICABLE = {"reach", "prefix_tokens"} | ({"onnx"} if importlib.util.find_spe
 
 
 MIXTURES = ["attention + dwconv5", "attention + token mlp"]
-# Exporting these long graphs takes most of half a minute each; of each family one stays in the suite.
+# Of each family one stays in the suite: exporting takes 7 to 25 s each.
 LONG_GRAPHS = {
     *("delta", "cross scan16", "window7 shifted", "heat", "neighborhood7", "outlook3"),
     *("attention relative", "attention gated", "attention diff", "attention/64", "dwconv5/32", "toeplitz/32"),
