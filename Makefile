@@ -21,6 +21,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # One thread: where other processes hold a core, two wait for each other and take many times as long.
 quickstart: $(VENV)/installed
+	$(VENV)/bin/contagg predict container_light_tiny.caltech101 docs/pictures/photo_*.jpg
+	$(VENV)/bin/contagg inspect explore container_light_tiny.caltech101 docs/pictures/photo_starfish.jpg -o runs/quickstart/explorer.html
 	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c digits
 
 test: $(VENV)/installed-dev

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contagg.cli import commands
+from contagg.cli import commands, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,6 +22,17 @@ def test_every_command_is_shown() -> None:
     section = README.split("## The command line")[1]
     shown = re.findall(r"^contagg ([a-z][\w-]*(?: [a-z][\w-]*)?)", section, re.MULTILINE)
     assert set(shown) == {"fit", *commands()}
+
+
+def test_the_packaged_weights_say_of_the_photographs_what_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = README.split("$ contagg predict container_light_tiny.caltech101 docs/pictures/photo_*.jpg\n")[1].split(
+        "```"
+    )[0]
+    main(["predict", "container_light_tiny.caltech101", *sorted(map(str, Path("docs/pictures").glob("photo_*.jpg")))])
+    assert capsys.readouterr().out == shown
 
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.yaml"), ROOT / "Makefile"]

@@ -31,7 +31,8 @@ whether their order holds at that size.
 Each mean is of the last epoch, with its 95 % interval over seeds: by one noise for all arms where there are three or
 more, by the arm's or the pair's own seeds otherwise. Two rows are called different where a paired test by that noise
 says so at 5 %, adjusted for the number of pairs (Holm). `python -m tools.twins` makes this page from the rows under
-`results/`, which hold each run's keys, seed, data, figures, commit and device. What the paper does not have comes last.
+`results/`, which hold each run's keys, seed, data, figures, commit and device; how to get the photographs (DATA) is in
+[reproducing](reproducing.md#the-photographs). What the paper does not have comes last.
 """
 
 

@@ -1,0 +1,92 @@
+"""The sets of the results, made of what can be had: what is taken, how it is split and ordered, and what is refused."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from contagg.data.coco.masks import to_mask
+from tools.real_sets import main
+
+NUCLEI = ("cell-b", "cell-c", "cell-d", "cell-e", "cell-g", "cell-i")
+"""By sha256 the last but one is for validation."""
+
+
+def save(path: Path, size: tuple[int, int], mode: str = "RGB", colour: int | tuple[int, ...] = 90) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def test_photographs_are_reduced_and_labelled_by_their_folder(tmp_path: Path) -> None:
+    for split, name, size in (
+        ("train", "n02/b", (224, 448)),
+        ("train", "n01/a", (300, 97)),
+        ("val", "n02/c", (200, 200)),
+    ):
+        save(tmp_path / "clone" / split / f"{name}.JPEG", size)
+    main(["imagenette", str(tmp_path / "clone"), str(tmp_path / "out")])
+    table = pq.read_table(tmp_path / "out/train.parquet")
+    assert table["file"].to_pylist() == ["train/n01/a.JPEG", "train/n02/b.JPEG"]
+    assert table["label"].to_pylist() == [0, 1] and table.schema.metadata[b"classes"] == b"n01\nn02"
+    sizes = [Image.open(io.BytesIO(content)).size for content in table["image"].to_pylist()]
+    assert (
+        sizes
+        == [(300, 97), (160, 320)]
+        == list(zip(*(table[key].to_pylist() for key in ("width", "height")), strict=True))
+    )
+    assert pq.read_table(tmp_path / "out/val.parquet")["label"].to_pylist() == [0]
+
+
+def test_caltech_follows_its_lists_and_knows_no_faces(tmp_path: Path) -> None:
+    names = ["bass/image_2.jpg", "Faces/image_1.jpg", "Leopards/image_1.jpg", "ant/image_1.jpg", "bass/image_1.jpg"]
+    for name in names:
+        save(tmp_path / "101_ObjectCategories" / name, (256, 300))
+    for split, listed in (("train", names[:4]), ("test", names[2:])):
+        (tmp_path / f"{split}.txt").write_text("\n".join(listed))
+    main(["caltech", str(tmp_path), str(tmp_path / "out")])
+    train, test = (pq.read_table(tmp_path / "out" / f"{split}.parquet") for split in ("train", "test"))
+    assert train["file"].to_pylist() == [names[0], names[2], names[3]] and test.num_rows == 3
+    assert train["label"].to_pylist() == [1, 2, 0] and train.schema.metadata[b"classes"] == b"ant\nbass\nLeopards"
+    assert train["height"].to_pylist() == [150] * 3
+
+
+def test_nuclei_of_one_microscope_become_coco(tmp_path: Path) -> None:
+    root = tmp_path / "stage1_train"
+    for place, name in enumerate(NUCLEI):
+        save(root / name / "images" / f"{name}.png", (360, 360) if place else (320, 256), "RGBA", (place, 9, 200, 255))
+        for number in range(2):
+            mask = np.zeros((360, 360), np.uint8)
+            mask[10 : 21 + number, 3 : 8 + place] = 255
+            (root / name / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(root / name / "masks" / f"{number}.png")
+    main(["nuclei", str(tmp_path), str(tmp_path / "out")])
+    parts = {name: json.loads((tmp_path / f"out/annotations/{name}.json").read_text()) for name in ("train", "val")}
+    found = {split: [image["file_name"] for image in part["images"]] for split, part in parts.items()}
+    assert found == {"train": ["cell-c.png", "cell-d.png", "cell-e.png", "cell-i.png"], "val": ["cell-g.png"]}
+    assert all(
+        sorted(path.name for path in (tmp_path / "out" / split).iterdir()) == names for split, names in found.items()
+    )
+    last = parts["val"]["annotations"][-1]
+    assert (last["id"], last["image_id"], last["bbox"], last["area"]) == (8, 4, [3, 10, 9, 12], 108)
+    assert to_mask(last["segmentation"], (360, 360))[10:22, 3:12].all()
+    assert Image.open(tmp_path / "out/val/cell-g.png").mode == "L"
+
+
+@pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei"])
+def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, str(tmp_path), str(tmp_path / "out")])
+    assert "is it the clone that" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / split / "n01/a.JPEG", (200, 200))
+    (tmp_path / "val/n01/b.JPEG").write_text("no image")
+    with pytest.raises(SystemExit):
+        main(["imagenette", str(tmp_path), str(tmp_path / "out")])
+    assert "b.JPEG cannot be read" in capsys.readouterr().err
