@@ -44,6 +44,7 @@ class Twin:
     rows: Sequence[Entry]
     paper_says: str = ""
     curves: bool = False
+    note: str = ""
 
     @property
     def label(self) -> str:

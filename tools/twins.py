@@ -48,7 +48,7 @@ def section(found: Found) -> str:
         head += [f"from {first.name}", *["epochs to its best"] * twin.curves]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(_line(found, entry) for entry in twin.rows)]
     said = order(found) or too_few(found) if twin.paper_says else told_apart(found)
-    lines += ["", str(said), ""]
+    lines += ["", str(said), *["", twin.note] * bool(twin.note), ""]
     if found.drawn:
         lines += [f"![{twin.title}](pictures/twin_{twin.name}.png)", ""]
     return "\n".join([*lines, *_command(twin)])
