@@ -11,7 +11,7 @@ import timm
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import model_parameters
-from torch import nn
+from torch import Tensor, nn
 
 import contagg
 import contagg.models
@@ -69,10 +69,22 @@ def test_state_dict_deepcopy_and_half_precision(name: str) -> None:
         expected = model(images)
         assert torch.equal(other(images), expected)
         assert torch.equal(copy.deepcopy(model)(images), expected)
-        for dtype in (torch.bfloat16, torch.float16):
-            half = copy.deepcopy(model).to(dtype)(images.to(dtype))
-            assert half.dtype == dtype
-            assert (half.float() - expected).norm() < 0.1 * expected.norm() + 0.02
+        check_half_precision(model, images, expected)
+
+
+def check_half_precision(model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(model).to(dtype)(images.to(dtype))
+        assert half.dtype == dtype
+        assert (half.float() - expected).norm() < 0.1 * expected.norm() + 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "vmamba_like"])
+def test_half_precision_through_every_block(name: str) -> None:
+    model, images = small(name).eval(), torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        check_half_precision(model, images, model(images))
 
 
 STATIC = [name for name, config in CONFIGS.items() if "token mlp" in str(config.affinity)]
