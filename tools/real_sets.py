@@ -17,6 +17,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def caltech(clone: Path, out: Path) -> None:
     """train.parquet and test.parquet by the lists train.txt and test.txt, two of each class's images to one."""
     for split in ("train", "test"):
         listed = clone / f"{split}.txt"
-        names = listed.read_text().split() if listed.is_file() else []
+        names = listed.read_text(errors="replace").split() if listed.is_file() else []
+        if wrong := next((name for name in names if not re.fullmatch(r"[\w-]+/[\w.-]+", name)), ""):
+            raise UserError(f"{listed} names {wrong!r}, where CLASS/IMAGE is due: {_WHICH}")
         kept = [name for name in names if name.split("/")[0] not in LEFT_OUT]
         write_split(out / f"{split}.parquet", clone / "101_ObjectCategories", kept, CALTECH_SIDE)
 
@@ -123,7 +126,7 @@ def _read(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             return image.convert(mode)
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 

@@ -83,6 +83,14 @@ def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.Cap
     assert "is it the clone that" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["../../secret/a.jpg", "/etc/a.jpg", "a.jpg", "../a.jpg"])
+def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.txt").write_text(name)
+    with pytest.raises(SystemExit):
+        main(["caltech", str(tmp_path), str(tmp_path / "out")])
+    assert f"names {name!r}, where CLASS/IMAGE is due" in capsys.readouterr().err
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         save(tmp_path / split / "n01/a.JPEG", (200, 200))
