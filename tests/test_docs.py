@@ -60,6 +60,7 @@ def test_every_file_that_a_page_names_is_there() -> None:
         "last.safetensors",
         "NAME.py",
         "data.yaml",
+        "images.json",
     }
     written |= {"placement.csv", "placement.json", "placement.png", "placed.yaml"}
     below = ("", "src", "src/contagg", "docs", "tests")

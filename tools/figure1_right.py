@@ -127,7 +127,10 @@ def section(results: Path) -> list[str]:
     command = ["", "```", "python -m tools.figure1_right results/imagenette/vit/runs/deit_pam-*/seed_*", "```", ""]
     if not rows:
         return [*lines, "", "Not run yet.", *command]
-    lines += [f"Here: the same, of appendix B's {len(rows)} runs, against the network before training.", ""]
+    lines += [
+        f"Here: a trace of it in appendix B's {len(rows)} runs, not visible in the rows drawn, against before training.",
+        "",
+    ]
     lines += [f"| layer | {' | '.join(f'{words} | gained' for words in NUMBERS.values())} |"]
     lines += ["|---" * (1 + 2 * len(NUMBERS)) + "|"]
     for layer in range(len(rows[0]["learnt"])):
