@@ -128,7 +128,7 @@ def section(results: Path) -> list[str]:
     if not rows:
         return [*lines, "", "Not run yet.", *command]
     lines += [
-        f"Here: a trace of it in appendix B's {len(rows)} runs, not visible in the rows drawn, against before training.",
+        f"Here: a trace of it in appendix B's {len(rows)} runs, not visible in the rows drawn, against the start.",
         "",
     ]
     lines += [f"| layer | {' | '.join(f'{words} | gained' for words in NUMBERS.values())} |"]
