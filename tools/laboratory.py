@@ -39,8 +39,8 @@ GROUPS = {
 INTRODUCTION = """# All mixers under one recipe
 
 {count} arms of `recipes/laboratory/mixers.yaml`, {seeds} seeds each: Imagenette at 64 pixels, 4 epochs, a network of
-0.4M parameters with one block in each of four stages, in which nothing but the word's own A mixes tokens. It asks what
-a mixer is worth at this size and in this time: not what it is worth on ImageNet, nor which is best.
+0.4M to 0.7M parameters with one block in each of four stages, in which nothing but the word's own A mixes tokens. It
+asks what a mixer is worth at this size and in this time: not what it is worth on ImageNet, nor which is best.
 """
 
 KEY = """*Real* would be what an arm's own pairs of seeds show, *likely* is what one noise for all arms shows, and

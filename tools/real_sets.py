@@ -107,17 +107,29 @@ def nuclei(clone: Path, out: Path) -> None:
         write_output(out / split / name, _encoded(grey, "PNG"))
         images[split].append({"id": number, "file_name": name, "width": grey.width, "height": grey.height})
         of_image = {"image_id": number, "category_id": 1, "iscrowd": 0}
-        for found in outlines(folder / "masks"):
+        for found in outlines(folder / "masks", grey.size):
             annotations[split].append({"id": next(annotation_ids), **of_image, **found})
+    if len({image["file_name"] for split in images for image in images[split]}) != next(image_ids) - 1:
+        raise UserError(f"{root} has folders whose names begin with the same 16 letters: {_WHICH}")
     for split in images:
+        if not images[split]:
+            raise UserError(
+                f"{root} has no image for {split} of {' or '.join(map(str, NUCLEI_SIZES))} pixels: {_WHICH}"
+            )
         content = {"categories": NUCLEUS, "images": images[split], "annotations": annotations[split]}
         write_output(out / "annotations" / f"{split}.json", json.dumps(content).encode())
 
 
-def outlines(folder: Path) -> Iterator[dict[str, Any]]:
-    """Box, area and RLE of each mask in a folder, one PNG an object, by name."""
-    for path in sorted(folder.glob("*.png")):
-        rle = to_rle(np.asarray(_read(path, "L")) > 127)
+def outlines(folder: Path, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Box, area and RLE of each mask in a folder, one PNG an object, by name. UserError for what outlines nothing."""
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise UserError(f"{folder} has no masks: {_WHICH}")
+    for path in paths:
+        mask = np.asarray(_read(path, "L")) > 127
+        if mask.shape != shape[::-1] or not mask.any():
+            raise UserError(f"{path} outlines nothing in an image of {shape[0]} x {shape[1]} pixels")
+        rle = to_rle(mask)
         size = (rle["size"][0], rle["size"][1])
         yield {"bbox": extent(rle, size), "area": area(rle, size), "segmentation": rle}
 

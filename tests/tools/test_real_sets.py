@@ -76,6 +76,35 @@ def test_nuclei_of_one_microscope_become_coco(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out/val/cell-g.png").mode == "L"
 
 
+@pytest.mark.parametrize(("size", "grey"), [((10, 10), 255), ((256, 256), 0), (None, 0)])
+def test_a_mask_outlines_something_in_its_image(
+    size: tuple[int, int] | None, grey: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "stage1_train/cell"
+    save(folder / "images/cell.png", (256, 256))
+    if size:
+        save(folder / "masks/a.png", size, "L", grey)
+    with pytest.raises(SystemExit):
+        main(["nuclei", str(tmp_path), str(tmp_path / "out")])
+    said = "a.png outlines nothing in an image of 256 x 256 pixels" if size else "masks has no masks"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "side", "said"),
+    [(["cell"], 300, "has no image for train"), ([f"{'a' * 16}{i}" for i in range(9)], 256, "same 16")],
+)
+def test_nuclei_that_make_no_set_are_refused(
+    names: list[str], side: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        save(tmp_path / "stage1_train" / name / "images" / f"{name}.png", (side, side))
+        save(tmp_path / "stage1_train" / name / "masks/a.png", (side, side), "L", 255)
+    with pytest.raises(SystemExit):
+        main(["nuclei", str(tmp_path), str(tmp_path / "out")])
+    assert said in capsys.readouterr().err and not (tmp_path / "out/annotations").exists()
+
+
 @pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei"])
 def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
