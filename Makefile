@@ -20,10 +20,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 # One thread: where other processes hold a core, two wait for each other and take many times as long.
+quickstart: export OMP_NUM_THREADS = 1
 quickstart: $(VENV)/installed
 	$(VENV)/bin/contagg predict container_light_tiny.caltech101 docs/pictures/photo_*.jpg
 	$(VENV)/bin/contagg inspect explore container_light_tiny.caltech101 docs/pictures/photo_starfish.jpg -o runs/quickstart/explorer.html
-	OMP_NUM_THREADS=1 $(VENV)/bin/contagg fit -c digits
+	$(VENV)/bin/contagg fit -c digits
 
 test: $(VENV)/installed-dev
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || echo "no Chromium: the explorer's page is not opened in a browser (apt-get install chromium chromium-driver)"

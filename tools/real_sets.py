@@ -98,7 +98,9 @@ class CocoSet:
     def __init__(self, out: Path, classes: Sequence[str]) -> None:
         self.out = out
         self.categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
-        self.parts = {split: {"images": [], "annotations": []} for split in ("train", "val")}  # type: dict[str, Any]
+        self.parts: dict[str, dict[str, list[dict[str, Any]]]] = {
+            split: {"images": [], "annotations": []} for split in ("train", "val")
+        }
         self.image_ids, self.object_ids = itertools.count(1), itertools.count(1)
 
     def add(self, hashed: str, file_name: str, content: bytes, size: tuple[int, int], objects: Iterable[Any]) -> None:
