@@ -29,6 +29,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "patches that overlap": {"embedding": "overlapping"},
     "ReLU": {"activation": "relu"},
     "3 x 3 kernels": {"affinity": ("dwconv3", "dwconv3", "dwconv3", "attention + dwconv3")},
+    "norms after the branches": {"norm_placement": "res_post"},
+    "one norm a block": {"norm_placement": "single"},
     "LayerScale 1e-5": {"layer_scale": 1e-5},
 }
 """Fields of NetworkConfig that differ from CONTAINER-LIGHT's."""

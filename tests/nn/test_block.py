@@ -1,10 +1,11 @@
+import pytest
 import torch
 from torch import nn
 
 from contagg.affinity import Site
 from contagg.affinity.base import as_map, as_tokens
 from contagg.nn.aggregation import build_aggregation
-from contagg.nn.block import Block, ConditionalPosition
+from contagg.nn.block import Block, ConditionalPosition, NormPlacement
 
 
 def test_block_is_two_residuals_after_a_position_encoding() -> None:
@@ -19,6 +20,26 @@ def test_block_is_two_residuals_after_a_position_encoding() -> None:
     ).transpose(1, 2)
     aggregated = encoded + block.aggregation(as_tokens(block.norm1(as_map(encoded, grid))), grid)
     expected = aggregated + block.mlp(as_tokens(block.norm2(as_map(aggregated, grid))))
+    torch.testing.assert_close(block(x, grid), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("placement", ["res_post", "single"])
+def test_norms_stand_where_they_are_placed(placement: NormPlacement) -> None:
+    torch.manual_seed(0)
+    grid = (3, 5)
+    aggregation = build_aggregation("dwconv3", Site(channels=8, grid=grid))
+    block = Block(8, aggregation, 4, 0.0, False, layer_scale=0.5, norm_placement=placement).double().train()
+    x = torch.randn(2, 15, 8, dtype=torch.float64)
+
+    def normalized(tokens: torch.Tensor) -> torch.Tensor:
+        return (tokens - tokens.mean((0, 1))) / (tokens.var((0, 1), correction=0) + 1e-5).sqrt()
+
+    if placement == "res_post":
+        gathered = x + 0.5 * normalized(aggregation(x, grid))
+        expected = gathered + 0.5 * normalized(block.mlp(gathered))
+    else:
+        gathered = x + 0.5 * aggregation(normalized(x), grid)
+        expected = gathered + 0.5 * block.mlp(gathered)
     torch.testing.assert_close(block(x, grid), expected, rtol=1e-12, atol=1e-12)
 
 

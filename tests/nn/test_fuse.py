@@ -65,6 +65,14 @@ def test_layer_scale_and_the_norms_of_overlapping_embeddings_fold_away() -> None
     assert LayerScale not in left and left.count(nn.BatchNorm2d) == 1  # the last, which forward_features promises
 
 
+@pytest.mark.parametrize("placement", ["res_post", "single"])
+@pytest.mark.parametrize("affinity", ["attention + dwconv5", "attention + token mlp", "cross scan4"])
+def test_norms_fold_away_wherever_they_stand(placement: str, affinity: str) -> None:
+    model = drawn("container_light_tiny", norm_placement=placement, layer_scale=0.3, affinity=affinity).double()
+    assert_same_answers(model, 1e-11)
+    assert [type(module) for module in contagg.fuse(model).modules()].count(nn.BatchNorm2d) == 1  # the last
+
+
 NAMES = [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"]
 OURS = {"container", "container_light", "container_next", "deit_small_pam"}
 

@@ -27,6 +27,7 @@ def padded(images: list[torch.Tensor], size: int) -> tuple[torch.Tensor, torch.T
         {"affinity": "attention + dwconv5"},
         {"position": "absolute", "img_size": 64},
         {"embedding": "overlapping", "layer_scale": 0.5},
+        {"norm_placement": "res_post"},
     ],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -194,6 +194,8 @@ def test_one_position_alone_is_named_where_batch_norm_cannot_train() -> None:
         model.forward_intermediates(images(1, 3, 32, 32))
     assert model(images(2, 3, 32, 32)).shape == model(images(2, 3, 32, 32)).shape == (2, 5)
     assert model(images(1, 3, 33, 32)).shape == (1, 5)
+    with pytest.raises(UserError, match="one image of 32 x 32"):
+        make("container_light_tiny", norm_placement="res_post").train()(images(1, 3, 32, 32))
     features = make("container_light_tiny", features_only=True, out_indices=(0, 1)).train()
     assert [tuple(found.shape) for found in features(images(1, 3, 16, 16))] == [(1, 32, 4, 4), (1, 32, 2, 2)]
     assert model.eval()(images(1, 3, 32, 32)).shape == (1, 5)

@@ -23,7 +23,7 @@ def fuse(model: nn.Module) -> nn.Module:
     """A copy of a network for inference, with the same interface; its answers differ by rounding only.
 
     - a block's BatchNorms go into the projections that read them (value, and the affinity's own where it reads
-      tokens by projections alone; the first of the MLP);
+      tokens by projections alone; the first of the MLP), or into those that they follow;
     - the position encoding x + depthwise(x) becomes one kernel, 1 added to its centre;
     - an affinity becomes its own inference form (`Affinity.fold`): a mixture's gates go into static kernels, two
       kernels become one, a kernel per head becomes one per channel; a dynamic gate rides on the sum (Eq. 7);
@@ -126,8 +126,10 @@ def _fuse_block(block: Block) -> None:
     if isinstance(block.norm2, nn.modules.batchnorm._BatchNorm):
         _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
         block.norm2 = nn.Identity()
+    block.post_norm1 = _fold_post_norm(block.post_norm1, block.aggregation.output)
     block.scale1 = _fold_scale(block.scale1, block.aggregation.output)
     if isinstance(block.mlp, Mlp):
+        block.post_norm2 = _fold_post_norm(block.post_norm2, block.mlp.fc2)  # type: ignore[arg-type]
         block.scale2 = _fold_scale(block.scale2, block.mlp.fc2)  # type: ignore[arg-type]
         block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
     for name in ("drop_path1", "drop_path2"):
@@ -135,15 +137,30 @@ def _fuse_block(block: Block) -> None:
             setattr(block, name, nn.Identity())
 
 
-def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linear]) -> None:
-    """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
+def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """(s, t) of s x + t, which a norm in eval mode is, in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    shift = norm.bias.double() - norm.running_mean.double() * scale
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def _fold_norm(norm: nn.modules.batchnorm._BatchNorm, projections: list[nn.Linear]) -> None:
+    """W (s x + t) + b = (W s) x + (W t + b), computed in float64."""
+    scale, shift = _affine(norm)
     for projection in projections:
         matrix = projection.weight.double()
         projection.bias = frozen((projection.bias.double() + matrix @ shift).to(projection.weight.dtype))
         projection.weight = frozen((matrix * scale).to(projection.weight.dtype))
+
+
+def _fold_post_norm(norm: nn.Module | None, projection: nn.Linear) -> nn.Module | None:
+    """s (W x + b) + t, in the projection, in float64: what is left of a norm that follows it."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return norm
+    scale, shift = _affine(norm)
+    projection.weight = frozen((projection.weight.double() * scale[:, None]).to(projection.weight.dtype))
+    projection.bias = frozen((projection.bias.double() * scale + shift).to(projection.weight.dtype))
+    return None
 
 
 def _fold_scale(scale: nn.Module, projection: nn.Linear) -> nn.Module:

@@ -28,9 +28,8 @@ def check_images(images: Tensor, channels: int, least: int = 0) -> None:
 
 def least_size(network: Any) -> int:
     """Pixels that one side of a single image must exceed, so that BatchNorm has what to take statistics of."""
-    norm = network.stages[-1].blocks[-1].norm1
     # SyncBatchNorm has the images of other processes.
-    counts = norm.training and type(norm) is nn.BatchNorm2d
+    counts = any(norm.training and type(norm) is nn.BatchNorm2d for norm in network.stages[-1].blocks[-1].modules())
     return network.feature_info[len(network.stages) - 1]["reduction"] if counts else 0
 
 

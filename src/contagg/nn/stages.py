@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import calculate_drop_path_rates
@@ -16,7 +16,7 @@ from contagg.affinity.mixture import GateWord
 from contagg.affinity.registry import Factory, Site
 from contagg.errors import UserError, nearest, plural
 from contagg.nn.aggregation import affinities, build_aggregation
-from contagg.nn.block import Block
+from contagg.nn.block import Block, NormPlacement
 from contagg.nn.embedding import AbsolutePosition, OverlappingEmbedding, PatchEmbedding
 
 STAGES = 4
@@ -44,6 +44,8 @@ class NetworkConfig:
     `embedding` projects patches ("patch"), or halves the map by 3x3 convolutions that overlap ("overlapping").
     `layer_scale` is what LayerScale's factors of each branch start at; None has none.
     `activation` is that of MLPs and of overlapping embeddings.
+    `norm_placement` is before each branch ("pre"), after each ("res_post", as in Swin V2), or before the aggregation
+    alone ("single").
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
@@ -56,6 +58,7 @@ class NetworkConfig:
     embedding: Literal["patch", "overlapping"] = "patch"
     layer_scale: float | None = None
     activation: str = "gelu"
+    norm_placement: NormPlacement = "pre"
 
     def __post_init__(self) -> None:
         for name in ("embed_dims", "depths", "patch_sizes", "mlp_ratios"):
@@ -70,6 +73,7 @@ class NetworkConfig:
             ("position", ("absolute", "cpe")),
             ("embedding", ("patch", "overlapping")),
             ("activation", ACTIVATIONS),
+            ("norm_placement", get_args(NormPlacement)),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -202,6 +206,7 @@ def build_stages(config: NetworkConfig, in_channels: int, image_size: Grid, drop
                 proj_drop=drop.proj,
                 layer_scale=config.layer_scale,
                 activation=config.activation,
+                norm_placement=config.norm_placement,
             )
             for word in config.blocks[index]
         ]
