@@ -5,7 +5,7 @@ tools/twins.yaml says which comparison stands for which table and what the paper
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -33,7 +33,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Twin:
-    """A table of the paper and the comparison that stands for it, or one that goes beyond. See tools/twins.yaml."""
+    """A table of the paper and the comparison that stands for it, or one that goes beyond. See tools/twins.yaml.
+
+    `others` are lines of its picture that others have reported, by what they are called.
+    """
 
     name: str
     title: str
@@ -45,6 +48,7 @@ class Twin:
     paper_says: str = ""
     curves: bool = False
     note: str = ""
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -73,7 +73,7 @@ def fractions_figure(found: Mapping[int, Found]) -> Figure:
         ("CONTAINER-LIGHT", "container_light_tiny", VERMILION, 1),
         ("DeiT", "DeiT of the same size", BLUE, -1),
     ):
-        scores = {part: interval(list(each.last(arm).values())) for part, each in found.items()}
+        scores = {part: interval(list(each.last(arm).values()), each.noise) for part, each in found.items()}
         means = [score.mean for score in scores.values()]
         reach = [0.0 if math.isnan(score.low) else score.high - score.mean for score in scores.values()]
         axes.errorbar(list(scores), means, reach, fmt="o-", color=colour, capsize=3, linewidth=2)

@@ -7,6 +7,7 @@ yet, the page says so and gives the command.
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -83,6 +84,7 @@ def picture(found: Found) -> Figure:
 
 
 def _draw_curves(found: Found, axes: Axes) -> None:
+    epochs: Sequence[int] = ()
     for place, entry in enumerate(found.entries):
         runs = list(found.curves[entry.arm].values())
         columns = list(zip(*(run.values for run in runs), strict=False))
@@ -91,7 +93,11 @@ def _draw_curves(found: Found, axes: Axes) -> None:
         axes.fill_between(epochs, low, high, color=f"C{place}", alpha=0.2, lw=0)
         axes.plot(epochs, mean, color=f"C{place}", label=entry.name, lw=1.8)
     band = "; band: all seeds" if any(len(found.curves[entry.arm]) > 1 for entry in found.entries) else ""
+    for name, value in found.twin.others.items():
+        axes.axhline(value, color="black", ls="--", lw=1, label=name)
     plain_axes(axes, "epoch", f"{found.twin.label}, %{band}", whole=True)
+    if len(epochs) < 10:
+        axes.set_xticks(epochs)  # where anything was measured
     axes.legend(frameon=False)
 
 

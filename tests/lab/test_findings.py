@@ -23,7 +23,14 @@ from contagg.lab.rows import RunsFile, as_text, digest
 from contagg.lab.schedule import Pace
 from contagg.lab.sizes import Size
 
-NAMES = ["first", "better", "worse", "same", "a name of some length", *(f"arm {number}" for number in range(25))]
+NAMES = [
+    "first",
+    "better",
+    "worse",
+    "same",
+    "a name of some length, and on",
+    *(f"arm {number}" for number in range(25)),
+]
 TRUE = {"first": 0.6, "better": 0.65, "worse": 0.45, "same": 0.6}
 SIZES = {name: Size(parameters=1000, multiply_adds=10**6) for name in NAMES}
 
@@ -82,7 +89,7 @@ def test_what_is_real_and_what_is_noise(tmp_path: Path) -> None:
     assert found.pooled is not None and found.pooled.deviation == pytest.approx(0.003, rel=0.5)
     told = text(found)
     assert "real, shown by the pairs alone: better; worse" in told
-    assert "not told apart from 'first': same; a name of some length" in told
+    assert "not told apart from 'first': same; a name of some length, and on" in told
 
 
 def test_an_arm_of_one_seed_takes_no_test_from_the_others(tmp_path: Path) -> None:
@@ -198,7 +205,7 @@ def test_names_in_pictures_do_not_hide_each_other(count: int, tmp_path: Path) ->
     for figure in (score_against_time(found), by_epoch(found)):
         figure.draw_without_rendering()
         axes = figure.axes[0]
-        boxes = {t.get_text(): Text.get_window_extent(t) for t in axes.texts}
+        boxes = {t.get_text().replace("\n", " "): Text.get_window_extent(t) for t in axes.texts}
         assert set(boxes) == set(NAMES[:count])
         for (one, box), (other, second) in itertools.combinations(boxes.items(), 2):
             # Boxes are of the tallest letters: a fifth of their height is free.
@@ -217,6 +224,9 @@ def test_intervals_in_the_picture_are_by_one_noise_for_all_arms(tmp_path: Path) 
     spans = [np.ptp(score_against_time(found).axes[0].lines[0].get_ydata()) for found in (many, pair)]
     assert many.pooled and not pair.pooled
     assert spans[0] == pytest.approx(200 * stdtrit(6, 0.975) * many.pooled.deviation / 2**0.5)
+    drawn = [line for line in score_against_time(many).axes[0].lines if len(line.get_xdata()) == 2]
+    told = [line for line in many.lines[1:] if line.verdict != "noise"]
+    assert 0 < len(told) < 6 and len(drawn) == 1 + len(told), "of what is within the noise it would be the first's"
     own = pair.lines[0]
     assert spans[1] == pytest.approx(100 * (own.high - own.low))
 

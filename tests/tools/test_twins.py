@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from contagg.lab.arms import Arms, read_arms
 from contagg.lab.rows import RunsFile
 from contagg.models import create
 from tools.comparisons import TWINS, Entry, Found, Order, Twin, find, order, passing, read_twins
-from tools.twins import main, section
+from tools.twins import main, picture, section
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +135,14 @@ def test_one_noise_for_all_arms_makes_intervals_of_means_and_differences(tmp_pat
 def test_epochs_to_another_ones_best(tmp_path: Path) -> None:
     of = found(tmp_path, a_twin(1, 2, 3, curves=True), 0.3, 0.8, 0.2, noise=0).curves
     assert passing(of["arm 1"], of["arm 0"]) == "1.0" and passing(of["arm 2"], of["arm 0"]) == "never"
+
+
+def test_a_picture_of_curves_has_a_tick_for_what_was_measured_and_a_line_for_what_others_report(tmp_path: Path) -> None:
+    twin = replace(a_twin(None, None, curves=True), others={"theirs": 91.6})
+    axes = picture(found(tmp_path, twin, 0.3, 0.8)).axes[0]
+    assert axes.get_xticks().tolist() == [1, 2]
+    (theirs,) = (line for line in axes.lines if line.get_label() == "theirs")
+    assert set(theirs.get_ydata()) == {91.6}
 
 
 @pytest.mark.parametrize("twin", read_twins(), ids=lambda twin: twin.name)

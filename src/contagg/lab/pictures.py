@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _FADED = "#b4b4b4"
 _MOST_COLOURS = 6
 _LETTERS = 8
 """Points of names at their marks."""
+_WIDEST = 26
+"""Letters of a line of a name."""
 _RINGS = (9, 16, 26, 40, 56, 74)
 """Points from a mark at which its name may begin; from the third on a line leads to it."""
 _TURNS = [(math.cos(turn), math.sin(turn)) for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False)]
@@ -31,7 +34,7 @@ def score_against_time(findings: Findings) -> Figure:
     """A mark an arm with its interval: milliseconds of a batch, or multiply-adds where no time was measured.
 
     Colours say whether an arm is above or below the first one; grey ones are within the noise. Intervals are by one
-    noise for all arms where there is one, as in `by_epoch`.
+    noise for all arms where there is one, as in `by_epoch`: grey ones have the first arm's then, and are not drawn.
     """
     lines, about, share = findings.lines, findings.about, is_share(findings.metric)
     timed = bool(about) and all(not math.isnan(line.inference_ms) for line in lines)
@@ -43,7 +46,7 @@ def score_against_time(findings: Findings) -> Figure:
         x, y = line.inference_ms if timed else line.multiply_adds / 1e6, scale * line.mean
         colour = _BLACK if number == 0 else _colour(line)
         found = interval(list(findings.last[line.arm].values()), findings.pooled)
-        if not math.isnan(found.low):
+        if not math.isnan(found.low) and (colour != GREY or not findings.pooled):
             low, high = scale * found.low, scale * found.high
             bars.append((x, low, high))
             axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.35, zorder=1)
@@ -55,7 +58,7 @@ def score_against_time(findings: Findings) -> Figure:
         if timed
         else "million multiply-adds of an image"
     )
-    noise = "by one noise for all" if findings.pooled else "intervals"
+    noise = "by one noise for all (grey: alike)" if findings.pooled else "intervals"
     colours = f"orange above {lines[0].arm} (diamond), blue below, grey within the noise; lines: 95 % {noise}"
     plain_axes(axes, batch, _named(findings.metric, share), colours)
     axes.margins(x=0.1)
@@ -113,8 +116,9 @@ def _name(
         taken.append(Bbox.from_extents(at - pixel, low, at + pixel, high))
     frame = axes.get_window_extent()
     crowd = {name: sum(math.dist(at, other) < 60 * pixel for other in marks.values()) for name, at in marks.items()}
-    for name, x, y, colour in sorted(points, key=lambda point: -crowd[point[0]]):
-        text = axes.text(x, y, name, fontsize=_LETTERS, color=colour, zorder=4)
+    for name, x, y, colour in sorted(points, key=lambda point: -crowd[point[0]] * len(point[0])):
+        written = fill(name, _WIDEST, break_long_words=False)
+        text = axes.text(x, y, written, fontsize=_LETTERS, color=colour, zorder=4)
         size = text.get_window_extent()
         text.remove()
         ways = [(ring, turn) for ring in _RINGS for turn in _TURNS]
@@ -124,7 +128,7 @@ def _name(
         best = int(np.argmin(overlap(padded, taken) + 10 * outside(boxes, frame) + far))
         taken.append(boxes[best])
         offset = (boxes[best].x0 - marks[name][0]) / pixel, (boxes[best].y0 - marks[name][1]) / pixel
-        _write(axes, name, (x, y), offset, colour, led=ways[best][0] >= _RINGS[2])
+        _write(axes, written, (x, y), offset, colour, led=ways[best][0] >= _RINGS[2])
 
 
 def _write(
