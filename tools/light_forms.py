@@ -1,10 +1,10 @@
 """`python -m tools.light_forms FOLDER`: what each change to CONTAINER-LIGHT does to its speed, at full size.
 
 The changes are those whose accuracy the comparison `forms` of tools/twins.yaml measures at a small size. Every round
-times each network once: a training step, and images through its fused and compiled form, in each precision. Writes
-light_forms.csv and .json.
+times each network once: a training step, and images through its fused and compiled form, in each precision. Of a CPU
+without AVX-512 take fp32 alone: its bf16 is emulated. Writes light_forms.csv and .json.
 
-Command   python -m tools.light_forms results/DEVICE
+Command   python -m tools.light_forms results/DEVICE [--precisions fp32]
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def line(row: FormRow, first: FormRow) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    given = read_arguments(arguments, __doc__, rounds=5)
+    given = read_arguments(arguments, __doc__, rounds=5, precisions=("fp32", "bf16"))
     about = describe(torch.device("cpu")) | {
         "memory_kept": keep_freed_memory(),
         "rounds": given.rounds,
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "size": SIZE,
     }
     rows: list[FormRow] = []
-    for precision in ("fp32", "bf16"):
+    for precision in given.precisions:
         setting = Setting(device=torch.device("cpu"), precision=precision, batch=BATCH, size=SIZE)
         others = {name: create(model, **options).eval() for name, (model, options) in OTHERS.items()}
         found = measured(networks() | others, setting, given.rounds)

@@ -13,12 +13,16 @@ from contagg.benchmark.bench import csv_of
 from contagg.files import write_output
 
 
-def read_arguments(arguments: Sequence[str] | None, told: str | None, rounds: int) -> argparse.Namespace:
-    """`folder` and `rounds`; torch takes the threads that are given."""
+def read_arguments(
+    arguments: Sequence[str] | None, told: str | None, rounds: int, precisions: Sequence[str] = ()
+) -> argparse.Namespace:
+    """`folder`, `rounds` and, of those that there are, `precisions`; torch takes the threads that are given."""
     parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
+    if precisions:
+        parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     return given
