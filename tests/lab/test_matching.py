@@ -68,7 +68,7 @@ def test_a_network_without_widths(tmp_path: Path) -> None:
         match(arms, Opener(arms.recipe), "macs")
 
 
-@pytest.mark.parametrize("by", ["macs", "params"])
+@pytest.mark.parametrize("by", [pytest.param("macs", marks=pytest.mark.slow), "params"])
 def test_plain_transformers_of_equal_cost(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ours and timm's, whose heads stay as many."""
     model = {"name": "vit_tiny_mixer", "image_size": 32, "channels": 1, "options": {"affinity": "attention"}}

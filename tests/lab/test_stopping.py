@@ -41,7 +41,8 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("runs/*/*/checkpoints/*.ckpt"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow  # 118 s
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_resumed(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
     """Two jobs are stopped between two steps; the command without jobs then ends as one that was left alone."""
     recipe, out = str(whole / "tiny.yaml"), tmp_path / "out"

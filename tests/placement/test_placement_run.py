@@ -150,7 +150,8 @@ def test_a_run_of_fit_is_refused_and_stays_as_it_is(placing: Runs) -> None:
     assert placing.fit("none") == 2 and "placement.budget" in placing.output
 
 
-@pytest.mark.parametrize("task", ["dino", pytest.param("detection", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["dino", "detection"])
 def test_other_tasks_are_placed_and_resumed(task: str, composed: Path, tmp_path: Path) -> None:
     recipe = mixed(DINO if task == "dino" else detection(composed))
     if task == "detection":
