@@ -4,7 +4,7 @@ The changes are those whose accuracy the comparison `forms` of tools/twins.yaml 
 times each network once: a training step, and images through its fused and compiled form, in each precision. Of a CPU
 without AVX-512 take fp32 alone: its bf16 is emulated. Writes light_forms.csv and .json.
 
-Command   python -m tools.light_forms results/DEVICE [--precisions fp32]
+Command   python -m tools.light_forms results/DEVICE [--precisions fp32] [--forms ReLU "one norm a block"]
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def line(row: FormRow, first: FormRow) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    given = read_arguments(arguments, __doc__, rounds=5, precisions=("fp32", "bf16"))
+    given = read_arguments(arguments, __doc__, 5, precisions=("fp32", "bf16"), forms=[*CHANGES, *OTHERS])
     about = describe(torch.device("cpu")) | {
         "memory_kept": keep_freed_memory(),
         "rounds": given.rounds,
@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for precision in given.precisions:
         setting = Setting(device=torch.device("cpu"), precision=precision, batch=BATCH, size=SIZE)
         others = {name: create(model, **options).eval() for name, (model, options) in OTHERS.items()}
-        found = measured(networks() | others, setting, given.rounds)
+        asked = {name: model for name, model in (networks() | others).items() if name in {LIGHT, *given.forms}}
+        found = measured(asked, setting, given.rounds)
         print("\n".join(line(row, found[0]) for row in found), flush=True)
         rows += found
     write_rows(given.folder, "light_forms", rows, about)

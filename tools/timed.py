@@ -14,15 +14,15 @@ from contagg.files import write_output
 
 
 def read_arguments(
-    arguments: Sequence[str] | None, told: str | None, rounds: int, precisions: Sequence[str] = ()
+    arguments: Sequence[str] | None, told: str | None, rounds: int, **choices: Sequence[str]
 ) -> argparse.Namespace:
-    """`folder`, `rounds` and, of those that there are, `precisions`; torch takes the threads that are given."""
+    """`folder`, `rounds` and some of each of the `choices`, by default all; torch takes the threads that are given."""
     parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
-    if precisions:
-        parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions)
+    for name, every in choices.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=every, default=every)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     return given

@@ -18,8 +18,10 @@ class Row:
 def test_threads_are_taken_and_both_files_hold_the_rows(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
-        given = read_arguments([str(tmp_path), "--threads", "1"], "what it does", rounds=7)
+        words = [str(tmp_path), "--threads", "1", "--forms", "b"]
+        given = read_arguments(words, "what it does", rounds=7, forms=["a", "b"], precisions=["fp32"])
         assert (given.folder, given.rounds, torch.get_num_threads()) == (tmp_path, 7, 1)
+        assert (given.forms, given.precisions) == (["b"], ["fp32"])
     finally:
         torch.set_num_threads(before)
     write_rows(given.folder, "toy", [Row("a", 0.5)], {"rounds": given.rounds, "command": "pytest"})
