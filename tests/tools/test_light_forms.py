@@ -1,18 +1,28 @@
 """What each change to CONTAINER-LIGHT costs: one change each, the same as those whose accuracy is measured."""
 
+from pathlib import Path
+
 import torch
 
 from contagg.benchmark.variants import Setting
 from tools import light_forms
-from tools.comparisons import read_twins
+from tools.comparisons import find, read_twins, with_interval
 from tools.light_forms import CHANGES, LIGHT, line, measured, networks
 
+ROOT = Path(__file__).parents[2]
 SMALL = {"embed_dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1)}
 
 
 def test_the_changes_are_those_of_the_comparison() -> None:
     (twin,) = (twin for twin in read_twins() if twin.name == "forms")
     assert set(CHANGES) == {entry.arm for entry in twin.rows} - {"LayerScale 0.1"}, "whose number changes no time"
+
+
+def test_the_page_has_what_each_change_does_to_accuracy() -> None:
+    (twin,) = (twin for twin in read_twins() if twin.name == "forms")
+    found, page = find(twin, ROOT / "results"), (ROOT / "docs/which-network.md").read_text()
+    for entry in twin.rows[1:]:
+        assert with_interval(found.difference(entry), "+") in page, entry.arm
 
 
 def test_each_form_is_timed_against_the_first() -> None:
