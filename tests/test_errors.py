@@ -38,6 +38,20 @@ def test_the_nearest_of_a_long_word_is_found_in_time() -> None:
     assert nearest("container_lihgt", ["container_light"]) == " Did you mean 'container_light'?"
 
 
+def test_a_sentence_ends_before_what_may_be_meant() -> None:
+    found = []
+    texts = {path: path.read_text() for path in Path(contagg.__file__).parent.rglob("*.py")}
+    for path, text in texts.items():
+        for node in ast.walk(ast.parse(text)) if "nearest(" in text else ():
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for before, value in pairwise([ast.Constant(""), *parts]):
+                asked = ast.unparse(value) if isinstance(value, ast.FormattedValue) else ""
+                ended = isinstance(before, ast.Constant) and str(before.value).endswith(".")
+                if "nearest(" in asked and not ended:
+                    found.append(f"{path.name}, line {node.lineno}: {asked}")
+    assert not found, "\n".join(found)
+
+
 def test_one_is_no_plural() -> None:
     assert plural(1, "class", "classes") == "1 class" and plural(0, "class", "classes") == "0 classes"
     assert plural(1200, "training image") == "1,200 training images"

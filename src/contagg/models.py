@@ -161,4 +161,4 @@ def _check_known(name: str) -> None:
         get_pretrained_cfg(name)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise UserError(f"unknown model {name!r}: {error}{nearest(name, known)}") from error
+        raise UserError(f"unknown model {name!r}: {str(error).rstrip('.')}.{nearest(name, known)}") from error

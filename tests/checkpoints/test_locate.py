@@ -65,6 +65,24 @@ def test_a_hubs_name_is_answered_with_what_to_do(
     assert "run `hf download google/vit-base-patch16-224 --local-dir FOLDER` and give FOLDER" in error
 
 
+@pytest.mark.parametrize(
+    ("word", "end"),
+    [
+        ("container_light", "expected there. Did you mean 'container_light_tiny.caltech101'?\n"),
+        ("container_light_tiny.caltech", "expected there. With the package come 'container_light_tiny.caltech101'\n"),
+        ("gone.pth", "expected there\n"),
+    ],
+)
+def test_weights_that_are_not_there(
+    word: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("x.png")
+    with pytest.raises(SystemExit):
+        main(["predict", word, "x.png"])
+    assert capsys.readouterr().err.endswith(end)
+
+
 def test_a_hubs_folder_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As timm writes it and `hf download` brings it: no metadata of ours."""
     model = timm.create_model("deit_tiny_patch16_224", **DEIT).eval()

@@ -118,7 +118,10 @@ def _from_the_package(word: str) -> str:
     name = word.removesuffix(".safetensors").split(".")[0]
     found = sorted(file.stem for file in PACKAGED.glob("*.safetensors"))
     meant = [stem for stem in found if stem.split(".")[0] == name]
-    return f". With the package come {', '.join(map(repr, meant))}" if meant else nearest(word, found)
+    if meant:
+        return f". With the package come {', '.join(map(repr, meant))}"
+    near = nearest(word, found)
+    return f".{near}" if near else ""
 
 
 def task_of(path: str | Path) -> str | None:
