@@ -19,14 +19,20 @@ from test_decode import chunk, read, two_halves, written
 
 import contagg
 from contagg.data.config import AugmentationConfig
-from contagg.data.decode import UnreadableSampleError, read_image, read_regular
+from contagg.data.decode import UnreadableSampleError, read_image, read_regular, read_size
 from contagg.data.transforms import evaluation_transform
 
 
-def test_enormous_images_are_refused_before_they_fill_the_memory() -> None:
+def test_enormous_images_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    with pytest.raises(UnreadableSampleError, match="3600000000 pixels"):
-        read(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    said = "3600000000 pixels are more than 178956970, the most that data.max_pixels can be"
+    with pytest.raises(UnreadableSampleError, match=said):
+        read(io.BytesIO(content))
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableSampleError, match=said):
+        read_size(path, "x")
 
 
 def test_a_limit_of_pixels_is_kept_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ hand PostScript to Ghostscript), and the header's size is looked at before any p
 
 import io
 import logging
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from zlib import crc32
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from contagg.data.config import LARGEST_MAX_PIXELS
 from contagg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -224,4 +226,9 @@ def _tell_of_depth(highest: int, name: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own, before max_pixels is looked at
+        found = re.search(r"\d+", line)
+        pixels = f"{found[0]} pixels" if found else "its pixels"
+        return f"{pixels} are more than {LARGEST_MAX_PIXELS}, the most that data.max_pixels can be: make it smaller"
+    return line
