@@ -41,7 +41,13 @@ def _root(options: argparse.Namespace) -> Path:
     if options.hold_out < 2:
         raise UserError(f"--hold-out {options.hold_out}: of 2 images or more one is held out")
     require_new(options.output)
-    return Path(options.folder).expanduser()
+    root = Path(options.folder).expanduser()
+    if options.output.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"--output {options.output} lies in {root}, which is read: the next call would take what this one writes "
+            "for its images; give a folder outside"
+        )
+    return root
 
 
 def _write(reading: Reading, output: Path) -> None:
