@@ -115,6 +115,7 @@ BAD = [
     (["validate", "{here}", "--data.root", "x" * 5000], "there is no folder 'xxx"),
     (["knn", "{here}", "nowhere"], "there is no folder 'nowhere', and it is none of digits, fashion-mnist"),
     (["knn", "{here}", "digits", "--data.root", "~nobody-of-this-name"], "there is no folder '~nobody-of-this-name'"),
+    (["knn", "{here}", "--data.name", "digits"], "unrecognized arguments: --data.name digits. See contagg knn --help"),
     (["curves"], "the following arguments are required: runs"),
     (["curves", "runs/absent"], "there is no folder 'runs/absent'"),
     (["bench", "resnet50"], "not 'resnet50'. It is now contagg bench speed MODEL"),

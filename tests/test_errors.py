@@ -38,6 +38,13 @@ def test_the_nearest_of_a_long_word_is_found_in_time() -> None:
     assert nearest("container_lihgt", ["container_light"]) == " Did you mean 'container_light'?"
 
 
+def test_two_of_one_section_are_near_only_by_what_they_do_not_share() -> None:
+    assert nearest("--data.name", ["--data.root", "--device"]) == ""
+    assert nearest("--data.rot", ["--data.root", "--device"]) == " Did you mean '--data.root'?"
+    assert nearest("optimisation.epochs", ["optimization.epochs"]) == " Did you mean 'optimization.epochs'?"
+    assert nearest("model.option", ["model.drop_path", "model.options"]) == " Did you mean 'model.options'?"
+
+
 def test_a_sentence_ends_before_what_may_be_meant() -> None:
     found = []
     texts = {path: path.read_text() for path in Path(contagg.__file__).parent.rglob("*.py")}

@@ -177,7 +177,7 @@ class _Parser(argparse.ArgumentParser):
         near = ""
         if message.startswith("unrecognized") and wrong:
             renamed = RENAMED_OPTIONS.get(wrong[0])
-            near = f" It is now {renamed}" if renamed else nearest(wrong[0], known)
+            near = f" It is now {renamed}" if renamed else nearest(wrong[0], known) or f" See {self.prog} --help"
         raise UserError(f"{self.prog}: {message}.{near}" if near else f"{self.prog}: {message}")
 
 

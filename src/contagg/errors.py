@@ -91,6 +91,12 @@ def plural(number: float, one: str, many: str = "") -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close."""
-    close = difflib.get_close_matches(word[:LONGEST], list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close.
+
+    Of two of one section, as data.name and data.root are, the rest must be close: what they share would make it so.
+    """
+    for close in difflib.get_close_matches(word[:LONGEST], list(choices)):
+        (section, _, rest), (other, _, last) = word.rpartition("."), close.rpartition(".")
+        if not section or section != other or difflib.get_close_matches(rest, [last]):
+            return f" Did you mean {close!r}?"
+    return ""
