@@ -97,6 +97,12 @@ BAD: dict[str, Change] = {
     "category 4 is not declared": annotation("category_id", 4),
     "must be four finite numbers .*, not": annotation("bbox", [1, 2, 3]),
     "must be four finite numbers .* nan": annotation("bbox", [1, 2, float("nan"), 3]),
+    "must be four finite numbers .*, not .True": annotation("bbox", [True, 1, 2, 3]),
+    "its area must be a finite number of pixels, not True": annotation("area", True),
+    "its 'category_id' must be a whole number, not True": annotation("category_id", True),
+    "its 'image_id' must be a whole number, not False": annotation("image_id", False),
+    "a polygon must be finite numbers": annotation("segmentation", [[True, 1, 9, 1, 9, 9]]),
+    "an RLE's counts must be whole numbers": annotation("segmentation", {"size": [20, 30], "counts": [True, 599]}),
     "negative width or height": annotation("bbox", [9, 2, -3, 3]),
     "image b.jpg: its box .* lies outside the 30 x 20 pixels by 3; data.clip_boxes": annotation("bbox", [25, 2, 8, 3]),
     "annotation 3, image b.jpg: it has no segmentation, which Mask R-CNN learns from": annotation("segmentation", []),
@@ -136,6 +142,21 @@ def test_all_faults_are_said_together(content: dict[str, Any], tmp_path: Path) -
         "has 7 faults: category" in told and "; image 70 is missing" in told and "; annotation 0, image b.jpg" in told
     )
     assert told.endswith("; and 4 more") and len(told) - len(str(tmp_path)) < 450
+
+
+def test_all_faults_of_an_annotation_are_said(content: dict[str, Any], tmp_path: Path) -> None:
+    content["annotations"][0] |= {"category_id": 4, "bbox": [1, 2, 3], "area": -5}
+    with pytest.raises(UserError) as raised:
+        read(content, tmp_path)
+    for part in (
+        "has 3 faults: annotation 3: category 4 is not declared; ",
+        "annotation 3, image b.jpg: its box must be four finite numbers x, y, width, height, not [1, 2, 3]; ",
+        "annotation 3, image b.jpg: its area must be a finite number of pixels, not -5",
+    ):
+        assert part in str(raised.value)
+    content["annotations"] = [[5]]
+    with pytest.raises(UserError, match=r"instances.json: annotation \[5\]: it has no 'id'"):
+        read(content, tmp_path)
 
 
 def test_whole_numbers_written_as_floats_and_ids_as_texts_are_taken(content: dict[str, Any], tmp_path: Path) -> None:

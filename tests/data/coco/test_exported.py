@@ -173,6 +173,12 @@ FAULTS: dict[str, dict[str, Any]] = {
     "annotation 0: category 5 is not declared": {"category_id": 5},
     "annotation 0: its box must be four numbers x, y, width, height, not None": {"bbox": None},
     "annotation 0: its box must be four numbers": {"bbox": [1, 2, 3]},
+    "annotation 0: its box must be four numbers x, y, width, height, not [True": {"bbox": [True, 1, 2, 3]},
+    "has 2 faults: annotations/train.json, annotation 0: category 5 is not declared; "
+    "annotations/train.json, annotation 0: its box must be four numbers x, y, width, height, not [1, 2, 3]": {
+        "category_id": 5,
+        "bbox": [1, 2, 3],
+    },
     "has a negative width or height, or is not finite": {"bbox": [1, 2, -3, 4]},
     "or height, or is not finite": {"bbox": [1, 2, 3, float("nan")]},
     "annotation 0: the RLE is broken": {"segmentation": {"size": [11, 13], "counts": "0"}},

@@ -6,6 +6,7 @@ Category ids, with their gaps, become labels 0 .. K-1 in the order of the ids.
 import json
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,11 @@ from contagg.data.coco.entries import (
     Category,
     ImageEntry,
     annotation_of,
+    category_of,
     given,
+    image_of,
+    new_id,
     number_or_text,
-    references,
     text,
     whole,
 )
@@ -62,6 +65,12 @@ class CocoAnnotations:
     def class_names(self) -> tuple[str, ...]:
         """By label."""
         return tuple(category.name for category in self.categories)
+
+    @property
+    def unique_names(self) -> list[str]:
+        """By label; those that several categories share have their ids beside them."""
+        times = Counter(self.class_names)
+        return [c.name if times[c.name] == 1 else f"{c.name} ({c.id})" for c in self.categories]
 
     def objects(self, index: int) -> list[dict[str, Any]]:
         """An image's annotations, crowds included: category_id, bbox [x, y, w, h], iscrowd, segmentation, area, id.
@@ -165,15 +174,16 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
     seen: set[int | str] = set()
     thin = 0
     for entry in content["annotations"]:
-        with faults.of(f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"):
-            number, image, category = references(entry, places, known)
-            if number in seen:
-                raise UserError(": its id is given twice")
-            seen.add(number)
-            if image is not None:  # else what is wrong with it is said
-                found, is_thin = annotation_of(entry, image, needs_masks, clip_boxes)
-                objects[image.id].append({"id": number, "category_id": category, **found})
-                thin += is_thin
+        where = f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
+        number = faults.result(where, new_id, entry, seen)
+        if not isinstance(entry, dict):
+            continue
+        category = faults.result(where, category_of, entry, known)
+        image = faults.result(where, image_of, entry, places)
+        if image is not None:  # else what is wrong with it is said
+            found, is_thin = annotation_of(entry, image, needs_masks, clip_boxes, faults, where)
+            objects[image.id].append({"id": number, "category_id": category, **found})
+            thin += is_thin
     faults.settle()
     if thin:
         logger.warning("%s: %s without width or height: nothing learns there", path, plural(thin, "box", "boxes"))
@@ -191,6 +201,18 @@ def differing(first: Sequence[Category], names: tuple[Any, Any], second: Sequenc
         elif one[number] != other[number]:
             said.append(f"{number} is {one[number]!r} in {names[0]} and {other[number]!r} in {names[1]}")
     return "; ".join(said[:_SHOWN]) + (f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
+
+
+def shared(annotations: CocoAnnotations) -> tuple[list[str], list[str]]:
+    """Files that several entries of images name, and names that several categories have, each with their ids."""
+    files, names = defaultdict(list), defaultdict(list)
+    for image in annotations.images:
+        files[os.path.normpath(image.file_name)].append(str(image.id))
+    for category in annotations.categories:
+        names[category.name].append(str(category.id))
+    several = (({one: ids for one, ids in some.items() if len(ids) > 1}) for some in (files, names))
+    by_files, by_names = ([f"{one} ({', '.join(ids)})" for one, ids in some.items()] for some in several)
+    return by_files, by_names
 
 
 def read_content(path: Path) -> dict[str, list[Any]]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from contagg.data.coco.masks import LARGEST, area, check, nothing
+from contagg.data.coco.faults import Faults
+from contagg.data.coco.masks import area, check, is_number, nothing
 from contagg.errors import UserError, class_name
 
 
@@ -48,7 +49,8 @@ def text(entry: Any, key: str) -> str:
 
 
 def whole(value: Any, key: str) -> int:
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+    whole_one = isinstance(value, int) and not isinstance(value, bool)
+    if whole_one or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise UserError(f": its {key!r} must be a whole number, not {value!r:.40}")
 
@@ -58,47 +60,62 @@ def number_or_text(entry: Any, key: str) -> int | str:
     return value if isinstance(value, str) else whole(value, key)
 
 
-def references(
-    entry: Any, places: Mapping[int | str, ImageEntry | None], categories: set[int]
-) -> tuple[int | str, ImageEntry | None, int]:
-    """An annotation's id, image and category."""
-    number, image = number_or_text(entry, "id"), number_or_text(entry, "image_id")
-    category = whole(given(entry, "category_id"), "category_id")
+def new_id(entry: Any, seen: set[int | str]) -> int | str:
+    """An annotation's id, none of those that were seen; it is now."""
+    number = number_or_text(entry, "id")
+    if number in seen:
+        raise UserError(": its id is given twice")
+    seen.add(number)
+    return number
+
+
+def image_of(entry: Any, places: Mapping[int | str, ImageEntry | None]) -> ImageEntry | None:
+    """An annotation's image; None for one with a fault, which was said."""
+    image = number_or_text(entry, "image_id")
     if image not in places:
         raise UserError(f": there is no image {image!r}")
+    return places[image]
+
+
+def category_of(entry: Any, categories: set[int]) -> int:
+    """The id of an annotation's category."""
+    category = whole(given(entry, "category_id"), "category_id")
     if category not in categories:
         raise UserError(f": category {category} is not declared")
-    return number, places[image], category
+    return category
 
 
 def annotation_of(
-    entry: dict[str, Any], image: ImageEntry, needs_masks: bool, clip_boxes: float
+    entry: dict[str, Any], image: ImageEntry, needs_masks: bool, clip_boxes: float, faults: Faults, where: str
 ) -> tuple[dict[str, Any], bool]:
-    """A checked annotation but for its ids, and whether its box covers nothing of its image."""
-    size = (image.height, image.width)
-    try:
-        box = _box(given(entry, "bbox"), image, clip_boxes)
-        x, y, width, height = box
-        thin = min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)
-        found: dict[str, Any] = {"bbox": box, "iscrowd": _is_crowd(entry.get("iscrowd", 0))}
-        segmentation = entry.get("segmentation") or None
-        if needs_masks and not segmentation and not thin:
-            raise UserError(": it has no segmentation, which Mask R-CNN learns from")
-        if segmentation and (needs_masks or "area" not in entry):
-            segmentation = _checked(segmentation, size, thin)
-        if "area" in entry:
-            found["area"] = _area(entry["area"])
-        else:
-            found["area"] = area(segmentation, size) if segmentation else width * height
-        if needs_masks:
-            found["segmentation"] = segmentation or nothing(size)
-    except UserError as error:
-        raise UserError(f", image {image.file_name}{error}") from error
+    """A checked annotation but for its ids, and whether its box covers nothing of its image.
+
+    Of one with faults, which are kept under `where`, nothing is to be used.
+    """
+    size, where = (image.height, image.width), f"{where}, image {image.file_name}"
+    box = faults.result(where, _box, entry, image, clip_boxes)
+    crowd = faults.result(where, _is_crowd, entry.get("iscrowd", 0))
+    thin = box is not None and _is_thin(box, image)
+    segmentation = faults.result(where, _segmentation, entry, size, needs_masks, thin)
+    extent = faults.result(where, _area, entry, box, segmentation, size)
+    found: dict[str, Any] = {"bbox": box, "iscrowd": crowd, "area": extent}
+    if needs_masks:
+        found["segmentation"] = segmentation or nothing(size)
     return found, thin
 
 
-def _checked(segmentation: Any, size: tuple[int, int], thin: bool) -> Any:
-    """None for what is no mask of an object without an extent."""
+def _is_thin(box: list[float], image: ImageEntry) -> bool:
+    x, y, width, height = box
+    return min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0)
+
+
+def _segmentation(entry: dict[str, Any], size: tuple[int, int], needs_masks: bool, thin: bool) -> Any:
+    """Checked where it is needed; None for what is no mask of an object without an extent."""
+    segmentation = entry.get("segmentation") or None
+    if needs_masks and not segmentation and not thin:
+        raise UserError(": it has no segmentation, which Mask R-CNN learns from")
+    if not segmentation or not (needs_masks or "area" not in entry):
+        return segmentation
     try:
         check(segmentation, size)
     except UserError as error:
@@ -108,24 +125,27 @@ def _checked(segmentation: Any, size: tuple[int, int], thin: bool) -> Any:
     return segmentation
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and -LARGEST < value < LARGEST  # false for NaN too
-
-
-def _area(value: Any) -> float:
-    if not _is_number(value) or value < 0:
+def _area(entry: dict[str, Any], box: list[float] | None, segmentation: Any, size: tuple[int, int]) -> float:
+    """As given, or else that of the segmentation, or without one that of the box, where it could be read."""
+    if "area" not in entry:
+        if segmentation:
+            return area(segmentation, size)
+        return box[2] * box[3] if box else 0.0
+    value = entry["area"]
+    if not is_number(value) or value < 0:
         raise UserError(f": its area must be a finite number of pixels, not {value!r:.40}")
     return float(value)
 
 
 def _is_crowd(mark: Any) -> int:
-    if not _is_number(mark) or mark not in (0, 1):
+    if not isinstance(mark, int | float) or mark not in (0, 1):
         raise UserError(f": its iscrowd must be 0 or 1, not {mark!r:.40}")
     return int(mark)
 
 
-def _box(box: Any, image: ImageEntry, clip_boxes: float) -> list[float]:
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+def _box(entry: dict[str, Any], image: ImageEntry, clip_boxes: float) -> list[float]:
+    box = given(entry, "bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
         raise UserError(f": its box must be four finite numbers x, y, width, height, not {box!r:.100}")
     x, y, width, height = map(float, box)
     if width < 0 or height < 0:

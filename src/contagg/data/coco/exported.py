@@ -114,17 +114,17 @@ class CocoReader:
         self, path: Path, entries: list[tuple[int, Any]], size: tuple[int, int], names: Mapping[str, str]
     ) -> Iterator[Object]:
         for place, entry in entries:
-            with self.faults.of(f"{self._shown(path)}, annotation {entry.get('id', f'number {place}')}"):
-                if (category := _id(entry, "category_id")) not in names:
-                    raise UserError(f": category {category} is not declared")
-                outline = _outline(entry.get("segmentation"), size)
-                box = _box(entry, outline, size)
-                if box[2] <= box[0] or box[3] <= box[1]:
-                    self._seen["thin"] += 1
-                    continue
-                self._seen["outlines" if outline else "boxes"] += 1
-                within = clipped(box, size, self.clip_boxes)
-                yield Object(names[category], within, outline, crowd=entry.get("iscrowd") in (1, True))
+            where = f"{self._shown(path)}, annotation {entry.get('id', f'number {place}')}"
+            name = self.faults.result(where, _name_of, entry, names)
+            outline = self.faults.result(where, _outline, entry.get("segmentation"), size)
+            box = self.faults.result(where, _box, entry, outline, size)
+            if box and (box[2] <= box[0] or box[3] <= box[1]):
+                self._seen["thin"] += 1
+                continue
+            self._seen["outlines" if outline else "boxes"] += 1
+            within = self.faults.result(where, clipped, box, size, self.clip_boxes) if box else None
+            if name is not None and within:
+                yield Object(name, within, outline, crowd=entry.get("iscrowd") in (1, True))
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self.root))
@@ -207,6 +207,13 @@ def _id(entry: Any, key: str) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def _name_of(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Of an annotation's category."""
+    if (category := _id(entry, "category_id")) not in names:
+        raise UserError(f": category {category} is not declared")
+    return names[category]
+
+
 def _used(content: Mapping[str, Any]) -> set[str]:
     """The ids of categories that have objects; what is wrong with an annotation is said where it is read."""
     ids = (entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict))
@@ -242,8 +249,7 @@ def _outline(segmentation: Any, size: tuple[int, int]) -> Any:
 
 def _box(entry: Mapping[str, Any], outline: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
     box: Any = entry.get("bbox") or (extent(outline, size) if outline else None)
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    if not numbers:
+    if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
         raise UserError(f": its box must be four numbers x, y, width, height, not {box!r:.100}")
     x, y, width, height = map(float, box)
     if not all(-LARGEST < value < LARGEST for value in box) or min(width, height) < 0:

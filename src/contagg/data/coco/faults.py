@@ -1,10 +1,13 @@
 """What is wrong with somebody's annotations, counted, so that a person mends a file once and not fault by fault."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from contagg.errors import UserError
+
+T = TypeVar("T")
 
 _SHOWN = 3
 _LONGEST = 115  # of one fault among several, so that all that are shown fit into one line
@@ -32,9 +35,23 @@ class Faults:
         try:
             yield
         except UserError as error:
-            self.count += 1
-            if len(self.first) < _SHOWN:
-                self.first.append(f"{where}{error}")
+            self._keep(where, error)
+
+    def result(self, where: str, check: Callable[..., T], *arguments: object) -> T | None:
+        """What a function gives; None where it raises a UserError, which is kept. So an entry's faults are all found.
+
+        Quicker than `of`: of COCO's 860,000 annotations each has several parts to check.
+        """
+        try:
+            return check(*arguments)
+        except UserError as error:
+            self._keep(where, error)
+            return None
+
+    def _keep(self, where: str, error: UserError) -> None:
+        self.count += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(f"{where}{error}")
 
     def settle(self) -> None:
         """UserError with the first of them and their number, where there are any."""

@@ -26,6 +26,11 @@ _WINDINGS = 200
 """Times an image's width and height that an object's outline may be long: hair and foliage have some tens."""
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number as coordinates and areas are: finite, and not JSON's `true`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+
+
 def to_rle(mask: np.ndarray) -> dict[str, Any]:
     """Compressed run lengths, `counts` as text, so that they can be written to JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -89,9 +94,7 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     if not polygons:
         raise UserError("the segmentation has no polygon")
     for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(
-            isinstance(value, int | float) and -LARGEST < value < LARGEST for value in polygon
-        )
+        numbers = isinstance(polygon, list) and all(map(is_number, polygon))
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             shown = plural(len(polygon), "value") if isinstance(polygon, list) else repr(polygon)
             raise UserError(f"a polygon must be finite numbers x, y, x, y, .. of three points or more, not {shown}")
@@ -121,7 +124,7 @@ def _check_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> None:
         raise UserError(f"the mask is {segmentation['size']} high and wide, its image {list(size)}")
     if isinstance(counts, str | bytes):
         counts = _run_lengths(counts)
-    elif not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+    elif not isinstance(counts, list) or not all(type(count) is int for count in counts):
         raise UserError("an RLE's counts must be whole numbers or a compressed text")
     pixels = size[0] * size[1]
     if not all(0 <= count <= pixels for count in counts):  # and none so long that Python would not write their sum
