@@ -118,6 +118,18 @@ def test_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys, tmp_path, *words)[1:] == lines[1:]
 
 
+def test_coco_that_names_a_file_or_a_category_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    content["images"].append(content["images"][0] | {"id": 7, "file_name": "./a.png"})
+    content["categories"][1]["name"] = "cell"
+    (tmp_path / "annotations/train.json").write_text(json.dumps(content))
+    lines = run(capsys, tmp_path)
+    assert "  files that several images name, by id: 1: a.png (0, 7)" in lines
+    assert "  names of several categories: 1: cell (3, 4)" in lines
+    assert [line.split() for line in lines[1:3]] == [["cell", "(3)", "2"], ["cell", "(4)", "0"]]
+
+
 @pytest.mark.parametrize(
     ("boxes", "said"), [([], "has no annotation that can be used"), ([[0.1, 0.1, 0.5, 0.5]], "must be in pixels")]
 )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from contagg.data.coco.annotations import CocoAnnotations, read_annotations
+from contagg.data.coco.annotations import CocoAnnotations, read_annotations, shared
 from contagg.data.coco.exported import is_coco
 from contagg.data.coco.labelled import SPLITS, as_json
 from contagg.data.config import NAMED_DATA, DataConfig
@@ -235,7 +235,7 @@ def _coco(root: Path, options: argparse.Namespace) -> dict[str, Part]:
 
 
 def _coco_part(annotations: CocoAnnotations) -> Part:
-    names = {category.id: category.name for category in annotations.categories}
+    names = {c.id: name for c, name in zip(annotations.categories, annotations.unique_names, strict=True)}
     counts = Counter(dict.fromkeys(names.values(), 0))
     crowds = 0
     each, sides = [], []
@@ -249,6 +249,9 @@ def _coco_part(annotations: CocoAnnotations) -> Part:
         f"counted are {plural(sum(counts.values()), 'object')}, {crowds} of them crowds; "
         f"{plural(each.count(0), 'image has', 'images have')} none"
     ]
+    files, twice = shared(annotations)
+    for what, found in (("files that several images name, by id", files), ("names of several categories", twice)):
+        notes += [f"{what}: {len(found)}: {_some(found)}"] if found else []
     if sides:
         small, half, large = np.percentile(sides, (5, 50, 95))
         notes += [

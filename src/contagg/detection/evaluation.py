@@ -7,7 +7,6 @@ segmentation as compressed run lengths. Masks become run lengths one image at a 
 import contextlib
 import io
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -136,15 +135,9 @@ def score(annotations: CocoAnnotations, found: Collected, kinds: Iterable[Kind])
         values = [float(value) for value in evaluation.stats[:12]]
         scores |= {f"{kind}_{name}": value for name, value in zip(NAMES, values, strict=True)}
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, category), any size, 100 detections
-        for name, values in zip(category_names(annotations), np.moveaxis(precision, 2, 0), strict=True):
+        for name, values in zip(annotations.unique_names, np.moveaxis(precision, 2, 0), strict=True):
             scores[f"{kind}_ap/{name}"] = float(values[values > -1].mean()) if (values > -1).any() else -1.0
     return scores
-
-
-def category_names(annotations: CocoAnnotations) -> list[str]:
-    """By label; those that several categories share have their ids beside them."""
-    times = Counter(annotations.class_names)
-    return [c.name if times[c.name] == 1 else f"{c.name} ({c.id})" for c in annotations.categories]
 
 
 def score_together(annotations: CocoAnnotations, found: Collected, kinds: Sequence[Kind]) -> Scores:

@@ -11,7 +11,7 @@ from contagg.checkpoints.locate import weights_in
 from contagg.data.coco.config import CocoDataConfig
 from contagg.data.coco.dataset import CocoImages, evaluation_transform, open_split
 from contagg.data.coco.loaders import evaluation_loader
-from contagg.detection.evaluation import NAMES, Collected, add_batch, category_names, kinds_of, score
+from contagg.detection.evaluation import NAMES, Collected, add_batch, kinds_of, score
 from contagg.detection.saved import Saved, check_categories, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError, plural
@@ -62,7 +62,7 @@ def validate(options: argparse.Namespace) -> None:
         f"{path} on {plural(len(annotations.images) - len(collected.unreadable), 'image')} of "
         f"{annotations.path}{skipped}"
     )
-    rows = [*NAMES, *(f"ap/{name}" for name in category_names(annotations))]
+    rows = [*NAMES, *(f"ap/{name}" for name in annotations.unique_names)]
     width = max(map(len, rows))
     for name in rows:
         print("  ".join([f"{name:{width}}", *(f"{kind} {scores[f'{kind}_{name}']:.3f}" for kind in kinds)]))
