@@ -155,6 +155,8 @@ YAMLS = {
     "train: images/train\nnames: {0: a, 2: b}": "numbered from 0, and 1 is missing",
     "train: images/train\nnames: [a, a]": "the name 'a' stands twice",
     "train: images/train\nnames: [a]\nnc: 3": "nc is 3, but it has 1 name",
+    "train: images/train\nnames: [a]\nnc: true": "nc is True, but it has 1 name",
+    "train: images/train\nnames: [a, true]": "the name of a class must be a text, not True",
     "train: images/train\nnames: !!python/object:os.system [a]": "the tag",
     "- a": "must hold keys and values",
     "train: [": "not readable YAML",

@@ -129,8 +129,14 @@ def test_points_of_a_skeleton_are_no_corners(tmp_path: Path, capsys: pytest.Capt
     assert names_of(converted(root))
     assert "2 objects have points of a skeleton: the boxes alone were taken" in capsys.readouterr().out
     (tmp_path / "out").rename(tmp_path / "first")
-    (root / "data.yaml").write_text("train: images/train\nkpt_shape: many\nnames: [cat, dog]")
-    assert "has the kpt_shape 'many': two numbers are expected" in failure(root, capsys)
+    for shape, shown in {
+        "many": "'many'",
+        "[-1, 2]": "[-1, 2]",
+        "[2, -2]": "[2, -2]",
+        "[true, 2]": "[True, 2]",
+    }.items():
+        (root / "data.yaml").write_text(f"train: images/train\nkpt_shape: {shape}\nnames: [cat, dog]")
+        assert f"has the kpt_shape {shown}: two numbers are expected" in failure(root, capsys)
 
 
 def test_nothing_outside_the_folder_is_read(

@@ -67,9 +67,13 @@ class Layout:
 
     def keypoints(self) -> int:
         """How many numbers follow a box in a line: those of a skeleton's points."""
-        shape = self.content.get("kpt_shape") or (0, 0)
-        if not (isinstance(shape, list | tuple) and len(shape) == 2 and all(isinstance(n, int) for n in shape)):
-            raise UserError(f"{self.root}: its {self.source} has the kpt_shape {shape!r:.40}: two numbers are expected")
+        shape = self.content.get("kpt_shape") or [0, 0]
+        numbers = isinstance(shape, list) and len(shape) == 2 and all(type(number) is int for number in shape)
+        if not numbers or shape[0] < 0 or shape[1] not in ((2, 3) if shape[0] else (0, 2, 3)):
+            raise UserError(
+                f"{self.root}: its {self.source} has the kpt_shape {shape!r:.40}: two numbers are expected, how many "
+                "points there are and the 2 or 3 numbers of each, such as [17, 3]"
+            )
         return int(shape[0] * shape[1])
 
     def shown(self, path: Path) -> str:
@@ -180,12 +184,12 @@ def class_names(content: dict[str, Any], source: str = "data.yaml") -> list[str]
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"{source}: 'names' must be a list of the classes, not {names!r:.80}")
-    if wrong := [name for name in names if not isinstance(name, str | int | float)]:
+    if wrong := [name for name in names if isinstance(name, bool) or not isinstance(name, str | int | float)]:
         raise UserError(f"{source}: the name of a class must be a text, not {wrong[0]!r:.40}; 'null' is one in quotes")
     found = [class_name(str(name)) for name in names]
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise UserError(f"{source}: the name {twice!r} stands twice")
-    if content.get("nc", len(found)) != len(found):
+    if content.get("nc", len(found)) != len(found) or content.get("nc") is True:
         raise UserError(f"{source}: nc is {content['nc']!r:.40}, but it has {plural(len(found), 'name')}")
     return found
