@@ -20,11 +20,17 @@ BAD = {
     "arm 'long': optimization.epochs must be a whole number, not 'many'": ["--arm", "long", "optimization.epochs=many"],
     "arm 'other': run.folder, run.seed, run.devices and run.nodes are the": ["--arm", "other", "run.seed=3"],
     "two arms are called 'identity'": ["--affinity", "identity", "--arm", "identity", "data.fraction=1"],
+    "the arms 'base' and 'again' have the same keys and values, and so the same runs": [
+        "--arm", "base", "--affinity", "identity", "--arm", "again", "model.options.affinity=dwconv3",
+    ],
+    "the arms 'identity' and 'again' have the same keys and values": [
+        "--affinity", "identity", "--arm", "again", "model.options.affinity=identity",
+    ],
     "the name of an arm, '', must be": ["--arm", "", "data.fraction=1"],
     "argument --seeds: '0' is not a whole number above 0": ["--affinity", "identity", "--seeds", "0"],
     "argument --match: invalid choice: 'time'": ["--affinity", "identity", "--match", "time"],
     "compare makes each run in one process: run.devices x run.nodes is 2": ["--affinity", "a", "--run.devices", "2"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("line", BAD)
@@ -62,7 +68,6 @@ def test_words_and_keys(tmp_path: Path) -> None:
         ("affinity", ["pool3, pool3,dwconv3, identity"]),
         ("affinity", ["[pool3, [pool3], dwconv3, identity]"]),
         ("arm", ["half", "data.fraction=0.02", "optimization.epochs=14"]),
-        ("arm", ["none"]),
     ]
     arms = read_arms(words, given)
     key = "model.options.affinity"
@@ -72,15 +77,14 @@ def test_words_and_keys(tmp_path: Path) -> None:
         {key: ["pool3", "pool3", "dwconv3", "identity"]},
         {key: ["pool3", ["pool3"], "dwconv3", "identity"]},
         {"data.fraction": 0.02, "optimization.epochs": 14},
-        {},
     ]
     options = RECIPE["model"]["options"]
     assert arms.arms[1].recipe.model.options == options | {"affinity": "attention + dwconv5"}
     assert arms.recipe.optimization.epochs == arms.arms[1].recipe.optimization.epochs == 7
-    assert len({arm.folder for arm in arms.arms}) == 6 and arms.arms[2].folder.startswith("pool3_pool3_dwconv3_")
+    assert len({arm.folder for arm in arms.arms}) == 5 and arms.arms[2].folder.startswith("pool3_pool3_dwconv3_")
     wide = arms.changed(arms["half"], {"model.options.embed_dims": [8, 8, 8, 8]})
     assert wide["half"].changes == {**arms["half"].changes, "model.options.embed_dims": [8, 8, 8, 8]}
-    assert wide["none"] is arms["none"]
+    assert wide["dwconv3"] is arms["dwconv3"]
 
 
 def test_help_tells_how(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,12 @@ def read_arms(words: Sequence[str], given: Sequence[tuple[str, list[str]]]) -> A
     names = [arm.name for arm in arms]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two arms are called {twice[0]!r}")
+    for arm, other in combinations(arms, 2):
+        if arm.recipe == other.recipe:
+            raise UserError(
+                f"the arms {arm.name!r} and {other.name!r} have the same keys and values, and so the same runs: "
+                "give one of them others"
+            )
     return Arms(tuple(words), recipe, tuple(arms))
 
 
