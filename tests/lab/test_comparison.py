@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from contagg.classification import TASK
 from contagg.cli import main
+from contagg.lab import comparison
 from contagg.lab.arms import read_arms
 from contagg.lab.making import Opener, Run, paired_job
 from contagg.lab.rows import summary
@@ -153,14 +154,19 @@ def test_another_metric(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_metric_that_runs_do_not_have_is_told_at_once(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the rows there are, or else by the first epoch that was validated: not when a run is over."""
+    """By the rows there are, by what a task says of itself, or by the first epoch that was validated."""
     message = "no metric 'acuracy'. Did you mean 'accuracy'?"
     assert fail(str(made / "tiny.yaml"), made / "out", *ARMS, "--seeds", "2", "--metric", "acuracy") == "2"
     out, err = capsys.readouterr()
     assert message in err and "to make" not in out
     long = ("--optimization.epochs", "1000", "--rounds", "0", "--affinity", "identity", "--seeds", "1")
+    assert fail(written(tmp_path), tmp_path / "out", *long, "--metric", "nothing") == "2"
+    out, err = capsys.readouterr()
+    assert "arm 'identity': the runs have no metric 'nothing'. They have train_loss, validation_loss, accuracy\n" in err
+    assert "to make" not in out and not (tmp_path / "out").exists()
+    monkeypatch.setattr(comparison, "_check_metric", lambda job, metric: None)  # as of a task that says nothing
     assert fail(written(tmp_path), tmp_path / "out", *long, "--metric", "acuracy") == "2"
     assert message in capsys.readouterr().err and not (tmp_path / "out/runs.json").exists()
 

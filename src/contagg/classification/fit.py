@@ -62,6 +62,7 @@ def make_job(recipe: ClassificationRecipe, data: ImageData) -> Job:
         validation_batches=partial(evaluation_loader, data.validation, plain, size, run.workers, **common),
         optimization=recipe.optimization,
         monitor="accuracy",
+        metrics=list(task.metrics),
         metadata={
             "task": recipe.task,
             "model": {"name": recipe.model.name, "options": options},

@@ -89,14 +89,16 @@ def make_job(recipe: DetectionRecipe, splits: tuple[CocoImages, CocoImages]) -> 
         check_objects(training.annotations, recipe.model.detr.queries)
     varied, plain = training_transform(recipe.augmentation), evaluation_transform(recipe.augmentation)
     size, workers, corrupt = optimization.batch_size, run.workers, recipe.data.max_corrupt_fraction
+    task = Detection(model, optimization, validation.annotations, kinds_of(model))
     return Job(
-        task=Detection(model, optimization, validation.annotations, kinds_of(model)),
+        task=task,
         networks=[features_of(model)],
         train_batches=partial(train_loader, training, varied, size, workers, run.seed, max_corrupt_fraction=corrupt),
         validation_batches=partial(evaluation_loader, validation, plain, size, workers, max_corrupt_fraction=corrupt),
         optimization=optimization,
         validate_every=recipe.validate_every,
         monitor="box_ap",
+        metrics=task.followed,
         metadata=describe(recipe.model, training.annotations.categories, recipe.augmentation, recipe.data.bit_depth),
         fingerprint=fingerprint(training.annotations, validation.annotations),
         divisor=DIVISOR,

@@ -33,6 +33,12 @@ class Detection(LightningModule):
         self.category_ids = [category.id for category in validation.categories]
         self.collected = Collected()
 
+    @property
+    def followed(self) -> list[str]:
+        """What is logged of the scores: a few of COCO's twelve, and each category's average precision."""
+        few = [f"{kind}_{name}" for kind in self.kinds for name in LOGGED]
+        return few + [f"{kind}_ap/{name}" for kind in self.kinds for name in self.validation.unique_names]
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`loss`, the sum, and its parts."""
         losses: dict[str, Tensor] = self.model(*batch)
@@ -56,8 +62,8 @@ class Detection(LightningModule):
         """Score it: the numbers that are followed, and each category's average precision."""
         self.collected.unreadable |= set(self.trainer.val_dataloaders.unreadable)  # type: ignore[union-attr]
         scores = score_together(self.validation, self.collected, self.kinds)
-        followed = {f"{kind}_{name}" for kind in self.kinds for name in LOGGED}
-        self.log_dict({name: value for name, value in scores.items() if name in followed or "/" in name})
+        followed = set(self.followed)
+        self.log_dict({name: value for name, value in scores.items() if name in followed})
         self.collected = Collected()
 
     def configure_optimizers(self) -> Any:

@@ -22,6 +22,7 @@ from contagg.lab.schedule import Outcome, Schedule, seconds_of
 from contagg.lab.sizes import Size, each_loader, network, size
 from contagg.output import duration
 from contagg.training.engine import Job, check_machine
+from contagg.training.run_folder import RAW
 from contagg.training.signals import StoppedError
 
 
@@ -94,9 +95,19 @@ def _planned(arms: Arms, opener: Opener, metric: str | None) -> _Plan:
                     f"its runs never measure {job.monitor}, by which runs of {arm.recipe.task} are compared: say "
                     "another, --metric train_loss"
                 )
+            if metric is not None:
+                _check_metric(job, metric)
             sizes[arm.name], data[arm.name], monitors[arm.name] = size(job), summary(job.fingerprint), job.monitor
             code[arm.name] = own_code(network(job))
     return _Plan(sizes, data, code, monitors)
+
+
+def _check_metric(job: Job, metric: str) -> None:
+    """UserError for one that is not validation's, where its are known. Which losses training has, its steps say."""
+    known = ["train_loss", *job.metrics]
+    others = metric.startswith("train_") or metric in ("epoch", "step", "learning_rate")
+    if job.metrics and not others and metric.removesuffix(RAW) not in known:
+        raise no_metric(metric, known)
 
 
 def _is_judged(job: Job) -> bool:

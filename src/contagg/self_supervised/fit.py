@@ -56,6 +56,7 @@ def make_job(recipe: DinoRecipe, data: ImageData) -> Job:
         optimization=recipe.optimization,
         validate_every=recipe.knn.every or 1,
         monitor=f"accuracy_knn{recipe.knn.neighbours[0]}",
+        metrics=[f"accuracy_knn{k}" for k in recipe.knn.neighbours],
         export="teacher.backbone",
         metadata={
             "task": recipe.task,

@@ -56,6 +56,7 @@ class Job:
         optimization: How long and how fast; `build_optimizer` makes the optimizer that goes with it.
         validate_every: Epochs between validations.
         monitor: The metric to be best in; the larger, the better.
+        metrics: What `validation_step` logs; empty where that is known only once it was.
         export: The attribute of `task` whose weights are written for use.
         metadata: What weights files say of themselves.
         fingerprint: Of the data, which must not change when a run goes on.
@@ -71,6 +72,7 @@ class Job:
     optimization: OptimizationConfig
     validate_every: int = 1
     monitor: str
+    metrics: Sequence[str] = ()
     export: str = "model"
     metadata: Mapping[str, Any]
     fingerprint: Fingerprint
