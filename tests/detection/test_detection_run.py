@@ -9,11 +9,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from contagg.checkpoints.weights import read_weights
 from contagg.cli import main
@@ -83,6 +85,10 @@ def test_fit_validate_predict(
     assert listed["images"] == [{"id": 0, "file_name": str(image), "height": height, "width": width}]
     assert len(list((tmp_path / "found").glob("*.png"))) == 1
 
+    only_csv = ["--output", "csv", "--annotations", str(broken)]
+    assert "is for COCO's files, which --output csv does not write" in refused(["predict", *words, *only_csv], capsys)
+    renumbered_files_can_be_scored(composed, run, tmp_path)
+
     assert "of an earlier call" not in caplog.text
     for name in ("007_before.png", "12.png", "mine.png"):
         (tmp_path / "found" / name).touch()
@@ -105,6 +111,34 @@ def test_fit_validate_predict(
     main(["predict", *words, "--score", "0.999", "--folder", str(tmp_path / "none")])
     assert re.search(r"jpg: nothing at 0.999 or more; the best is \d+ \d+ %", capsys.readouterr().out)
     assert "none of 1 image can be read" in refused(["predict", str(run), str(broken)], capsys)
+
+
+def renumbered_files_can_be_scored(composed: Path, run: Path, folder: Path) -> None:
+    """What `predict --annotations` writes has the ids of a JSON, whatever they are, and pycocotools takes it."""
+    truth = json.loads((composed / "annotations/instances_val2017.json").read_text())
+    recalls = []
+    for more in (0, 1000):
+        for entry in [*truth["images"], *truth["categories"]]:
+            entry["id"] += more
+        for entry in truth["annotations"]:
+            entry |= {"image_id": entry["image_id"] + more, "category_id": entry["category_id"] + more}
+        (folder / "truth.json").write_text(json.dumps(truth))
+        words = ["--annotations", str(folder / "truth.json"), "--score", "0", "--folder", str(folder / f"by {more}")]
+        main(["predict", str(run), str(composed / "val2017"), *words, "--device", "cpu"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            known = COCO(folder / "truth.json")
+            found = known.loadRes(str(folder / f"by {more}" / "mask_results.json"))
+            scored = COCOeval(known, found, "segm")
+            scored.params.iouThrs = np.array([0.1])  # of what a few steps teach nothing is nearer
+            scored.evaluate()
+            scored.accumulate()
+        recalls.append(scored.eval["recall"])
+        listed = json.loads((folder / f"by {more}" / "images.json").read_text())
+        assert {Path(one["file_name"]).name: one["id"] for one in listed["images"]} == {
+            one["file_name"]: one["id"] for one in truth["images"]
+        }
+        assert {one["id"] for one in listed["categories"]} == {one["id"] for one in truth["categories"]}
+    assert np.array_equal(*recalls) and recalls[0].max() > 0
 
 
 def test_an_image_that_cannot_be_read_ends_no_run(

@@ -58,6 +58,8 @@ def predict(parser: argparse.ArgumentParser) -> None:
         help="what is printed (default table, which also writes into --folder)",
     )
     parser.add_argument("--folder", default="predictions", help="of pictures and COCO's files (default predictions)")
+    told = "a COCO JSON whose ids of images and categories COCO's files take, by names (default: their own numbers)"
+    parser.add_argument("--annotations", type=existing_file, metavar="FILE", help=told)
 
 
 def queries(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from contagg.data.folders import find_images
 from contagg.detection.batching import Detections
 from contagg.detection.drawing import save_drawing
 from contagg.detection.evaluation import Kind, Result, in_file_pixels, kinds_of, results
+from contagg.detection.numbering import Numbering, numbering_of
 from contagg.detection.saved import Saved, load_detector
 from contagg.device import choose_device
 from contagg.errors import UserError, plural, printable, shortened
@@ -50,16 +51,24 @@ def predict(options: argparse.Namespace) -> None:
     since its tools take the sizes of both from the boxes where they stand together; and images.json, the numbers.
 
     Raises:
-        UserError: none of the images can be read.
+        UserError: none of the images can be read; or --annotations does not know one.
     """
     if not 0 <= options.score <= 1:
         raise UserError(f"--score must lie between 0 and 1, not {options.score}")
+    if options.annotations and options.output != "table":
+        raise UserError(f"--annotations is for COCO's files, which --output {options.output} does not write")
     paths = find_images(options.images)
     device = choose_device(options.device)
     saved = load_detector(weights_in(options.checkpoint))
     saved.model.to(device)
     rows = _detected(saved, paths, device)
-    {"table": _write_all, "csv": _print_csv, "json": _print_json}[options.output](options, saved, rows)
+    if options.output == "table":
+        ids = Numbering({}, [category.id for category in saved.categories])
+        if options.annotations:
+            ids = numbering_of(Path(options.annotations), paths, saved.categories)
+        _write_all(options, saved, rows, ids)
+    else:
+        {"csv": _print_csv, "json": _print_json}[options.output](options, saved, rows)
 
 
 def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator[tuple[Path, np.ndarray, Detections]]:
@@ -77,23 +86,27 @@ def _detected(saved: Saved, paths: list[Path], device: torch.device) -> Iterator
         raise UserError(f"none of {plural(len(paths), 'image')} can be read")
 
 
-def _write_all(options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]]) -> None:
-    names, ids = ([getattr(category, key) for category in saved.categories] for key in ("name", "id"))
+def _write_all(
+    options: argparse.Namespace, saved: Saved, rows: Iterator[tuple[Path, np.ndarray, Detections]], ids: Numbering
+) -> None:
+    """Images that `ids` does not know are numbered as they come."""
+    names = [category.name for category in saved.categories]
     folder = Path(options.folder)
     entries: dict[Kind, list[Result]] = {kind: [] for kind in kinds_of(saved.model)}
     listed, pictures = [], set()
     for number, (path, image, found) in enumerate(rows):
         kept = _at_least(found, options.score)
-        for kind, some in results(kept, number, image.shape[:2], ids).items():
+        image_id = ids.images.get(path, number)
+        for kind, some in results(kept, image_id, image.shape[:2], ids.categories).items():
             entries[kind] += some
-        listed.append({"id": number, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
+        listed.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
         picture = folder / f"{number:03d}_{shortened(printable(path.stem), 60)}.png"
         pictures.add(picture.name)
         save_drawing(picture, [image], [found], names, options.score)
         print(printable(f"{path}: {_summary(found, options.score, names)} -> {picture}"), flush=True)
     for kind, some in entries.items():
         write_output(folder / f"{kind}_results.json", json.dumps(some).encode())
-    categories = [{"id": category.id, "name": category.name} for category in saved.categories]
+    categories = [{"id": number, "name": name} for number, name in zip(ids.categories, names, strict=True)]
     write_output(folder / "images.json", json.dumps({"images": listed, "categories": categories}).encode())
     files = ", ".join(str(folder / f"{kind}_results.json") for kind in entries)
     print(f"{plural(len(entries['box']), 'detection')} in COCO's form: {files}; their images: {folder / 'images.json'}")
