@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
+from contagg.data.coco.faults import Faults
+from contagg.data.coco.labelled import Object
 from contagg.data.coco.masks import area, extent, to_rle
-from contagg.data.coco.voc import Element, read_xml
+from contagg.data.coco.voc import VocReader
+from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.files import obstacle, write_output
 
@@ -84,7 +88,7 @@ def write_split(path: Path, root: Path, names: list[str], side: int) -> None:
 
 def reduced(path: Path, side: int) -> tuple[bytes, tuple[int, int]]:
     """A photograph whose shorter side is at most `side` pixels, as JPEG; its width and height."""
-    image = _read(path, "RGB")
+    image = open_image(path).convert("RGB")  # no longer than a hundred times its shorter side: fits 16 bits
     factor = side / min(image.size)
     if factor < 1:
         size = (round(image.width * factor), round(image.height * factor))
@@ -132,7 +136,7 @@ def nuclei(clone: Path, out: Path) -> None:
     """The images of fluorescence as grey PNGs, their masks as compressed RLE."""
     root, written = clone / "stage1_train", CocoSet(out, ["nucleus"])
     for folder in tqdm(sorted(folder for folder in root.glob("*") if folder.is_dir()), "nuclei"):
-        grey = _read(folder / "images" / f"{folder.name}.png", "L")
+        grey = open_image(folder / "images" / f"{folder.name}.png").convert("L")
         if grey.size in NUCLEI_SIZES:
             found = outlines(folder / "masks", grey.size)
             written.add(folder.name, f"{folder.name[:16]}.png", _encoded(grey, "PNG"), grey.size, found)
@@ -142,27 +146,25 @@ def nuclei(clone: Path, out: Path) -> None:
 def blood(clone: Path, out: Path) -> None:
     """BCCD's photographs as they are, and their boxes, which count from 1; two of one pixel are left out."""
     root, written = clone / "BCCD", CocoSet(out, BLOOD_CLASSES)
-    for path in tqdm(sorted((root / "Annotations").glob("*.xml")), "blood"):
-        photograph = root / "JPEGImages" / f"{path.stem}.jpg"
-        size, content = _read(photograph, "RGB").size, photograph.read_bytes()
-        try:
-            boxes = [_box(child) for child in read_xml(path).children if child.name == "object"]
-        except UserError as error:
-            raise UserError(f"{path}{error}") from error
-        written.add(path.stem, photograph.name, content, size, [box for box in boxes if box["area"] > 1])
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: {_WHICH}")
+    reading = VocReader(root, Faults(root)).read(BLOOD_CLASSES, by_hash=True)
+    for note in reading.notes:
+        print(f"note: {note}", file=sys.stderr)
+    found = sorted(itertools.chain(*reading.splits.values()), key=lambda image: image.file)
+    for image in tqdm(found, "blood"):
+        size, content = open_image(image.file).size, image.file.read_bytes()
+        boxes = [_box(one) for one in image.objects]
+        written.add(image.file.stem, image.file.name, content, size, [box for box in boxes if box["area"] > 1])
     written.write(root)
 
 
-def _box(found: Element) -> dict[str, Any]:
-    """Class and box of an XML's object. UserError where it has none."""
-    name, box = found.said("name"), found.child("bndbox")
-    if name not in BLOOD_CLASSES or box is None:
-        raise UserError(f", line {found.line}: an object has no box, or is none of {', '.join(BLOOD_CLASSES)}")
-    left, top, right, bottom = (int(box.number(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
-    width, height = right - left + 1, bottom - top + 1
+def _box(found: Object) -> dict[str, Any]:
+    left, top, right, bottom = map(int, found.box)
+    width, height = right - left, bottom - top
     return {
-        "category_id": BLOOD_CLASSES.index(name) + 1,
-        "bbox": [left - 1, top - 1, width, height],
+        "category_id": BLOOD_CLASSES.index(found.name) + 1,
+        "bbox": [left, top, width, height],
         "area": width * height,
     }
 
@@ -173,20 +175,12 @@ def outlines(folder: Path, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
     if not paths:
         raise UserError(f"{folder} has no masks: {_WHICH}")
     for path in paths:
-        mask = np.asarray(_read(path, "L")) > 127
+        mask = np.asarray(open_image(path).convert("L")) > 127
         if mask.shape != shape[::-1] or not mask.any():
             raise UserError(f"{path} outlines nothing in an image of {shape[0]} x {shape[1]} pixels")
         rle = to_rle(mask)
         size = (rle["size"][0], rle["size"][1])
         yield {"category_id": 1, "bbox": extent(rle, size), "area": area(rle, size), "segmentation": rle}
-
-
-def _read(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            return image.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:

@@ -102,7 +102,18 @@ def test_an_object_of_another_kind_is_named(tmp_path: Path, capsys: pytest.Captu
     bccd(tmp_path, ("cat", 1, 2, 11, 4))
     with pytest.raises(SystemExit):
         main(["blood", str(tmp_path), str(tmp_path / "out")])
-    assert "cell-b.xml, line 1: an object has no box, or is none of RBC" in capsys.readouterr().err
+    assert "class 'cat' of cell-b.jpg is none of --classes RBC, WBC, Platelets" in capsys.readouterr().err
+
+
+def test_a_box_without_numbers_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bccd(tmp_path, ("RBC", 1, 2, 11, 4))
+    (tmp_path / "BCCD/Annotations/cell-d.xml").write_text(
+        f"<annotation>\n{BOX.format('RBC', 'x', 2, 3, 4)}</annotation>"
+    )
+    with pytest.raises(SystemExit):
+        main(["blood", str(tmp_path), str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert "BCCD: Annotations/cell-d.xml, line 2: its <xmin> must be a number, not 'x'" in said
 
 
 @pytest.mark.parametrize(("size", "grey"), [((10, 10), 255), ((256, 256), 0), (None, 0)])
@@ -152,10 +163,20 @@ def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: pytest.Cap
     assert f"names {name!r}, where CLASS/IMAGE is due" in capsys.readouterr().err
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(None, "cannot identify it as JPEG"), ((33_000, 200), "33000 x 200 pixels are too elongated")],
+)
+def test_an_image_that_is_no_photograph_is_named(
+    size: tuple[int, int] | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one of more than 32,767 pixels a side the table could not hold the width."""
     for split in ("train", "val"):
         save(tmp_path / split / "n01/a.JPEG", (200, 200))
-    (tmp_path / "val/n01/b.JPEG").write_text("no image")
+    if size:
+        save(tmp_path / "val/n01/b.JPEG", size)
+    else:
+        (tmp_path / "val/n01/b.JPEG").write_text("no image")
     with pytest.raises(SystemExit):
         main(["imagenette", str(tmp_path), str(tmp_path / "out")])
-    assert "b.JPEG cannot be read" in capsys.readouterr().err
+    assert f"val/n01/b.JPEG' cannot be read: {said}" in capsys.readouterr().err
