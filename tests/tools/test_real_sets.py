@@ -1,5 +1,6 @@
 """The sets of the results, made of what can be had: what is taken, how it is split and ordered, and what is refused."""
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 from contagg.data.coco.masks import to_mask
+from tools import made_sets
 from tools.real_sets import main
 
+Errors = pytest.CaptureFixture[str]
 NUCLEI = ("cell-b", "cell-c", "cell-d", "cell-e", "cell-g", "cell-i")
 """By sha256 the last but one is for validation."""
 
@@ -21,11 +24,22 @@ def save(path: Path, size: tuple[int, int], mode: str = "RGB", colour: int | tup
     Image.new(mode, size, colour).save(path)
 
 
+def refused(capsys: Errors, name: str, clone: Path) -> str:
+    """What is said where no set is made. Of none, and of no part of one, a trace is left."""
+    out = clone / "made/out"
+    out.parent.mkdir()
+    with pytest.raises(SystemExit):
+        main([name, str(clone), str(out)])
+    assert not list(out.parent.iterdir())
+    return capsys.readouterr().err
+
+
 def test_photographs_are_reduced_and_labelled_by_their_folder(tmp_path: Path) -> None:
     for split, name, size in (
         ("train", "n02/b", (224, 448)),
         ("train", "n01/a", (300, 97)),
         ("val", "n02/c", (200, 200)),
+        ("val", "n01/d", (200, 200)),
     ):
         save(tmp_path / "clone" / split / f"{name}.JPEG", size)
     main(["imagenette", str(tmp_path / "clone"), str(tmp_path / "out")])
@@ -38,7 +52,7 @@ def test_photographs_are_reduced_and_labelled_by_their_folder(tmp_path: Path) ->
         == [(300, 97), (160, 320)]
         == list(zip(*(table[key].to_pylist() for key in ("width", "height")), strict=True))
     )
-    assert pq.read_table(tmp_path / "out/val.parquet")["label"].to_pylist() == [0]
+    assert pq.read_table(tmp_path / "out/val.parquet")["label"].to_pylist() == [0, 1]
 
 
 def test_caltech_follows_its_lists_and_knows_no_faces(tmp_path: Path) -> None:
@@ -98,69 +112,61 @@ def test_blood_counts_from_one_and_leaves_a_pixel_out(tmp_path: Path) -> None:
     assert written.read_bytes() == (tmp_path / "BCCD/JPEGImages/cell-g.jpg").read_bytes()
 
 
-def test_an_object_of_another_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_object_of_another_kind_is_named(tmp_path: Path, capsys: Errors) -> None:
     bccd(tmp_path, ("cat", 1, 2, 11, 4))
-    with pytest.raises(SystemExit):
-        main(["blood", str(tmp_path), str(tmp_path / "out")])
-    assert "class 'cat' of cell-b.jpg is none of --classes RBC, WBC, Platelets" in capsys.readouterr().err
+    assert "class 'cat' of cell-b.jpg is none of --classes RBC, WBC, Platelets" in refused(capsys, "blood", tmp_path)
 
 
-def test_a_box_without_numbers_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_box_without_numbers_is_named_with_its_line(tmp_path: Path, capsys: Errors) -> None:
     bccd(tmp_path, ("RBC", 1, 2, 11, 4))
     (tmp_path / "BCCD/Annotations/cell-d.xml").write_text(
         f"<annotation>\n{BOX.format('RBC', 'x', 2, 3, 4)}</annotation>"
     )
-    with pytest.raises(SystemExit):
-        main(["blood", str(tmp_path), str(tmp_path / "out")])
-    said = capsys.readouterr().err
+    said = refused(capsys, "blood", tmp_path)
     assert "BCCD: Annotations/cell-d.xml, line 2: its <xmin> must be a number, not 'x'" in said
 
 
 @pytest.mark.parametrize(("size", "grey"), [((10, 10), 255), ((256, 256), 0), (None, 0)])
 def test_a_mask_outlines_something_in_its_image(
-    size: tuple[int, int] | None, grey: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    size: tuple[int, int] | None, grey: int, tmp_path: Path, capsys: Errors
 ) -> None:
     folder = tmp_path / "stage1_train/cell"
     save(folder / "images/cell.png", (256, 256))
     if size:
         save(folder / "masks/a.png", size, "L", grey)
-    with pytest.raises(SystemExit):
-        main(["nuclei", str(tmp_path), str(tmp_path / "out")])
     said = "a.png outlines nothing in an image of 256 x 256 pixels" if size else "masks has no masks"
-    assert said in capsys.readouterr().err
+    assert said in refused(capsys, "nuclei", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "side", "said"),
     [
         (["cell"], 300, "has no image of the set for train"),
-        ([f"{'a' * 16}{i}" for i in range(9)], 256, "several images that would be called"),
+        (
+            [f"{'a' * 16}{i}" for i in range(9)],
+            256,
+            "aaa0 and aaaaaaaaaaaaaaaa1 would both be called aaaaaaaaaaaaaaaa.png",
+        ),
     ],
 )
 def test_nuclei_that_make_no_set_are_refused(
-    names: list[str], side: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    names: list[str], side: int, said: str, tmp_path: Path, capsys: Errors
 ) -> None:
     for name in names:
         save(tmp_path / "stage1_train" / name / "images" / f"{name}.png", (side, side))
         save(tmp_path / "stage1_train" / name / "masks/a.png", (side, side), "L", 255)
-    with pytest.raises(SystemExit):
-        main(["nuclei", str(tmp_path), str(tmp_path / "out")])
-    assert said in capsys.readouterr().err and not (tmp_path / "out/annotations").exists()
+    assert said in refused(capsys, "nuclei", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei", "blood"])
-def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([name, str(tmp_path), str(tmp_path / "out")])
-    assert "is it the clone that" in capsys.readouterr().err and not (tmp_path / "out").exists()
+def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: Errors) -> None:
+    assert "is it the clone that" in refused(capsys, name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../secret/a.jpg", "/etc/a.jpg", "a.jpg", "../a.jpg"])
-def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: Errors) -> None:
     (tmp_path / "train.txt").write_text(name)
-    with pytest.raises(SystemExit):
-        main(["caltech", str(tmp_path), str(tmp_path / "out")])
-    assert f"names {name!r}, where CLASS/IMAGE is due" in capsys.readouterr().err
+    assert f"names {name!r}, where CLASS/IMAGE is due" in refused(capsys, "caltech", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: pytest.Cap
     [(None, "cannot identify it as JPEG"), ((33_000, 200), "33000 x 200 pixels are too elongated")],
 )
 def test_an_image_that_is_no_photograph_is_named(
-    size: tuple[int, int] | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    size: tuple[int, int] | None, said: str, tmp_path: Path, capsys: Errors
 ) -> None:
     """Of one of more than 32,767 pixels a side the table could not hold the width."""
     for split in ("train", "val"):
@@ -177,6 +183,52 @@ def test_an_image_that_is_no_photograph_is_named(
         save(tmp_path / "val/n01/b.JPEG", size)
     else:
         (tmp_path / "val/n01/b.JPEG").write_text("no image")
+    assert f"val/n01/b.JPEG' cannot be read: {said}" in refused(capsys, "imagenette", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_has_the_same_number_in_both_splits(split: str, tmp_path: Path, capsys: Errors) -> None:
+    for name in ("train/n01/a", "train/n03/b", "val/n01/c", "val/n03/d", f"{split}/n02/e"):
+        save(tmp_path / f"{name}.JPEG", (200, 200))
+    lacks = {"train": "val", "val": "train"}[split]
+    said = refused(capsys, "imagenette", tmp_path)
+    assert f"{lacks} has no image of 'n02', {split} has: all need the same classes" in said
+
+
+@pytest.mark.parametrize("kind", ["full", "empty", "link"])
+def test_what_is_there_is_not_written_over(kind: str, tmp_path: Path, capsys: Errors) -> None:
+    save(tmp_path / "train/n01/a.JPEG", (200, 200))
+    save(tmp_path / "val/n01/a.JPEG", (200, 200))
+    out = tmp_path / "out"
+    if kind == "link":
+        out.symlink_to(tmp_path / "elsewhere")
+    else:
+        out.mkdir()
+    if kind == "full":
+        (out / "train.parquet").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit):
-        main(["imagenette", str(tmp_path), str(tmp_path / "out")])
-    assert f"val/n01/b.JPEG' cannot be read: {said}" in capsys.readouterr().err
+        main(["imagenette", str(tmp_path), str(out)])
+    assert "out is there already: give a folder that is not" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert kind != "full" or (out / "train.parquet").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    bccd(tmp_path, ("WBC", 1, 2, 11, 4))
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "val.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(made_sets, "write_atomically", write)
+    assert "made/out cannot be written: No space left on device" in refused(capsys, "blood", tmp_path)
+
+
+def test_what_a_killed_one_left_is_no_part_of_the_next(tmp_path: Path) -> None:
+    bccd(tmp_path, ("WBC", 1, 2, 11, 4))
+    save(tmp_path / "made/.out.partial/train/old.jpg", (9, 9))
+    main(["blood", str(tmp_path), str(tmp_path / "made/out")])
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["out"]
+    assert not (tmp_path / "made/out/train/old.jpg").exists()
