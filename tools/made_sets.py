@@ -18,8 +18,7 @@ from tqdm import tqdm
 from contagg.data.decode import open_image
 from contagg.errors import UserError
 from contagg.files import obstacle, write_atomically
-
-WHICH = "is it the clone that `python -m tools.real_sets -h` names?"
+from tools.clones import WHICH
 
 Files = dict[str, bytes]
 """By their paths below the set's folder."""

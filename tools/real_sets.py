@@ -15,7 +15,6 @@ Licences: ImageNet's terms (research), CC BY 4.0, CC0, MIT.
 
 import argparse
 import itertools
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,8 @@ from contagg.data.coco.masks import area, extent, to_rle
 from contagg.data.coco.voc import VocReader
 from contagg.data.decode import open_image
 from contagg.errors import UserError
-from tools.made_sets import WHICH, CocoSet, Files, encoded, require_new, tables, write_new
+from tools.clones import WHICH, listed, within
+from tools.made_sets import CocoSet, Files, encoded, require_new, tables, write_new
 
 IMAGENETTE_SIDE, CALTECH_SIDE = 160, 128
 """The shorter side, in pixels, that photographs are reduced to."""
@@ -44,7 +44,7 @@ BLOOD_CLASSES = ("RBC", "WBC", "Platelets")
 def imagenette(clone: Path) -> Files:
     """train.parquet and val.parquet of the folders train/ and val/."""
     splits = {
-        split: sorted(path.relative_to(clone).as_posix() for path in (clone / split).glob("*/*.JPEG"))
+        split: sorted(path.relative_to(clone).as_posix() for path in within(clone, split).glob("*/*.JPEG"))
         for split in ("train", "val")
     }
     return tables(clone, splits, IMAGENETTE_SIDE)
@@ -52,19 +52,17 @@ def imagenette(clone: Path) -> Files:
 
 def caltech(clone: Path) -> Files:
     """train.parquet and test.parquet by the lists train.txt and test.txt, two of each class's images to one."""
-    splits = {}
-    for split in ("train", "test"):
-        listed = clone / f"{split}.txt"
-        names = listed.read_text(errors="replace").split() if listed.is_file() else []
-        if wrong := next((name for name in names if not re.fullmatch(r"[\w-]+/[\w.-]+", name)), ""):
-            raise UserError(f"{listed} names {wrong!r}, where CLASS/IMAGE is due: {WHICH}")
-        splits[split] = [name for name in names if name.split("/")[0] not in LEFT_OUT]
-    return tables(clone / "101_ObjectCategories", splits, CALTECH_SIDE)
+    root = within(clone, "101_ObjectCategories")
+    splits = {
+        split: [name for name in listed(clone, f"{split}.txt", root) if name.split("/")[0] not in LEFT_OUT]
+        for split in ("train", "test")
+    }
+    return tables(root, splits, CALTECH_SIDE)
 
 
 def nuclei(clone: Path) -> Files:
     """The images of fluorescence as grey PNGs, their masks as compressed RLE."""
-    root = clone / "stage1_train"
+    root = within(clone, "stage1_train")
     made = CocoSet(root, ["nucleus"])
     for folder in tqdm(sorted(folder for folder in root.glob("*") if folder.is_dir()), "nuclei"):
         grey = open_image(folder / "images" / f"{folder.name}.png").convert("L")
@@ -76,10 +74,8 @@ def nuclei(clone: Path) -> Files:
 
 def blood(clone: Path) -> Files:
     """BCCD's photographs as they are, and their boxes, which count from 1; two of one pixel are left out."""
-    root = clone / "BCCD"
+    root = within(clone, "BCCD")
     made = CocoSet(root, BLOOD_CLASSES)
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder: {WHICH}")
     reading = VocReader(root, Faults(root)).read(BLOOD_CLASSES, by_hash=True)
     for note in reading.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -9,29 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_clones import BOX, NUCLEI, Errors, bccd, refused, save
 
 from contagg.data.coco.masks import to_mask
 from tools import made_sets
 from tools.real_sets import main
-
-Errors = pytest.CaptureFixture[str]
-NUCLEI = ("cell-b", "cell-c", "cell-d", "cell-e", "cell-g", "cell-i")
-"""By sha256 the last but one is for validation."""
-
-
-def save(path: Path, size: tuple[int, int], mode: str = "RGB", colour: int | tuple[int, ...] = 90) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
-
-
-def refused(capsys: Errors, name: str, clone: Path) -> str:
-    """What is said where no set is made. Of none, and of no part of one, a trace is left."""
-    out = clone / "made/out"
-    out.parent.mkdir()
-    with pytest.raises(SystemExit):
-        main([name, str(clone), str(out)])
-    assert not list(out.parent.iterdir())
-    return capsys.readouterr().err
 
 
 def test_photographs_are_reduced_and_labelled_by_their_folder(tmp_path: Path) -> None:
@@ -90,17 +72,6 @@ def test_nuclei_of_one_microscope_become_coco(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out/val/cell-g.png").mode == "L"
 
 
-BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
-
-
-def bccd(folder: Path, *objects: tuple[str, int, int, int, int]) -> None:
-    for name in NUCLEI:
-        save(folder / "BCCD/JPEGImages" / f"{name}.jpg", (640, 480))
-        (folder / "BCCD/Annotations").mkdir(exist_ok=True)
-        boxes = "".join(BOX.format(*one) for one in objects)
-        (folder / "BCCD/Annotations" / f"{name}.xml").write_text(f"<annotation>{boxes}</annotation>")
-
-
 def test_blood_counts_from_one_and_leaves_a_pixel_out(tmp_path: Path) -> None:
     bccd(tmp_path, ("WBC", 1, 2, 11, 4), ("RBC", 5, 5, 5, 5), ("Platelets", 3, 3, 3, 4))
     main(["blood", str(tmp_path), str(tmp_path / "out")])
@@ -156,17 +127,6 @@ def test_nuclei_that_make_no_set_are_refused(
         save(tmp_path / "stage1_train" / name / "images" / f"{name}.png", (side, side))
         save(tmp_path / "stage1_train" / name / "masks/a.png", (side, side), "L", 255)
     assert said in refused(capsys, "nuclei", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["imagenette", "caltech", "nuclei", "blood"])
-def test_another_folder_is_refused(name: str, tmp_path: Path, capsys: Errors) -> None:
-    assert "is it the clone that" in refused(capsys, name, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["../../secret/a.jpg", "/etc/a.jpg", "a.jpg", "../a.jpg"])
-def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, capsys: Errors) -> None:
-    (tmp_path / "train.txt").write_text(name)
-    assert f"names {name!r}, where CLASS/IMAGE is due" in refused(capsys, "caltech", tmp_path)
 
 
 @pytest.mark.parametrize(
