@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,26 @@ from contagg.errors import UserError
 from contagg.files import obstacle, write_atomically
 from tools.clones import WHICH
 
-Files = dict[str, bytes]
-"""By their paths below the set's folder."""
+
+@dataclass(frozen=True)
+class Made:
+    """A set.
+
+    Attributes:
+        files: By their paths below its folder.
+        counts: Of what it has how many, such as `train images`.
+    """
+
+    files: dict[str, bytes]
+    counts: dict[str, int]
+
+    def other_counts(self, known: Mapping[str, int]) -> str:
+        """How many there are of what `known` has another number of; empty where all are as known."""
+        found = ((what, self.counts.get(what, 0), due) for what, due in known.items())
+        return ", ".join(f"{number:,} {what}, not {due:,}" for what, number, due in found if number != due)
 
 
-def tables(root: Path, splits: Mapping[str, list[str]], side: int) -> Files:
+def tables(root: Path, splits: Mapping[str, list[str]], side: int) -> Made:
     """A parquet file a split of images, named by their paths below `root`: reduced, their folders as their classes."""
     classes = _classes(root, splits)
     columns = [("image", pa.binary()), *((key, pa.int16()) for key in ("label", "width", "height"))]
@@ -39,7 +55,7 @@ def tables(root: Path, splits: Mapping[str, list[str]], side: int) -> Files:
         written = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema), written)
         files[f"{split}.parquet"] = written.getvalue()
-    return files
+    return Made(files, {f"{split} images": len(names) for split, names in splits.items()} | {"classes": len(classes)})
 
 
 def _classes(root: Path, splits: Mapping[str, list[str]]) -> list[str]:
@@ -82,7 +98,7 @@ class CocoSet:
         self.parts: dict[str, dict[str, list[dict[str, Any]]]] = {
             split: {"images": [], "annotations": []} for split in ("train", "val")
         }
-        self.images: Files = {}
+        self.images: dict[str, bytes] = {}
         self.sources: dict[str, str] = {}
         self.image_ids, self.object_ids = itertools.count(1), itertools.count(1)
 
@@ -102,16 +118,15 @@ class CocoSet:
             one = {"id": next(self.object_ids), "image_id": number, "iscrowd": 0, **found}
             self.parts[split]["annotations"].append(one)
 
-    def files(self) -> Files:
+    def made(self) -> Made:
         """Images and annotations. UserError where a split has no image."""
+        files, counts = dict(self.images), dict[str, int]()
         for split, part in self.parts.items():
             if not part["images"]:
                 raise UserError(f"{self.root} has no image of the set for {split}: {WHICH}")
-        marked = {
-            f"annotations/{split}.json": json.dumps({"categories": self.categories, **part}).encode()
-            for split, part in self.parts.items()
-        }
-        return self.images | marked
+            files[f"annotations/{split}.json"] = json.dumps({"categories": self.categories, **part}).encode()
+            counts |= {f"{split} images": len(part["images"]), f"{split} objects": len(part["annotations"])}
+        return Made(files, counts)
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -129,7 +144,7 @@ def require_new(folder: Path) -> None:
         raise UserError(reason)
 
 
-def write_new(folder: Path, files: Files) -> None:
+def write_new(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write them beside `folder`, then rename. UserError where that is not possible; then nothing is left of them."""
     require_new(folder)
     beside = folder.absolute().with_name(f".{folder.absolute().name}.partial")

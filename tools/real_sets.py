@@ -28,9 +28,9 @@ from contagg.data.coco.labelled import Object
 from contagg.data.coco.masks import area, extent, to_rle
 from contagg.data.coco.voc import VocReader
 from contagg.data.decode import open_image
-from contagg.errors import UserError
+from contagg.errors import UserError, printable
 from tools.clones import WHICH, listed, within
-from tools.made_sets import CocoSet, Files, encoded, require_new, tables, write_new
+from tools.made_sets import CocoSet, Made, encoded, require_new, tables, write_new
 
 IMAGENETTE_SIDE, CALTECH_SIDE = 160, 128
 """The shorter side, in pixels, that photographs are reduced to."""
@@ -41,7 +41,7 @@ LEFT_OUT = ("BACKGROUND_Google", "Faces", "Faces_easy")
 BLOOD_CLASSES = ("RBC", "WBC", "Platelets")
 
 
-def imagenette(clone: Path) -> Files:
+def imagenette(clone: Path) -> Made:
     """train.parquet and val.parquet of the folders train/ and val/."""
     splits = {
         split: sorted(path.relative_to(clone).as_posix() for path in within(clone, split).glob("*/*.JPEG"))
@@ -50,7 +50,7 @@ def imagenette(clone: Path) -> Files:
     return tables(clone, splits, IMAGENETTE_SIDE)
 
 
-def caltech(clone: Path) -> Files:
+def caltech(clone: Path) -> Made:
     """train.parquet and test.parquet by the lists train.txt and test.txt, two of each class's images to one."""
     root = within(clone, "101_ObjectCategories")
     splits = {
@@ -60,7 +60,7 @@ def caltech(clone: Path) -> Files:
     return tables(root, splits, CALTECH_SIDE)
 
 
-def nuclei(clone: Path) -> Files:
+def nuclei(clone: Path) -> Made:
     """The images of fluorescence as grey PNGs, their masks as compressed RLE."""
     root = within(clone, "stage1_train")
     made = CocoSet(root, ["nucleus"])
@@ -69,10 +69,10 @@ def nuclei(clone: Path) -> Files:
         if grey.size in NUCLEI_SIZES:
             found = outlines(folder / "masks", grey.size)
             made.add(folder.name, f"{folder.name[:16]}.png", encoded(grey, "PNG"), grey.size, found)
-    return made.files()
+    return made.made()
 
 
-def blood(clone: Path) -> Files:
+def blood(clone: Path) -> Made:
     """BCCD's photographs as they are, and their boxes, which count from 1; two of one pixel are left out."""
     root = within(clone, "BCCD")
     made = CocoSet(root, BLOOD_CLASSES)
@@ -84,7 +84,7 @@ def blood(clone: Path) -> Files:
         size, content = open_image(image.file).size, image.file.read_bytes()
         boxes = [_box(one) for one in image.objects]
         made.add(image.file.stem, image.file.name, content, size, [box for box in boxes if box["area"] > 1])
-    return made.files()
+    return made.made()
 
 
 def _box(found: Object) -> dict[str, Any]:
@@ -111,12 +111,19 @@ def outlines(folder: Path, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
         yield {"category_id": 1, "bbox": extent(rle, size), "area": area(rle, size), "segmentation": rle}
 
 
-SETS: dict[str, Callable[[Path], Files]] = {
+SETS: dict[str, Callable[[Path], Made]] = {
     "imagenette": imagenette,
     "caltech": caltech,
     "nuclei": nuclei,
     "blood": blood,
 }
+KNOWN = {
+    "imagenette": {"train images": 9_469, "val images": 3_925, "classes": 10},
+    "caltech": {"train images": 5_204, "test images": 2_603, "classes": 99},
+    "nuclei": {"train images": 330, "train objects": 9_079, "val images": 94, "val objects": 2_595},
+    "blood": {"train images": 273, "train objects": 3_620, "val images": 91, "val objects": 1_266},
+}
+"""What the sets hold that the rows under results/ are of."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,9 +135,14 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         require_new(given.out)
-        write_new(given.out, SETS[given.set](given.clone))
+        made = SETS[given.set](given.clone)
+        write_new(given.out, made.files)
     except UserError as error:
         parser.error(str(error))
+    print(printable(f"{given.out}: {', '.join(f'{number:,} {what}' for what, number in made.counts.items())}"))
+    if others := made.other_counts(KNOWN[given.set]):
+        # A clone of tomorrow may rightly hold others: the set is there, and comparisons begin anew.
+        print(printable(f"warning: {given.out} is not the set of the rows under results/: {others}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from small_clones import BOX, NUCLEI, Errors, bccd, refused, save
+from small_clones import BOX, NUCLEI, Errors, bccd, refused, save, whole
 
 from contagg.data.coco.masks import to_mask
 from tools import made_sets
-from tools.real_sets import main
+from tools.real_sets import KNOWN, main
 
 
 def test_photographs_are_reduced_and_labelled_by_their_folder(tmp_path: Path) -> None:
@@ -192,3 +192,26 @@ def test_what_a_killed_one_left_is_no_part_of_the_next(tmp_path: Path) -> None:
     main(["blood", str(tmp_path), str(tmp_path / "made/out")])
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["out"]
     assert not (tmp_path / "made/out/train/old.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "other"),
+    [
+        ("imagenette", "1 train images, 1 val images, 1 classes", "1 val images, not 3,925"),
+        ("caltech", "1 train images, 1 test images, 1 classes", "1 train images, not 5,204"),
+        ("nuclei", "5 train images, 5 train objects, 1 val images, 1 val objects", "5 train objects, not 9,079"),
+        ("blood", "5 train images, 5 train objects, 1 val images, 1 val objects", "1 val images, not 91"),
+    ],
+)
+def test_another_number_of_images_than_the_results_are_of_is_told(
+    name: str, found: str, other: str, tmp_path: Path, capsys: Errors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(name, tmp_path)
+    main([name, str(tmp_path), str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path}/out: {found}\n"
+    assert f"warning: {tmp_path}/out is not the set of the rows under results/: " in said.err and other in said.err
+    known = {what: int(number) for number, what in (one.split(" ", 1) for one in found.split(", "))}
+    monkeypatch.setitem(KNOWN, name, known)
+    main([name, str(tmp_path), str(tmp_path / "again")])
+    assert "warning" not in capsys.readouterr().err
