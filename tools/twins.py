@@ -33,7 +33,8 @@ Each mean is of the last epoch, with its 95 % interval over seeds: by one noise 
 more, by the arm's or the pair's own seeds otherwise. Two rows are called different where a paired test by that noise
 says so at 5 %, adjusted for the number of pairs (Holm). `python -m tools.twins` makes this page from the rows under
 `results/`, which hold each run's keys, seed, data, figures, commit and device; how to get the photographs (DATA) is in
-[reproducing](reproducing.md#the-photographs). What the paper does not have comes last.
+[reproducing](reproducing.md#the-photographs). What the paper does not have comes last. Of Caltech-101 are the
+[weights in the package](weights.md), and no twin.
 """
 
 
