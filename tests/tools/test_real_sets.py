@@ -97,6 +97,14 @@ def test_a_box_without_numbers_is_named_with_its_line(tmp_path: Path, capsys: Er
     assert "BCCD: Annotations/cell-d.xml, line 2: its <xmin> must be a number, not 'x'" in said
 
 
+def test_a_photograph_that_is_cut_off_is_named(tmp_path: Path, capsys: Errors) -> None:
+    """Its header is whole, and all that its XML speaks of."""
+    bccd(tmp_path, ("RBC", 1, 2, 11, 4))
+    cut = tmp_path / "BCCD/JPEGImages/cell-d.jpg"
+    cut.write_bytes(cut.read_bytes()[:-400])
+    assert f"the image '{cut}' cannot be read: image file is truncated" in refused(capsys, "blood", tmp_path)
+
+
 @pytest.mark.parametrize(("size", "grey"), [((10, 10), 255), ((256, 256), 0), (None, 0)])
 def test_a_mask_outlines_something_in_its_image(
     size: tuple[int, int] | None, grey: int, tmp_path: Path, capsys: Errors
@@ -155,6 +163,13 @@ def test_a_class_has_the_same_number_in_both_splits(split: str, tmp_path: Path, 
     assert f"{lacks} has no image of 'n02', {split} has: all need the same classes" in said
 
 
+def test_a_split_without_images_is_named(tmp_path: Path, capsys: Errors) -> None:
+    save(tmp_path / "train/n01/a.JPEG", (200, 200))
+    save(tmp_path / "val/n01/a.png", (200, 200))
+    said = refused(capsys, "imagenette", tmp_path)
+    assert f"{tmp_path} has no images for val: is it the clone" in said
+
+
 @pytest.mark.parametrize("kind", ["full", "empty", "link"])
 def test_what_is_there_is_not_written_over(kind: str, tmp_path: Path, capsys: Errors) -> None:
     save(tmp_path / "train/n01/a.JPEG", (200, 200))
@@ -169,7 +184,8 @@ def test_what_is_there_is_not_written_over(kind: str, tmp_path: Path, capsys: Er
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit):
         main(["imagenette", str(tmp_path), str(out)])
-    assert "out is there already: give a folder that is not" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out is there already: give a folder that is not" in said and "%|" not in said, "before images are read"
     assert sorted(tmp_path.rglob("*")) == before
     assert kind != "full" or (out / "train.parquet").read_text() == "mine"
 
