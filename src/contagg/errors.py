@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LONGEST = 500
 """Characters of an error's line: what a file or a recipe holds may be of any length."""
@@ -90,11 +91,13 @@ def plural(number: float, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close.
+def nearest(word: Any, choices: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close, or where it is no text.
 
     Of two of one section, as data.name and data.root are, the rest must be close: what they share would make it so.
     """
+    if not isinstance(word, str):
+        return ""
     for close in difflib.get_close_matches(word[:LONGEST], list(choices)):
         (section, _, rest), (other, _, last) = word.rpartition("."), close.rpartition(".")
         if not section or section != other or difflib.get_close_matches(rest, [last]):

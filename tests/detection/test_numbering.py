@@ -37,6 +37,22 @@ def test_of_two_categories_of_one_name_that_of_the_detectors_id(tmp_path: Path) 
     assert numbering_of(file, [Path("a.png")], OWN).categories == [8, 2]
 
 
+def test_images_that_are_not_given_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(tmp_path, {1: "a.png", 2: "b.png", 3: "c.png"}, {1: "cat", 2: "dog"})
+    numbering_of(file, [Path("b.png")], OWN)
+    assert "has 2 images that are not given" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["images", "categories"])
+def test_an_id_that_is_given_twice(which: str, tmp_path: Path) -> None:
+    file = written(tmp_path, {1: "a.png"}, {1: "cat", 2: "dog"})
+    content = json.loads(file.read_text())
+    content[which].append({"id": 1, "file_name": "b.png", "name": "emu"})
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="its id is given twice"):
+        numbering_of(file, [Path("a.png")], OWN)
+
+
 WRONG = {
     "has not 5 images by name: c.png, d.png, e.png and 2 more": ["a.png", *(f"{letter}.png" for letter in "cdefg")],
     "has not 1 image by name: A.png": ["A.png"],

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.layers import LayerScale
+from timm.layers import LayerScale, freeze_batch_norm_2d
 from torch import nn
 
 import contagg
@@ -71,6 +71,12 @@ def test_norms_fold_away_wherever_they_stand(placement: str, affinity: str) -> N
     model = drawn("container_light_tiny", norm_placement=placement, layer_scale=0.3, affinity=affinity).double()
     assert_same_answers(model, 1e-11)
     assert [type(module) for module in contagg.fuse(model).modules()].count(nn.BatchNorm2d) == 1  # the last
+
+
+@pytest.mark.parametrize("placement", ["pre", "res_post"])
+def test_norms_of_another_kind_stay_and_nothing_passes_them(placement: str) -> None:
+    model = drawn("container_light_tiny", norm_placement=placement, layer_scale=0.3).double().eval()
+    assert_same_answers(freeze_batch_norm_2d(model), 1e-11)
 
 
 NAMES = [*CONFIGS, "vit_tiny_mixer", "deit_small_pam"]

@@ -29,6 +29,7 @@ def test_a_stage_gives_a_map() -> None:
         ("mlp_ratios", ["a"] * 4, "mlp_ratios .* must be 4 positive numbers"),
         ("embedding", "overlaping", r"embedding 'overlaping' must be one of patch, overlapping. .*'overlapping'"),
         ("activation", "GELU", "activation 'GELU' must be one of gelu, gelu_tanh, hard_swish, relu, silu"),
+        ("norm_placement", True, "norm_placement True must be one of pre, res_post, single"),
         ("norm_placement", "post", r"norm_placement 'post' must be one of pre, res_post, single. .*'res_post'"),
         ("layer_scale", 0.0, "layer_scale 0.0 must be a number above 0"),
         ("layer_scale", "1e-5", "layer_scale '1e-5' must be a number above 0"),

@@ -1,5 +1,6 @@
 """The ids that an annotation file has for images and categories: with them others' tools score what was found."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from contagg.data.coco.entries import Category, given, number_or_text, text, who
 from contagg.data.coco.faults import Faults
 from contagg.errors import UserError, plural
 
+logger = logging.getLogger(__name__)
 _SHOWN = 3
 
 
@@ -29,18 +31,29 @@ def numbering_of(file: Path, paths: Sequence[Path], categories: Sequence[Categor
     """
     content, faults = read_content(file), Faults(file)
     entries: dict[str, int | str] = {}
+    seen: set[int | str] = set()
     declared: list[Category] = []
     for entry in content["images"]:
         with faults.of(f"image {entry!r:.80}"):
             number, name = number_or_text(entry, "id"), text(entry, "file_name")
             if name in entries:
                 raise UserError(f": {name!r:.80} is also the file of image {entries[name]}")
+            if number in seen:
+                raise UserError(": its id is given twice")
+            seen.add(number)
             entries[name] = number
     for entry in content["categories"]:
         with faults.of(f"category {entry!r:.80}"):
-            declared.append(Category(whole(given(entry, "id"), "id"), text(entry, "name")))
+            one = Category(whole(given(entry, "id"), "id"), text(entry, "name"))
+            if any(other.id == one.id for other in declared):
+                raise UserError(": its id is given twice")
+            declared.append(one)
     faults.settle()
-    return Numbering(_images(file, entries, paths), [_category(file, declared, one) for one in categories])
+    found = Numbering(_images(file, entries, paths), [_category(file, declared, one) for one in categories])
+    if absent := len(entries) - len(found.images):
+        some = plural(absent, "image that is", "images that are")
+        logger.warning("--annotations %s has %s not given: scores count their objects as missed", file, some)
+    return found
 
 
 def _images(file: Path, entries: dict[str, int | str], paths: Iterable[Path]) -> dict[Path, int | str]:

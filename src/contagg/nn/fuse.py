@@ -127,10 +127,12 @@ def _fuse_block(block: Block) -> None:
         _fold_norm(block.norm2, [block.mlp.fc1])  # type: ignore[list-item]
         block.norm2 = nn.Identity()
     block.post_norm1 = _fold_post_norm(block.post_norm1, block.aggregation.output)
-    block.scale1 = _fold_scale(block.scale1, block.aggregation.output)
+    if block.post_norm1 is None:  # else a norm of another kind stands between
+        block.scale1 = _fold_scale(block.scale1, block.aggregation.output)
     if isinstance(block.mlp, Mlp):
         block.post_norm2 = _fold_post_norm(block.post_norm2, block.mlp.fc2)  # type: ignore[arg-type]
-        block.scale2 = _fold_scale(block.scale2, block.mlp.fc2)  # type: ignore[arg-type]
+        if block.post_norm2 is None:
+            block.scale2 = _fold_scale(block.scale2, block.mlp.fc2)  # type: ignore[arg-type]
         block.mlp = SlicedMlp(block.mlp)  # type: ignore[assignment]
     for name in ("drop_path1", "drop_path2"):
         if isinstance(getattr(block, name), DropPath):

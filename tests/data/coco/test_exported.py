@@ -181,6 +181,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     },
     "has a negative width or height, or is not finite": {"bbox": [1, 2, -3, 4]},
     "or height, or is not finite": {"bbox": [1, 2, 3, float("nan")]},
+    "negative width or height, or is not finite": {"bbox": [1, 2, 3, 10**400]},
     "annotation 0: the RLE is broken": {"segmentation": {"size": [11, 13], "counts": "0"}},
     "annotation number 1: it has no 'image_id'": {"image_id": None},
     "annotations are of image 9, which is not among the images": {"image_id": 9},

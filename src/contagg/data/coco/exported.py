@@ -251,7 +251,7 @@ def _box(entry: Mapping[str, Any], outline: Any, size: tuple[int, int]) -> tuple
     box: Any = entry.get("bbox") or (extent(outline, size) if outline else None)
     if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
         raise UserError(f": its box must be four numbers x, y, width, height, not {box!r:.100}")
+    if not all(-LARGEST < value < LARGEST for value in box) or min(box[2:]) < 0:
+        raise UserError(f": its box {box!r:.100} has a negative width or height, or is not finite")
     x, y, width, height = map(float, box)
-    if not all(-LARGEST < value < LARGEST for value in box) or min(width, height) < 0:
-        raise UserError(f": its box {box} has a negative width or height, or is not finite")
     return x, y, x + width, y + height
