@@ -1,6 +1,7 @@
 """What is read of a clone: only what lies in it, under names that tables and JSON can hold."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def listed(clone: Path, name: str, images: Path) -> list[str]:
     known = {found.relative_to(images).as_posix() for found in images.glob("*/*")}
     if wrong := next((name for name in names if name not in known), ""):
         raise UserError(f"{path} names {wrong!r}, where CLASS/IMAGE of {images} is due")
+    if twice := next((name for name, times in Counter(names).items() if times > 1), ""):
+        raise UserError(f"{path} names {twice!r} more than once: leave one line of it")
     return names
 
 

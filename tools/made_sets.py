@@ -42,6 +42,9 @@ class Made:
 
 def tables(root: Path, splits: Mapping[str, list[str]], side: int) -> Made:
     """A parquet file a split of images, named by their paths below `root`: reduced, their folders as their classes."""
+    for one, other in itertools.combinations(splits, 2):
+        if both := sorted({*splits[one]} & {*splits[other]}):
+            raise UserError(f"{root}: {both[0]} is in {one} and {other} both: take it out of one of their lists")
     classes = _classes(root, splits)
     columns = [("image", pa.binary()), *((key, pa.int16()) for key in ("label", "width", "height"))]
     schema = pa.schema([*columns, ("file", pa.string())], {"classes": "\n".join(classes)})

@@ -79,7 +79,12 @@ def fractions_figure(found: Mapping[int, Found]) -> Figure:
         axes.errorbar(list(scores), means, reach, fmt="o-", color=colour, capsize=3, linewidth=2)
         style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": colour}
         for part, mean, beyond in zip(scores, means, reach, strict=True):
-            axes.annotate(percent(mean / 100), (part, mean + side * beyond), (0, side * 11), **style)
+            axes.annotate(
+                percent(mean / 100),
+                (part, mean + side * beyond),
+                (-8 if part == min(scores) else 0, side * 11),
+                **style,
+            )
         middle = (list(scores)[-1] + list(scores)[-2]) / 2, (means[-1] + means[-2]) / 2
         axes.annotate(name, middle, (0, side * 24), **style)
     axes.set_xticks(list(found))

@@ -39,8 +39,9 @@ def bccd(folder: Path, *objects: tuple[str, int, int, int, int]) -> None:
 
 
 def lists(clone: Path, **content: bytes) -> None:
-    save(clone / "101_ObjectCategories/ant/a.jpg", (200, 200))
-    for split, said in {"train": b"ant/a.jpg", "test": b"ant/a.jpg", **content}.items():
+    for name in ("a", "t"):
+        save(clone / f"101_ObjectCategories/ant/{name}.jpg", (200, 200))
+    for split, said in {"train": b"ant/a.jpg", "test": b"ant/t.jpg", **content}.items():
         (clone / f"{split}.txt").write_bytes(said)
 
 

@@ -43,6 +43,20 @@ def test_a_list_that_is_missing_or_no_text_is_named(tmp_path: Path, capsys: Erro
     assert f"{tmp_path}/test.txt is no file: is it the clone" in refused(capsys, "caltech", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (b"ant/a.jpg\nant/a.jpg", "test.txt names 'ant/a.jpg' more than once: leave one line of it"),
+        (None, "ant/a.jpg is in train and test both: take it out of one of their lists"),
+    ],
+)
+def test_an_image_is_in_one_list_once(test: bytes | None, said: str, tmp_path: Path, capsys: Errors) -> None:
+    lists(tmp_path, test=test or b"ant/a.jpg")
+    if test is None:
+        (tmp_path / "train.txt").write_bytes(b"ant/a.jpg")
+    assert said in refused(capsys, "caltech", tmp_path)
+
+
 @pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in INSIDE.items() for place in places])
 def test_links_are_not_followed(name: str, place: str, tmp_path: Path, capsys: Errors) -> None:
     whole(name, tmp_path / "clone")
