@@ -95,11 +95,12 @@ def nearest(word: Any, choices: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `choices`, or nothing where none is close, or where it is no text.
 
     Of two of one section, as data.name and data.root are, the rest must be close: what they share would make it so.
+    All numbers are, as in stages.9 and stages.3.
     """
     if not isinstance(word, str):
         return ""
     for close in difflib.get_close_matches(word[:LONGEST], list(choices)):
         (section, _, rest), (other, _, last) = word.rpartition("."), close.rpartition(".")
-        if not section or section != other or difflib.get_close_matches(rest, [last]):
+        if not section or section != other or rest.isdigit() or difflib.get_close_matches(rest, [last]):
             return f" Did you mean {close!r}?"
     return ""
