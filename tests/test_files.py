@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contagg.files import write_atomically
+from contagg.errors import UserError
+from contagg.files import whole_folder, write_atomically
 
 
 def test_content_then_name_then_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +29,21 @@ def test_content_then_name_then_folder(tmp_path: Path, monkeypatch: pytest.Monke
     write_atomically(tmp_path / "a", b"12345")
     assert done == ["content 5", "name", "folder"]
     assert (tmp_path / "a").read_bytes() == b"12345" and list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "old").touch()
+    with whole_folder(tmp_path / "out") as beside:
+        (beside / "a").touch()
+    assert [path.name for path in tmp_path.glob("**/*")] == ["out", "a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(28, "No space left on device"), UserError), (KeyError(), KeyError)]
+)
+def test_of_a_folder_that_failed_nothing_is_left(error: Exception, raised: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(raised), whole_folder(tmp_path / "out") as beside:
+        (beside / "a").touch()
+        raise error
+    assert not list(tmp_path.iterdir())

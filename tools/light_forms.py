@@ -7,7 +7,7 @@ without AVX-512 take fp32 alone: its bf16 is emulated. Writes light_forms.csv an
 Command   python -m tools.light_forms results/DEVICE [--precisions fp32] [--forms ReLU "one norm a block"]
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """Fields of NetworkConfig that differ from CONTAINER-LIGHT's."""
 
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{change: ("container_light", fields) for change, fields in CHANGES.items()},
     "container_next": ("container_next", {}),
     "container_next, ReLU": ("container_next", {"activation": "relu"}),
     "DeiT-S": ("deit_small_patch16_224", {}),
 }
-"""Whole networks beside it: their names, and options."""
+"""Those and whole networks beside them: their names, and options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,10 @@ class FormRow:
     inference_ratio: float
 
 
-def networks(**sizes: Any) -> dict[str, nn.Module]:
-    """Each change of CONTAINER-LIGHT by what it is called; `sizes` are further fields of NetworkConfig."""
-    return {change: create("container_light", **sizes | fields).eval() for change, fields in CHANGES.items()}
+def networks(forms: Collection[str], **sizes: Any) -> dict[str, nn.Module]:
+    """By what they are called, in the order of FORMS; `sizes` are further fields of NetworkConfig."""
+    asked = {form: made for form, made in FORMS.items() if form in forms}
+    return {form: create(name, **sizes | options).eval() for form, (name, options) in asked.items()}
 
 
 def measured(
@@ -101,7 +103,7 @@ def line(row: FormRow, first: FormRow) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    given = read_arguments(arguments, __doc__, 5, precisions=("fp32", "bf16"), forms=[*CHANGES, *OTHERS])
+    given = read_arguments(arguments, __doc__, 5, precisions=("fp32", "bf16"), forms=[*FORMS])
     about = describe(torch.device("cpu")) | {
         "memory_kept": keep_freed_memory(),
         "rounds": given.rounds,
@@ -111,9 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[FormRow] = []
     for precision in given.precisions:
         setting = Setting(device=torch.device("cpu"), precision=precision, batch=BATCH, size=SIZE)
-        others = {name: create(model, **options).eval() for name, (model, options) in OTHERS.items()}
-        asked = {name: model for name, model in (networks() | others).items() if name in {LIGHT, *given.forms}}
-        found = measured(asked, setting, given.rounds)
+        found = measured(networks({LIGHT, *given.forms}), setting, given.rounds)
         print("\n".join(line(row, found[0]) for row in found), flush=True)
         rows += found
     write_rows(given.folder, "light_forms", rows, about)

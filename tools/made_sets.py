@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from contagg.data.decode import open_image
 from contagg.errors import UserError
-from contagg.files import obstacle, write_atomically
+from contagg.files import obstacle, whole_folder, write_atomically
 from tools.clones import WHICH
 
 
@@ -148,18 +147,10 @@ def require_new(folder: Path) -> None:
 
 
 def write_new(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write them beside `folder`, then rename. UserError where that is not possible; then nothing is left of them."""
+    """All of them, or none. UserError where that is not possible."""
     require_new(folder)
-    beside = folder.absolute().with_name(f".{folder.absolute().name}.partial")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)  # what a killed one left
-        beside.mkdir(parents=True)
+    with whole_folder(folder) as beside:
         for name, content in files.items():
             path = beside / name
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, content)
-        beside.replace(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -3,7 +3,9 @@
 import csv
 import io
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from contagg.errors import UserError
@@ -45,6 +47,25 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside, which becomes `folder` (not there yet, or empty) when all is in it: whole, or not at all.
+
+    Raises:
+        UserError: that is not possible; nothing is left of it then.
+    """
+    beside = folder.absolute().with_name(f".{folder.absolute().name}.partial")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # what a killed one left
+        beside.mkdir(parents=True)
+        yield beside
+        beside.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def obstacle(path: Path, folder: bool = False) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contagg.data.coco.annotations import read_content
-from contagg.data.coco.entries import Category, given, number_or_text, text, whole
+from contagg.data.coco.annotations import read_categories, read_content
+from contagg.data.coco.entries import Category, new_id, text
 from contagg.data.coco.faults import Faults
 from contagg.errors import UserError, plural
 
@@ -32,22 +32,13 @@ def numbering_of(file: Path, paths: Sequence[Path], categories: Sequence[Categor
     content, faults = read_content(file), Faults(file)
     entries: dict[str, int | str] = {}
     seen: set[int | str] = set()
-    declared: list[Category] = []
     for entry in content["images"]:
         with faults.of(f"image {entry!r:.80}"):
-            number, name = number_or_text(entry, "id"), text(entry, "file_name")
+            number, name = new_id(entry, seen), text(entry, "file_name")
             if name in entries:
                 raise UserError(f": {name!r:.80} is also the file of image {entries[name]}")
-            if number in seen:
-                raise UserError(": its id is given twice")
-            seen.add(number)
             entries[name] = number
-    for entry in content["categories"]:
-        with faults.of(f"category {entry!r:.80}"):
-            one = Category(whole(given(entry, "id"), "id"), text(entry, "name"))
-            if any(other.id == one.id for other in declared):
-                raise UserError(": its id is given twice")
-            declared.append(one)
+    declared = read_categories(content["categories"], faults)
     faults.settle()
     found = Numbering(_images(file, entries, paths), [_category(file, declared, one) for one in categories])
     if absent := len(entries) - len(found.images):

@@ -166,7 +166,7 @@ def read_annotations(path: Path, folder: Path, needs_masks: bool = False, clip_b
     if not is_folder(folder):
         raise UserError(f"no folder of images at {folder}")
     faults = Faults(path)
-    categories = _categories(content["categories"], faults)
+    categories = read_categories(content["categories"], faults)
     places, sizes = _images(content["images"], folder, faults)
     images = [image for image in places.values() if image is not None]
     known = {category.id for category in categories}
@@ -232,7 +232,8 @@ def read_content(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _categories(entries: list[Any], faults: Faults) -> tuple[Category, ...]:
+def read_categories(entries: list[Any], faults: Faults) -> tuple[Category, ...]:
+    """In the order of their ids; what is wrong with one is kept."""
     found: dict[int, Category] = {}
     for entry in entries:
         with faults.of(f"category {entry!r:.80}"):

@@ -61,7 +61,7 @@ def number_or_text(entry: Any, key: str) -> int | str:
 
 
 def new_id(entry: Any, seen: set[int | str]) -> int | str:
-    """An annotation's id, none of those that were seen; it is now."""
+    """An annotation's or image's id, none of those that were seen; it is now."""
     number = number_or_text(entry, "id")
     if number in seen:
         raise UserError(": its id is given twice")

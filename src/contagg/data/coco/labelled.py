@@ -12,7 +12,7 @@ from contagg.data.coco.annotations import read_annotations
 from contagg.data.coco.masks import area, check
 from contagg.data.decode import read_regular
 from contagg.errors import UserError, plural
-from contagg.files import write_atomically
+from contagg.files import whole_folder, write_atomically
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What folders and files of splits are called, and how they are called here."""
@@ -206,21 +206,14 @@ def write(splits: Mapping[str, Sequence[Labelled]], classes: Sequence[str], outp
     require_new(output)
     for name, images in splits.items():
         _check_places(name, images)
-    partial = output.absolute().parent / f".{output.absolute().name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed one left
-        (partial / "annotations").mkdir(parents=True)
+    with whole_folder(output) as partial:
+        (partial / "annotations").mkdir()
         linked = all([_place(image, partial / name) for name, images in splits.items() for image in images])
         for name, images in splits.items():
             (partial / name).mkdir(exist_ok=True)
             path = partial / "annotations" / f"{name}.json"
             write_atomically(path, as_json(as_coco(images, classes)))
             read_annotations(path, partial / name, clip_boxes=0.01)  # what is written is what `fit` takes
-        partial.replace(output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return linked
 
 
